@@ -1,0 +1,5 @@
+//! Trees on disk: walking them, what of their attributes is kept, what is left out.
+
+pub mod exclude;
+pub mod walk;
+pub mod xattr;
