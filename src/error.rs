@@ -15,6 +15,13 @@ pub struct FileError {
     pub cause: io::Error,
 }
 
+impl FileError {
+    /// `cause` with the path and the act that it belongs to.
+    pub fn new(path: impl AsRef<[u8]>, act: &'static str, cause: impl Into<io::Error>) -> FileError {
+        FileError { path: shown_root(path.as_ref()).to_vec(), act, cause: cause.into() }
+    }
+}
+
 /// Adds path and act to the error of a system call.
 pub trait At<T> {
     /// `self`, its error turned into a [`FileError`] about `path` while doing `act`.
@@ -23,7 +30,7 @@ pub trait At<T> {
 
 impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
     fn at(self, path: impl AsRef<[u8]>, act: &'static str) -> Result<T, FileError> {
-        self.map_err(|error| FileError { path: shown_root(path.as_ref()).to_vec(), act, cause: error.into() })
+        self.map_err(|cause| FileError::new(path, act, cause))
     }
 }
 

@@ -1,1 +1,415 @@
-//! x
+//! The files of a tree, without their contents.
+//!
+//! Goes by descriptors and mount ids, which the crate `walkdir` does not: it opens by path, so that a directory swapped for a symbolic link leads it out of the
+//! tree, and tells file systems apart by device number, so that a bind mount of the same one is entered.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat, readlinkat, seek, statx,
+};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::exclude::Patterns;
+use crate::entry::{Extent, Timestamp};
+use crate::error::{At, FileError, Shown};
+
+/// A tree that could not be walked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Something else stands where a file was seen a moment before.
+    #[error("{}: replaced by another file while it was being read", Shown(path))]
+    Replaced {
+        /// The path.
+        path: Vec<u8>,
+    },
+}
+
+/// What a walk takes in.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What is left out, with all below it.
+    pub exclude: Patterns,
+    /// Enter other mounts; else their mount points are kept as empty directories.
+    pub cross_mounts: bool,
+    /// Keep device nodes; else they are skipped and counted.
+    pub devices: bool,
+}
+
+/// The number of a node in [`Tree::nodes`].
+pub type NodeId = u32;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A character device, major and minor number.
+    CharDevice(u32, u32),
+    /// A block device, major and minor number.
+    BlockDevice(u32, u32),
+}
+
+/// What tells whether a file is still the same and unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Major and minor number of the device that holds it.
+    pub device: (u32, u32),
+    /// Inode number.
+    pub inode: u64,
+    /// Last change of anything about it: content, owner, mode, attributes, links.
+    pub ctime: Timestamp,
+}
+
+/// A file of the tree.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The directory that holds it; the root is its own parent.
+    pub parent: NodeId,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits, 0..=0o7777.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes, holes included, for a regular file.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// What it was when walked.
+    pub identity: Identity,
+    /// No id of this namespace stands for its owner or group; what `uid` and `gid` say of that one (65534) is made up by the kernel.
+    pub is_unmapped: bool,
+    /// Number of names that the file has, in this tree or elsewhere.
+    pub links: u32,
+    /// A directory that was not entered because something is mounted there.
+    pub is_mount_point: bool,
+    /// Its files, when it is a directory: ids in byte order of their names.
+    pub children: Range<NodeId>,
+    name: Range<u32>,
+    target: Range<u32>,
+}
+
+/// What was left out of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Sockets.
+    pub sockets: u64,
+    /// Character and block devices.
+    pub devices: u64,
+    /// Files and directories that an exclude pattern names (what lies below is not counted).
+    pub excluded: u64,
+    /// Mount points whose contents were left out.
+    pub mounts: u64,
+}
+
+/// All files of a tree.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// The files, the root first, those of one directory side by side.
+    pub nodes: Vec<Node>,
+    /// What was left out.
+    pub skipped: Skipped,
+    /// Names and link targets of all nodes, one behind the other: a million small allocations would cost more than the walk.
+    text: Vec<u8>,
+    extents: std::collections::HashMap<NodeId, Vec<Extent>>,
+}
+
+impl Tree {
+    /// The id of the root.
+    pub const ROOT: NodeId = 0;
+
+    /// The node `id`, which must come from this tree.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// The last component of a node's path; empty for the root.
+    pub fn name(&self, id: NodeId) -> &[u8] {
+        self.text_at(&self.node(id).name)
+    }
+
+    /// The text of a symbolic link.
+    pub fn target(&self, id: NodeId) -> &[u8] {
+        self.text_at(&self.node(id).target)
+    }
+
+    /// Where the data of a sparse file lies; `None` when it has no holes.
+    pub fn extents(&self, id: NodeId) -> Option<&[Extent]> {
+        self.extents.get(&id).map(Vec::as_slice)
+    }
+
+    /// The path below the root; empty for the root itself.
+    pub fn path(&self, id: NodeId) -> Vec<u8> {
+        let mut components = Vec::new();
+        let mut at = id;
+        while at != Tree::ROOT {
+            components.push(self.name(at));
+            at = self.node(at).parent;
+        }
+        components.reverse();
+        components.join(&b'/')
+    }
+
+    fn text_at(&self, range: &Range<u32>) -> &[u8] {
+        &self.text[range.start as usize..range.end as usize]
+    }
+
+    fn add_text(&mut self, text: &[u8]) -> io::Result<Range<u32>> {
+        let too_much = |_| io::Error::from(io::ErrorKind::OutOfMemory);
+        let start = u32::try_from(self.text.len()).map_err(too_much)?;
+        self.text.extend_from_slice(text);
+        Ok(start..u32::try_from(self.text.len()).map_err(too_much)?)
+    }
+}
+
+/// The same directory as `root` seen without anything mounted below it, where the kernel lets this process make such a view; else `root` again.
+///
+/// So the directory under a mount point can be stored as it is, rather than what is mounted over it.
+pub fn without_mounts(root: OwnedFd) -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(&root, c"", flags).unwrap_or(root)
+}
+
+/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do).
+pub fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Tree, Error> {
+    let stat = stat(root, c"", b"")?;
+    let mut walker = Walker {
+        root,
+        options,
+        mount: Mount::of(&stat),
+        tree: Tree::default(),
+        buffer: Vec::with_capacity(64 << 10),
+    };
+    walker.tree.nodes.push(node(Tree::ROOT, NodeKind::Directory, &stat));
+    let mut next = 0;
+    // A directory's files are added behind all that is there, so this goes through every level.
+    while next < walker.tree.nodes.len() {
+        walker.enter(next as NodeId)?;
+        next += 1;
+    }
+    Ok(walker.tree)
+}
+
+struct Walker<'a> {
+    root: BorrowedFd<'a>,
+    options: &'a Options,
+    mount: Mount,
+    tree: Tree,
+    buffer: Vec<u8>,
+}
+
+impl Walker<'_> {
+    /// Adds the files of directory `id`, if it is one that is to be entered.
+    fn enter(&mut self, id: NodeId) -> Result<(), Error> {
+        if self.tree.node(id).kind != NodeKind::Directory || self.tree.node(id).is_mount_point {
+            return Ok(());
+        }
+        let path = self.tree.path(id);
+        let directory = open(self.root, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if id != Tree::ROOT && Identity::of(&stat(directory.as_fd(), c"", &path)?) != self.tree.node(id).identity {
+            return Err(Error::Replaced { path });
+        }
+        let mut names = self.names(directory.as_fd(), &path)?;
+        names.sort_unstable();
+        let first = self.tree.nodes.len() as NodeId;
+        for name in &names {
+            let mut child = path.clone();
+            if !child.is_empty() {
+                child.push(b'/');
+            }
+            child.extend_from_slice(name.to_bytes());
+            self.add(id, directory.as_fd(), name, &child)?;
+        }
+        let end = self.tree.nodes.len() as NodeId;
+        self.tree.nodes[id as usize].children = first..end;
+        Ok(())
+    }
+
+    fn names(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<CString>, FileError> {
+        let mut names = Vec::new();
+        let mut entries = RawDir::new(directory, spare(&mut self.buffer));
+        while let Some(entry) = entries.next() {
+            let entry = entry.at(path, "list the directory")?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push(entry.file_name().to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Adds the file `name` of an open directory, unless it is one that is left out.
+    fn add(&mut self, parent: NodeId, directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<(), Error> {
+        if self.options.exclude.matches(path) {
+            self.tree.skipped.excluded += 1;
+            return Ok(());
+        }
+        let stat = stat(directory, name, path)?;
+        let Some(kind) = self.kind(&stat) else { return Ok(()) };
+        let mut node = node(parent, kind, &stat);
+        node.is_unmapped = [node.uid, node.gid].contains(&OVERFLOW_ID) && has_unmapped_owner(directory, name);
+        node.name = self.tree.add_text(name.to_bytes()).at(path, "remember the name")?;
+        match kind {
+            NodeKind::Directory if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
+                self.tree.skipped.mounts += 1;
+                node.is_mount_point = true;
+            }
+            NodeKind::Symlink => {
+                let target = readlinkat(directory, name, Vec::new()).at(path, "read the link")?;
+                node.target = self.tree.add_text(target.to_bytes()).at(path, "remember the link")?;
+            }
+            // Fewer blocks than bytes: there may be holes.
+            NodeKind::File if stat.stx_blocks.saturating_mul(512) < stat.stx_size => {
+                if let Some(extents) = extents(directory, name, stat.stx_size, path)? {
+                    self.tree.extents.insert(self.tree.nodes.len() as NodeId, extents);
+                }
+            }
+            _ => {}
+        }
+        self.tree.nodes.push(node);
+        Ok(())
+    }
+
+    /// What a file is; `None` for one that is skipped, which is counted.
+    fn kind(&mut self, stat: &Statx) -> Option<NodeKind> {
+        let skipped = &mut self.tree.skipped;
+        match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::Directory => Some(NodeKind::Directory),
+            FileType::RegularFile => Some(NodeKind::File),
+            FileType::Symlink => Some(NodeKind::Symlink),
+            FileType::Fifo => Some(NodeKind::Fifo),
+            FileType::CharacterDevice if self.options.devices => {
+                Some(NodeKind::CharDevice(stat.stx_rdev_major, stat.stx_rdev_minor))
+            }
+            FileType::BlockDevice if self.options.devices => {
+                Some(NodeKind::BlockDevice(stat.stx_rdev_major, stat.stx_rdev_minor))
+            }
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                skipped.devices += 1;
+                None
+            }
+            _ => {
+                skipped.sockets += 1;
+                None
+            }
+        }
+    }
+}
+
+/// Which mount a file belongs to: its id (Linux 5.8), or else the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mount {
+    Id(u64),
+    Device(u32, u32),
+}
+
+impl Mount {
+    fn of(stat: &Statx) -> Mount {
+        if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
+            Mount::Id(stat.stx_mnt_id)
+        } else {
+            Mount::Device(stat.stx_dev_major, stat.stx_dev_minor)
+        }
+    }
+}
+
+impl Identity {
+    /// That of the file which `stat` describes.
+    pub fn of(stat: &Statx) -> Identity {
+        Identity {
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            ctime: Timestamp { seconds: stat.stx_ctime.tv_sec, nanoseconds: stat.stx_ctime.tv_nsec },
+        }
+    }
+}
+
+fn node(parent: NodeId, kind: NodeKind, stat: &Statx) -> Node {
+    Node {
+        parent,
+        kind,
+        mode: stat.stx_mode & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        size: if kind == NodeKind::File { stat.stx_size } else { 0 },
+        mtime: Timestamp { seconds: stat.stx_mtime.tv_sec, nanoseconds: stat.stx_mtime.tv_nsec },
+        identity: Identity::of(stat),
+        is_unmapped: false,
+        links: stat.stx_nlink,
+        is_mount_point: false,
+        children: 0..0,
+        name: 0..0,
+        target: 0..0,
+    }
+}
+
+/// The attributes of `name` in an open directory, or with an empty name those of the open file itself. Symbolic links are not followed.
+pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx, FileError> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    statx(directory, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).at(path, "read its attributes")
+}
+
+/// Opens `path` below `root` (empty: the root itself) without following a symbolic link at its end, without waiting for the other end of a pipe.
+///
+/// A directory on the way may have been swapped meanwhile: compare the [`Identity`] of what was opened.
+pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let name = if path.is_empty() { b"." } else { path };
+    openat(root, name, flags, Mode::empty()).at(path, "open")
+}
+
+/// Where a file's data lies, `None` when all of it is data.
+fn extents(directory: BorrowedFd<'_>, name: &CStr, size: u64, path: &[u8]) -> Result<Option<Vec<Extent>>, FileError> {
+    let file = open(directory, name.to_bytes(), OFlags::RDONLY)?;
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let offset = match seek(&file, SeekFrom::Data(at)) {
+            // No data behind `at`.
+            Err(Errno::NXIO) => break,
+            // A file system that does not know: all is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            offset => offset.at(path, "find its holes")?,
+        };
+        let end = seek(&file, SeekFrom::Hole(offset)).at(path, "find its holes")?.min(size);
+        if end <= offset {
+            break;
+        }
+        extents.push(Extent { offset, length: end - offset });
+        at = end;
+    }
+    let whole = extents.first().is_some_and(|first| first.offset == 0 && first.length == size);
+    Ok((!whole).then_some(extents))
+}
+
+/// What the kernel calls an owner that the namespace has no id for (`/proc/sys/kernel/overflowuid`, which nobody changes).
+const OVERFLOW_ID: u32 = 65534;
+
+/// Does no id of this namespace stand for the owner or group of the file, so that what `stat` says (65534) is made up?
+///
+/// The kernel lets nobody write to such a file, root of the namespace included (`inode_permission`). On a read-only mount it does not tell.
+fn has_unmapped_owner(directory: BorrowedFd<'_>, name: &CStr) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EACCESS;
+    accessat(directory, name, Access::WRITE_OK, flags) == Err(Errno::ACCESS)
+}
+
+fn spare(buffer: &mut Vec<u8>) -> &mut [MaybeUninit<u8>] {
+    buffer.clear();
+    buffer.spare_capacity_mut()
+}
