@@ -1,1 +1,273 @@
-//! pack
+//! A directory tree into a chroot tarball.
+//!
+//! walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them down in order, hashing. No step looks at what a later one does,
+//! and which bytes come out depends on the tree and the options alone.
+
+pub mod audit;
+mod members;
+pub mod output;
+mod pipeline;
+pub mod plan;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use crate::archive::writer;
+use crate::entry::Timestamp;
+use crate::error::{FileError, Shown};
+use crate::tree::walk::{self, NodeKind, Skipped, Tree};
+use crate::tree::xattr;
+use crate::zst::compress::{self, Level};
+use plan::Plan;
+
+/// A tree that could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a file of the tree failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The tree could not be walked.
+    #[error(transparent)]
+    Walk(#[from] walk::Error),
+    /// An extended attribute cannot be stored.
+    #[error(transparent)]
+    Xattr(#[from] xattr::Error),
+    /// A member cannot be stored.
+    #[error(transparent)]
+    Member(#[from] writer::Error),
+    /// Owners that sbuild's map cannot hold.
+    #[error(transparent)]
+    Unmapped(#[from] audit::UnmappedIds),
+    /// Compression failed.
+    #[error(transparent)]
+    Compress(#[from] compress::Error),
+    /// `--memory` is too small for any work.
+    #[error("{memory} bytes of memory are too few for {threads} thread(s) and this tree: {least} are the least")]
+    Memory {
+        /// What was allowed, in bytes.
+        memory: u64,
+        /// With so many threads, after some were given up.
+        threads: usize,
+        /// What is needed, in bytes.
+        least: u64,
+    },
+    /// The archive could not be written.
+    #[error("write the archive: {}", crate::error::describe(.0))]
+    Write(std::io::Error),
+    /// A file has gone since the tree was walked.
+    #[error("{}: vanished while packing", Shown(path))]
+    Vanished {
+        /// The file.
+        path: Vec<u8>,
+    },
+    /// Another file stands where one was walked.
+    #[error("{}: replaced by another file while packing", Shown(path))]
+    Replaced {
+        /// The file.
+        path: Vec<u8>,
+    },
+    /// A file became shorter.
+    #[error("{}: shrank from {from} to {to} bytes while packing", Shown(path))]
+    Shrank {
+        /// The file.
+        path: Vec<u8>,
+        /// Its size before, in bytes.
+        from: u64,
+        /// Its size now, in bytes.
+        to: u64,
+    },
+    /// A file became longer.
+    #[error("{}: grew from {from} to {to} bytes while packing", Shown(path))]
+    Grew {
+        /// The file.
+        path: Vec<u8>,
+        /// Its size before, in bytes.
+        from: u64,
+        /// Its size now, in bytes.
+        to: u64,
+    },
+    /// Something about a file changed.
+    #[error("{}: changed while packing", Shown(path))]
+    Changed {
+        /// The file.
+        path: Vec<u8>,
+    },
+}
+
+impl Error {
+    /// `error` from opening a file that the walk has seen.
+    fn gone(error: FileError, path: &[u8]) -> Error {
+        match error.cause.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT) => Error::Vanished { path: path.to_vec() },
+            // What O_NOFOLLOW, O_DIRECTORY and a socket give where something of another kind stands now.
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Error::Replaced { path: path.to_vec() },
+            _ => FileError { path: path.to_vec(), ..error }.into(),
+        }
+    }
+}
+
+/// The form of the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Plain zstd frames.
+    Zstd(Level),
+    /// A plain tar.
+    Tar,
+}
+
+/// What to do with owners that sbuild's map cannot hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmapped {
+    /// Refuse the tree.
+    #[default]
+    Error,
+    /// Store them as [`audit::NOBODY`].
+    Squash,
+}
+
+/// What is packed, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the walk takes in.
+    pub walk: walk::Options,
+    /// The form of the archive.
+    pub format: Format,
+    /// Worker threads, at least 1. The archive is the same for any number.
+    pub threads: usize,
+    /// Bytes of memory to stay below.
+    pub memory: u64,
+    /// Store extended attributes and ACLs.
+    pub xattrs: bool,
+    /// What to do with owners that sbuild's map cannot hold.
+    pub unmapped: Unmapped,
+    /// `SOURCE_DATE_EPOCH`: later times are stored as this, in seconds since 1970.
+    pub clamp_mtime: Option<i64>,
+    /// Store whole seconds only.
+    pub whole_seconds: bool,
+}
+
+impl Options {
+    fn mtime(&self, mtime: Timestamp) -> Timestamp {
+        let clamp = self.clamp_mtime.map(|seconds| Timestamp { seconds, nanoseconds: 0 });
+        let mtime = clamp.map_or(mtime, |clamp| mtime.min(clamp));
+        Timestamp { nanoseconds: if self.whole_seconds { 0 } else { mtime.nanoseconds }, ..mtime }
+    }
+}
+
+/// How far packing is, for whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of file data to read; 0 until the tree has been walked.
+    pub total: AtomicU64,
+    /// Bytes of file data read so far.
+    pub done: AtomicU64,
+}
+
+/// What was packed.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Members in all.
+    pub members: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Regular files, each counted once.
+    pub files: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Named pipes and device nodes.
+    pub special: u64,
+    /// Sparse files among the regular ones.
+    pub sparse: u64,
+    /// Bytes of the tar stream.
+    pub tar_bytes: u64,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Frames of the archive, 0 in a plain tar.
+    pub frames: u64,
+    /// Files left out.
+    pub skipped: Skipped,
+    /// Extended attributes left out.
+    pub skipped_xattrs: u64,
+    /// Files whose owner was stored as nobody.
+    pub squashed: u64,
+    /// SHA-256 of the archive.
+    pub sha256: [u8; 32],
+}
+
+/// Fills up an archive of which sbuild would not read enough to know what it is.
+///
+/// sbuild 0.89 looks at the first 512 bytes of the file and refuses a shorter one; this text does not compress below that.
+fn filler() -> Vec<u8> {
+    (0..24u8).flat_map(|number| hex(&Sha256::digest([number]).into()).into_bytes()).collect()
+}
+
+/// A digest as `sha256sum` prints it.
+pub fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Packs the tree at `root` (a directory opened in any mode) into `out`.
+pub fn pack(root: OwnedFd, options: &Options, progress: &Progress, out: &mut (impl Write + Send)) -> Result<Summary, Error> {
+    let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
+    let tree = walk::walk(root.as_fd(), &options.walk)?;
+    let squashed = match (audit::unmapped(&tree), options.unmapped) {
+        (Some(found), Unmapped::Error) => return Err(found.into()),
+        (found, Unmapped::Squash) => found.map_or(0, |found| found.count as u64),
+        (None, Unmapped::Error) => 0,
+    };
+    let shape = pipeline::Shape::new(options, &tree)?;
+    let plan = plan::plan(&tree, shape.max_frame);
+    progress.total.store(plan.data(&tree), Ordering::Relaxed);
+    let skipped_xattrs = AtomicU64::new(0);
+    let mut source = members::Source {
+        root: root.as_fd(),
+        tree: &tree,
+        plan: &plan,
+        options,
+        comment: None,
+        done: &progress.done,
+        skipped_xattrs: &skipped_xattrs,
+    };
+    let written = match pipeline::run(&source, &shape, out)? {
+        Some(written) => written,
+        None => {
+            progress.done.store(0, Ordering::Relaxed);
+            skipped_xattrs.store(0, Ordering::Relaxed);
+            let filler = filler();
+            source.comment = Some(&filler);
+            pipeline::run(&source, &shape, out)?.unwrap_or_default()
+        }
+    };
+    Ok(Summary {
+        squashed,
+        skipped_xattrs: skipped_xattrs.load(Ordering::Relaxed),
+        tar_bytes: written.tar_bytes,
+        archive_bytes: written.archive_bytes,
+        frames: written.frames,
+        sha256: written.sha256,
+        ..count(&tree, &plan)
+    })
+}
+
+fn count(tree: &Tree, plan: &Plan) -> Summary {
+    let mut summary = Summary { members: tree.nodes.len() as u64, skipped: tree.skipped, ..Summary::default() };
+    for id in &plan.order {
+        match tree.node(*id).kind {
+            _ if plan.hard_links.contains_key(id) => summary.hard_links += 1,
+            NodeKind::Directory => summary.directories += 1,
+            NodeKind::File => {
+                summary.files += 1;
+                summary.sparse += u64::from(tree.extents(*id).is_some());
+            }
+            NodeKind::Symlink => summary.symlinks += 1,
+            NodeKind::Fifo | NodeKind::CharDevice(..) | NodeKind::BlockDevice(..) => summary.special += 1,
+        }
+    }
+    summary
+}

@@ -45,6 +45,13 @@ pub struct Plan {
     pub sizes: Vec<u64>,
 }
 
+impl Plan {
+    /// Bytes of file data in the archive.
+    pub fn data(&self, tree: &Tree) -> u64 {
+        self.order.iter().filter(|id| !self.hard_links.contains_key(id)).map(|id| stored(tree, *id)).sum()
+    }
+}
+
 /// Plans the archive of `tree`, with frames of at most `max_frame` bytes.
 pub fn plan(tree: &Tree, max_frame: u64) -> Plan {
     let mut plan = Plan { order: order(tree), ..Plan::default() };

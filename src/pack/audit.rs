@@ -1,0 +1,58 @@
+//! The ids that sbuild's map cannot hold.
+
+use crate::error::Shown;
+use crate::tree::walk::{NodeId, Tree};
+
+/// How many ids sbuild maps: 0..=65535.
+pub const IDS: u32 = 65536;
+
+/// The owner of what nobody owns, `nobody` and `nogroup` of Debian.
+pub const NOBODY: u32 = 65534;
+
+/// How many paths a message names before it only counts.
+const NAMED: usize = 5;
+
+/// Files whose owners cannot be stored.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{count} file(s) have an owner or group that sbuild cannot map (only 0..=65535 are): {}; change the owner, pack in the namespace that the tree belongs to (--userns), or store them as {NOBODY} (--unmapped squash)",
+    named(.first, *.count)
+)]
+pub struct UnmappedIds {
+    /// How many files.
+    pub count: usize,
+    /// The first of them in byte order of their paths, with user and group as this namespace shows them.
+    pub first: Vec<(Vec<u8>, u32, u32)>,
+}
+
+fn named(first: &[(Vec<u8>, u32, u32)], count: usize) -> String {
+    let mut names: Vec<String> = first.iter().map(|(path, uid, gid)| format!("{} ({uid}:{gid})", Shown(path))).collect();
+    if count > first.len() {
+        names.push(String::from("…"));
+    }
+    names.join(", ")
+}
+
+/// Finds the files of `tree` that no member can stand for as they are.
+pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
+    let nodes = (0..tree.nodes.len() as NodeId).map(|id| (id, tree.node(id)));
+    let bad: Vec<NodeId> =
+        nodes.filter(|(_, node)| node.uid >= IDS || node.gid >= IDS || node.is_unmapped).map(|(id, _)| id).collect();
+    if bad.is_empty() {
+        return None;
+    }
+    let mut first: Vec<_> = bad.iter().map(|id| (tree.path(*id), tree.node(*id).uid, tree.node(*id).gid)).collect();
+    first.sort();
+    first.truncate(NAMED);
+    for (path, ..) in &mut first {
+        if path.is_empty() {
+            path.push(b'.');
+        }
+    }
+    Some(UnmappedIds { count: bad.len(), first })
+}
+
+/// The id under which an owner is stored. Above the map only when the user asked for squashing, else [`unmapped`] has refused the tree.
+pub fn stored_id(id: u32) -> u32 {
+    if id < IDS { id } else { NOBODY }
+}

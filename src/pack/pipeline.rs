@@ -1,0 +1,243 @@
+//! Workers take whole frames, read and compress them; one writer puts them down in order.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crossbeam_channel::{Sender, unbounded};
+use sha2::{Digest, Sha256};
+
+use super::members::{Reader, Source};
+use super::plan::{MAX_FRAME, Plan};
+use super::{Error, Format, Options};
+use crate::archive::writer::END;
+use crate::tree::walk::{Node, Tree};
+use crate::zst::compress::Compressor;
+
+/// sbuild 0.89 reads this much of an archive to tell what it is.
+const DETECTED: usize = 512;
+
+/// What a compression context takes besides the frame it works on, in bytes: its tables and the buffers of a block.
+const CONTEXT: u64 = 32 << 20;
+
+/// Bytes that the program takes before anything else.
+const PROGRAM: u64 = 16 << 20;
+
+/// Workers, and how much they may hold: what `--threads` and `--memory` come to for a tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Workers.
+    pub threads: usize,
+    /// The largest frame, in bytes of content.
+    pub max_frame: u64,
+    /// How much frames that are being made or wait to be written may take, in bytes. The next one to be written may always be made.
+    budget: u64,
+}
+
+impl Shape {
+    /// Fits threads and frames into the memory allowed. The size of frames depends on the memory alone, not on the threads: it decides which bytes come out.
+    pub fn new(options: &Options, tree: &Tree) -> Result<Shape, Error> {
+        let tree = (tree.nodes.len() * size_of::<Node>() * 2) as u64;
+        let mut threads = options.threads.max(1);
+        let free = |threads: usize| options.memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
+        // A frame and, at worst, as much again for what it compresses to.
+        let max_frame = (options.memory / 4).min(MAX_FRAME);
+        while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
+            threads -= 1;
+        }
+        match free(threads) {
+            Some(free) if free >= 2 * max_frame => Ok(Shape { threads, max_frame, budget: free - 2 * max_frame }),
+            _ => Err(Error::Memory { memory: options.memory, threads, least: 2 * (PROGRAM + tree + CONTEXT) }),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Bytes of the tar stream.
+    pub tar_bytes: u64,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Number of frames.
+    pub frames: u64,
+    /// SHA-256 of the archive.
+    pub sha256: [u8; 32],
+}
+
+/// A frame ready to be written.
+struct Done {
+    index: usize,
+    tar_bytes: u64,
+    bytes: Vec<u8>,
+}
+
+/// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know it.
+pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
+    let queue = Queue::new(source.plan, shape.budget);
+    let (sender, receiver) = unbounded();
+    thread::scope(|scope| {
+        for _ in 0..shape.threads.min(source.plan.frames.len()) {
+            let (sender, queue) = (sender.clone(), &queue);
+            scope.spawn(move || {
+                if let Err(error) = work(source, queue, &sender) {
+                    queue.stop();
+                    // The writer has gone when it failed first; then its error is the one that counts.
+                    let _ = sender.send(Err(error));
+                }
+            });
+        }
+        drop(sender);
+        let written = write(receiver.iter(), &queue, out);
+        queue.stop();
+        written
+    })
+}
+
+fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
+    let mut reader = Reader::new(source);
+    let mut compressor = match source.options.format {
+        Format::Zstd(level) => Some(Compressor::new(level)?),
+        Format::Tar => None,
+    };
+    let (mut content, mut compressed) = (Vec::new(), Vec::new());
+    while let Some(index) = queue.take() {
+        reader.frame(&source.plan.frames[index], &mut content)?;
+        if index + 1 == source.plan.frames.len() {
+            content.extend_from_slice(&END);
+        }
+        let bytes = match &mut compressor {
+            Some(compressor) => {
+                compressor.frame(&content, &mut compressed)?;
+                // An exact copy travels; the large buffers stay here and are used again.
+                compressed.as_slice().to_vec()
+            }
+            None => content.as_slice().to_vec(),
+        };
+        queue.finished(index, bytes.len() as u64);
+        let done = Done { index, tar_bytes: content.len() as u64, bytes };
+        if sender.send(Ok(done)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn write(
+    frames: impl Iterator<Item = Result<Done, Error>>,
+    queue: &Queue<'_>,
+    out: &mut impl Write,
+) -> Result<Option<Written>, Error> {
+    let mut written = Written::default();
+    let mut hash = Sha256::new();
+    let mut early = BTreeMap::new();
+    // Held back until sbuild could tell what it is.
+    let mut head = Vec::new();
+    let mut next = 0;
+    for frame in frames {
+        let frame = frame?;
+        early.insert(frame.index, frame);
+        while let Some(frame) = early.remove(&next) {
+            next += 1;
+            written.tar_bytes += frame.tar_bytes;
+            written.archive_bytes += frame.bytes.len() as u64;
+            written.frames += 1;
+            hash.update(&frame.bytes);
+            if written.archive_bytes < DETECTED as u64 {
+                head.extend_from_slice(&frame.bytes);
+            } else {
+                out.write_all(&head).and_then(|()| out.write_all(&frame.bytes)).map_err(Error::Write)?;
+                head = Vec::new();
+            }
+            queue.written(frame.bytes.len() as u64);
+        }
+    }
+    if written.archive_bytes < DETECTED as u64 {
+        return Ok(None);
+    }
+    out.flush().map_err(Error::Write)?;
+    written.sha256 = hash.finalize().into();
+    Ok(Some(written))
+}
+
+/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order;
+/// but only while the frames that wait for their turn fit the budget.
+struct Queue<'a> {
+    plan: &'a Plan,
+    budget: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// The frames not taken yet, the next one last.
+    waiting: Vec<usize>,
+    /// The next frame to be written.
+    next: usize,
+    /// Bytes of the frames taken and not written.
+    held: u64,
+    stopped: bool,
+}
+
+impl<'a> Queue<'a> {
+    fn new(plan: &'a Plan, budget: u64) -> Queue<'a> {
+        let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
+        if let Some(largest) = (0..waiting.len()).max_by_key(|index| plan.sizes[*index]) {
+            waiting.retain(|index| *index != largest);
+            waiting.push(largest);
+        }
+        let state = State { waiting, next: 0, held: 0, stopped: false };
+        Queue { plan, budget, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// What a frame takes while it is made: its content and, at worst, as much again.
+    fn cost(&self, index: usize) -> u64 {
+        2 * self.plan.sizes[index]
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next frame to make; waits for room. `None` when there is none left, or all has been stopped.
+    fn take(&self) -> Option<usize> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let fits = |index: &usize| *index == state.next || state.held + self.cost(*index) <= self.budget;
+            if state.waiting.is_empty() {
+                return None;
+            }
+            // From the end, so that the first that fits is the next in order.
+            if let Some(place) = state.waiting.iter().rposition(fits) {
+                let index = state.waiting.remove(place);
+                state.held += self.cost(index);
+                return Some(index);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Frame `index` has been made and takes `bytes` from now on.
+    fn finished(&self, index: usize, bytes: u64) {
+        let mut state = self.lock();
+        state.held = state.held + bytes - self.cost(index);
+        self.changed.notify_all();
+    }
+
+    /// The next frame in order, of `bytes`, has been written.
+    fn written(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.held -= bytes;
+        state.next += 1;
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+}
