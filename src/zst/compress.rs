@@ -1,6 +1,6 @@
 //! Compressing one frame.
 
-use zstd::zstd_safe::{CCtx, CParameter, Strategy, get_error_name};
+use zstd::zstd_safe::{CCtx, CParameter, ResetDirective, Strategy, compress_bound, get_error_name};
 
 /// Compression failed; with parameters in range that is only for want of memory.
 #[derive(Debug, thiserror::Error)]
@@ -66,11 +66,13 @@ impl Compressor {
     /// Puts `content` into `out`, whose former bytes go, as one frame with content size and checksum.
     pub fn frame(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let failed = |code| Error(get_error_name(code));
+        // Parameters outlive a frame; this one's must not depend on which frame came before.
+        self.context.reset(ResetDirective::SessionAndParameters).map_err(failed)?;
         for parameter in self.level.parameters(content.len()) {
             self.context.set_parameter(parameter).map_err(failed)?;
         }
         out.clear();
-        out.reserve(zstd::zstd_safe::compress_bound(content.len()));
+        out.reserve(compress_bound(content.len()));
         self.context.compress2(out, content).map_err(failed)?;
         Ok(())
     }
