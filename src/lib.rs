@@ -21,6 +21,7 @@ pub mod error;
 pub mod grant;
 pub mod ids;
 pub mod pack;
+pub mod remove;
 pub mod sbuild;
 pub mod sys;
 pub mod tree;

@@ -1,1 +1,75 @@
-//! Values that several commands take: sizes, ids.
+//! Values that several commands take.
+
+use std::num::NonZeroUsize;
+
+/// A number of bytes: `512M`, `2GiB`, `65536`. The units are powers of 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err(format!("{unit:?} is no unit of size; take K, M, G or T")),
+    };
+    let number: u64 = number.parse().map_err(|_| String::from("give a number and a unit, like 512M"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| String::from("more than any machine has"))
+}
+
+/// The number of threads that `count` asks for: 0 means one for each processor this process may use.
+pub fn threads(count: usize) -> usize {
+    let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if count == 0 { available() } else { count }
+}
+
+/// A number of bytes for people: `110.8 MB`, in powers of 1000.
+pub fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 999.95 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        let cases: &[(&str, Option<u64>)] = &[
+            ("0", Some(0)),
+            ("512", Some(512)),
+            ("1k", Some(1024)),
+            ("2MiB", Some(2 << 20)),
+            ("3G", Some(3 << 30)),
+            ("", None),
+            ("G", None),
+            ("1X", None),
+            ("-1", None),
+            ("99999999999999999999", None),
+            ("99999999999T", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(size(text).ok(), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_for_people_have_one_decimal() {
+        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_960, "1.0 MB"), (110_800_000, "110.8 MB")] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+}

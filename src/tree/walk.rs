@@ -314,13 +314,16 @@ impl Walker<'_> {
 
 /// Which mount a file belongs to: its id (Linux 5.8), or else the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mount {
+pub enum Mount {
+    /// Its id.
     Id(u64),
+    /// Major and minor number of the device.
     Device(u32, u32),
 }
 
 impl Mount {
-    fn of(stat: &Statx) -> Mount {
+    /// That of the file which `stat` describes.
+    pub fn of(stat: &Statx) -> Mount {
         if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             Mount::Id(stat.stx_mnt_id)
         } else {
