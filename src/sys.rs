@@ -1,8 +1,10 @@
 //! System calls that need `unsafe`: the only file that has any. Everything else goes through rustix.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::pread;
 use rustix::process::Pid;
@@ -35,4 +37,121 @@ pub fn pread_append(file: BorrowedFd<'_>, offset: u64, limit: usize, out: &mut V
     // SAFETY: `pread` has initialised the first `count` bytes of the spare capacity, as its return value says.
     unsafe { out.set_len(out.len() + count) };
     Ok(count)
+}
+
+/// Moves this process into a new user namespace without maps, and into a mount namespace that belongs to it.
+/// To be called while the process has one thread; otherwise the kernel refuses with EINVAL.
+pub fn unshare_user_and_mounts() -> io::Result<()> {
+    use rustix::thread::UnshareFlags;
+    // SAFETY: neither flag takes descriptors or memory away from code that relies on them, which is what makes other flags unsafe.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?)
+}
+
+/// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
+pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals);
+    change_signal_mask(libc::SIG_BLOCK, &set)?;
+    // SAFETY: `set` is initialised, and -1 asks for a new descriptor.
+    match unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the call has just made this descriptor, and nobody else has it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// Lets the signals through to this thread again.
+pub fn unblock_signals(signals: &[i32]) -> io::Result<()> {
+    change_signal_mask(libc::SIG_UNBLOCK, &signal_set(signals))
+}
+
+/// True when this process ignores the signal, as under nohup(1).
+pub fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null new action changes nothing; the old one is written to memory of its type, and read only when the call says that it was.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Gives the signal its default action.
+pub fn set_default_action(signal: i32) -> io::Result<()> {
+    // SAFETY: no handler of ours is installed, so no code can be interrupted in a new way.
+    match unsafe { libc::signal(signal, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set before anything else uses it; sigaddset checks the number.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+fn change_signal_mask(how: i32, set: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: `set` is initialised; a null pointer says that the old mask is not wanted.
+    match unsafe { libc::pthread_sigmask(how, set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// What the user database says of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswdEntry {
+    /// The login name.
+    pub name: Vec<u8>,
+    /// The uid.
+    pub uid: u32,
+    /// The primary gid.
+    pub gid: u32,
+}
+
+/// The user with this uid, from every source that nsswitch.conf names; `None` when there is none.
+pub fn passwd_by_uid(uid: u32) -> io::Result<Option<PasswdEntry>> {
+    passwd(|entry, buffer, length, found| {
+        // SAFETY: the pointers come from `passwd`, which keeps what they point to alive and says how long the buffer is.
+        unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) }
+    })
+}
+
+/// The user of this name, from every source that nsswitch.conf names; `None` when there is none.
+pub fn passwd_by_name(name: &CStr) -> io::Result<Option<PasswdEntry>> {
+    passwd(|entry, buffer, length, found| {
+        // SAFETY: as above; `name` ends in NUL.
+        unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) }
+    })
+}
+
+fn passwd(
+    call: impl Fn(*mut libc::passwd, *mut libc::c_char, libc::size_t, *mut *mut libc::passwd) -> libc::c_int,
+) -> io::Result<Option<PasswdEntry>> {
+    let mut buffer: Vec<libc::c_char> = vec![0; 1024];
+    loop {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut found = std::ptr::null_mut();
+        match call(entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) {
+            0 if found.is_null() => return Ok(None),
+            0 => {
+                // SAFETY: a result that is not null says that `entry` was filled in, and its name is a string in `buffer`, which still lives.
+                let (entry, name) = unsafe {
+                    let entry = entry.assume_init();
+                    (entry, CStr::from_ptr(entry.pw_name).to_bytes().to_vec())
+                };
+                return Ok(Some(PasswdEntry { name, uid: entry.pw_uid, gid: entry.pw_gid }));
+            }
+            libc::ERANGE if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
+            libc::EINTR => {}
+            // getpwnam(3): "not found" comes as one of these too, depending on the source.
+            libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(None),
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
 }

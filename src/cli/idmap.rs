@@ -1,14 +1,142 @@
 //! `isar-tarball idmap`.
 
-use anyhow::bail;
+use std::io::Write;
+
+use clap::ValueEnum;
+use isar_tarball::ids::{Extent, IdKind, IdMap, IdMaps, Range};
+use serde_json::{Value, json};
 
 use super::Globals;
+use super::place::{self, Namespace};
 use super::report::Status;
 
-/// To be written.
+/// Show the map between the ids of a tree and those on disk
+///
+/// It is the map that the other commands use with the same --userns and --id-layout.
+/// Where they work without a namespace (as root, or with --userns off), every id is itself.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = DETAILS)]
+pub struct Args {
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Print it as JSON (the same as --format json)
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
 
-pub fn run(_args: Args, _globals: &Globals) -> anyhow::Result<Status> {
-    bail!("to be written")
+const DETAILS: &str = "\
+Formats:
+  table      for people
+  json       {\"namespace\": BOOL, \"user\": NAME or null, \"uid\": NUMBER or null,
+             \"layout\": \"subid\"|\"caller\" or null, \"uids\": MAP, \"gids\": MAP};
+             a MAP is [{\"inside\": FIRST, \"outside\": FIRST, \"count\": NUMBER}, …];
+             without a namespace \"user\", \"uid\" and \"layout\" are null
+  newuidmap  what newuidmap takes after the process id, and on a second line newgidmap
+  unshare    options for unshare(1) of util-linux 2.39 or newer
+  shell      assignments for eval:
+             ISAR_ROOT_UID, ISAR_ROOT_GID          id 0 of the tree on disk
+             ISAR_SUBUID_BASE, ISAR_SUBGID_BASE    the first subordinate id that is mapped
+             ISAR_SUBUID_COUNT, ISAR_SUBGID_COUNT  how many ids are mapped
+             ISAR_UID_MAP, ISAR_GID_MAP            the lines of newuidmap and newgidmap";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Newuidmap,
+    Unshare,
+    Shell,
+}
+
+pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let namespace = place::namespace(globals)?;
+    let maps = match &namespace {
+        Some(namespace) => namespace.maps.clone(),
+        None => place::maps(globals)?,
+    };
+    if namespace.is_none() && !globals.quiet {
+        eprintln!("isar-tarball: no user namespace is used here: every id is itself");
+    }
+    let text = match if args.json { Format::Json } else { args.format } {
+        Format::Table => table(&maps),
+        Format::Json => format!("{:#}\n", json(namespace.as_ref(), &maps, globals)),
+        Format::Newuidmap => format!("{}\n{}\n", arguments(&maps.uids), arguments(&maps.gids)),
+        Format::Unshare => unshare(&maps),
+        Format::Shell => shell(namespace.as_ref(), &maps),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(Status::Done)
+}
+
+fn table(maps: &IdMaps) -> String {
+    let span = |first: u32, count: u32| match count {
+        1 => first.to_string(),
+        _ => format!("{first}-{}", u64::from(first) + u64::from(count) - 1),
+    };
+    let row = |kind: &str, extent: &Extent| {
+        [kind.to_owned(), span(extent.inner, extent.count), span(extent.outer, extent.count), extent.count.to_string()]
+    };
+    let mut rows = vec![["ids", "inside", "outside", "count"].map(str::to_owned)];
+    for kind in [IdKind::User, IdKind::Group] {
+        rows.extend(maps.of(kind).extents().iter().map(|extent| row(kind.short(), extent)));
+    }
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths = [1, 2, 3].map(width);
+    let line = |[kind, inside, outside, count]: &[String; 4]| {
+        let [a, b, c] = widths;
+        format!("{kind}  {inside:>a$}  {outside:>b$}  {count:>c$}\n")
+    };
+    rows.iter().map(line).collect()
+}
+
+fn json(namespace: Option<&Namespace>, maps: &IdMaps, globals: &Globals) -> Value {
+    let layout = globals.id_layout.to_possible_value().map(|value| value.get_name().to_owned());
+    json!({
+        "namespace": namespace.is_some(),
+        "user": namespace.and_then(|namespace| namespace.account.name.clone()),
+        "uid": namespace.map(|namespace| namespace.account.uid),
+        "layout": namespace.and(layout),
+        "uids": extents(&maps.uids),
+        "gids": extents(&maps.gids),
+    })
+}
+
+fn extents(map: &IdMap) -> Vec<Value> {
+    let value = |extent: &Extent| json!({"inside": extent.inner, "outside": extent.outer, "count": extent.count});
+    map.extents().iter().map(value).collect()
+}
+
+fn arguments(map: &IdMap) -> String {
+    map.kernel_text().trim_end().replace('\n', " ")
+}
+
+fn unshare(maps: &IdMaps) -> String {
+    let options = |option: &str, map: &IdMap| {
+        let each = |extent: &Extent| format!(" --map-{option} {}:{}:{}", extent.inner, extent.outer, extent.count);
+        map.extents().iter().map(each).collect::<String>()
+    };
+    let (users, groups) = (options("users", &maps.uids), options("groups", &maps.gids));
+    format!("--user --mount{users}{groups} --setuid 0 --setgid 0\n")
+}
+
+fn shell(namespace: Option<&Namespace>, maps: &IdMaps) -> String {
+    let ranges = |kind| {
+        let found = namespace.map(|namespace| &namespace.ranges);
+        found.map_or(&[][..], |ranges| if kind == IdKind::User { &ranges.uids } else { &ranges.gids })
+    };
+    [IdKind::User, IdKind::Group].map(|kind| assignments(kind, ranges(kind), maps.of(kind))).concat()
+}
+
+fn assignments(kind: IdKind, ranges: &[Range], map: &IdMap) -> String {
+    let name = kind.short().to_uppercase();
+    let root = map.to_outer(0).unwrap_or_default();
+    // Ranges that are not offered here stand in no map.
+    let mapped = |range: &&Range| map.extents().iter().any(|extent| range.contains(extent.outer));
+    let base = ranges.iter().find(mapped).map_or(root, |range| range.base);
+    format!(
+        "ISAR_ROOT_{name}={root}\nISAR_SUB{name}_BASE={base}\nISAR_SUB{name}_COUNT={}\nISAR_{name}_MAP='{}'\n",
+        map.count(),
+        arguments(map)
+    )
 }

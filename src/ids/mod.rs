@@ -1,1 +1,19 @@
-//! ids
+//! Subordinate ids: where a user's ranges are written down, and the map between a tree's ids and those on disk.
+//!
+//! ```text
+//! source ──ranges──> map <──layout, the user's own id, what /proc/self/uid_map offers
+//!    │                │
+//!  subid (text)     IdMaps ──> userns
+//! ```
+//!
+//! `subid` and `map` are pure; `source` reads the files and runs getsubids.
+
+pub mod account;
+pub mod map;
+pub mod source;
+pub mod subid;
+
+pub use account::{Account, IdKind};
+pub use map::{Extent, IdMap, IdMaps, Layout, MapError};
+pub use source::{Source, SourceError};
+pub use subid::Range;

@@ -1,0 +1,274 @@
+//! Where the ranges of a user come from on this machine: the files, then getsubids.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::subid::{self, BrokenLine, Parsed};
+use super::{Account, IdKind, IdMap, IdMaps, Layout, MapError, Range};
+use crate::error::{At, FileError, Shown};
+
+/// The files and the program that are asked. `Source::default()` has the machine's own.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// `/etc/subuid`. A missing file has no ranges.
+    pub subuid: PathBuf,
+    /// `/etc/subgid`. A missing file has no ranges.
+    pub subgid: PathBuf,
+    /// getsubids(1), a path or a name to find in `PATH`; asked for what the files do not have, because it knows other sources (nsswitch.conf) too.
+    pub getsubids: OsString,
+    /// `/proc/self/uid_map`.
+    pub uid_map: PathBuf,
+    /// `/proc/self/gid_map`.
+    pub gid_map: PathBuf,
+}
+
+impl Default for Source {
+    fn default() -> Source {
+        Source {
+            subuid: "/etc/subuid".into(),
+            subgid: "/etc/subgid".into(),
+            getsubids: "getsubids".into(),
+            uid_map: "/proc/self/uid_map".into(),
+            gid_map: "/proc/self/gid_map".into(),
+        }
+    }
+}
+
+/// Why a user has no maps.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A file that is there cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The user has no subordinate ids of this kind.
+    #[error("{account} has no subordinate {kind} ids in {}: {}", Shown(path.as_os_str().as_bytes()), remedy(account, path))]
+    NoIds {
+        /// The user.
+        account: Account,
+        /// Which ids are missing.
+        kind: IdKind,
+        /// The file where they are expected.
+        path: PathBuf,
+    },
+    /// The ranges cannot be mapped.
+    #[error("the subordinate {kind} ids of {account}: {cause}")]
+    Map {
+        /// The user.
+        account: Account,
+        /// Which ids.
+        kind: IdKind,
+        /// Why; part of the message and no `source()`.
+        cause: MapError,
+    },
+    /// The kernel's description of this process's own namespace makes no sense.
+    #[error("{}: {cause}", Shown(path.as_os_str().as_bytes()))]
+    Offered {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: MapError,
+    },
+}
+
+fn remedy(account: &Account, path: &Path) -> String {
+    match account.name {
+        Some(_) => {
+            format!(
+                "as root, run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {account}` (or with ids that are free)"
+            )
+        }
+        None => format!(
+            "as root, add the line `{account}:100000:65536` (or with ids that are free) to {}",
+            Shown(path.as_os_str().as_bytes())
+        ),
+    }
+}
+
+/// A line of a file that was passed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: line {} is passed over: {}", Shown(path.as_os_str().as_bytes()), line.number, line.fault)]
+pub struct PassedOver {
+    /// The file.
+    pub path: PathBuf,
+    /// The line.
+    pub line: BrokenLine,
+}
+
+/// The ranges of a user, as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Subordinate uids; never empty.
+    pub uids: Vec<Range>,
+    /// Subordinate gids; never empty.
+    pub gids: Vec<Range>,
+    /// Lines that nobody can use.
+    pub passed_over: Vec<PassedOver>,
+}
+
+impl Source {
+    /// All ranges of the user, unchecked against each other.
+    pub fn ranges(&self, account: &Account) -> Result<Ranges, SourceError> {
+        let mut passed_over = Vec::new();
+        let uids = self.ranges_of(IdKind::User, account, &mut passed_over)?;
+        let gids = self.ranges_of(IdKind::Group, account, &mut passed_over)?;
+        Ok(Ranges { uids, gids, passed_over })
+    }
+
+    /// The maps that a namespace over these ranges gets.
+    pub fn maps(&self, layout: Layout, account: &Account, ranges: &Ranges) -> Result<IdMaps, SourceError> {
+        let build = |kind, ranges: &[Range]| {
+            let offered = self.offered(kind)?;
+            IdMap::build(layout, account.own_id(kind), ranges, &offered).map_err(|cause| SourceError::Map {
+                account: account.clone(),
+                kind,
+                cause,
+            })
+        };
+        Ok(IdMaps { uids: build(IdKind::User, &ranges.uids)?, gids: build(IdKind::Group, &ranges.gids)? })
+    }
+
+    /// The maps of working without a namespace: every id that this process can see, as itself.
+    pub fn identity(&self) -> Result<IdMaps, SourceError> {
+        Ok(IdMaps { uids: self.offered(IdKind::User)?.identity(), gids: self.offered(IdKind::Group)?.identity() })
+    }
+
+    fn offered(&self, kind: IdKind) -> Result<IdMap, SourceError> {
+        let path = match kind {
+            IdKind::User => &self.uid_map,
+            IdKind::Group => &self.gid_map,
+        };
+        let text = fs::read(path).at(path.as_os_str().as_bytes(), "read")?;
+        IdMap::parse(&text).map_err(|cause| SourceError::Offered { path: path.clone(), cause })
+    }
+
+    fn ranges_of(
+        &self,
+        kind: IdKind,
+        account: &Account,
+        passed_over: &mut Vec<PassedOver>,
+    ) -> Result<Vec<Range>, SourceError> {
+        let path = match kind {
+            IdKind::User => &self.subuid,
+            IdKind::Group => &self.subgid,
+        };
+        let text = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read.at(path.as_os_str().as_bytes(), "read")?,
+        };
+        let Parsed { ranges, broken } = subid::parse(&text, account);
+        passed_over.extend(broken.into_iter().map(|line| PassedOver { path: path.clone(), line }));
+        let ranges = if ranges.is_empty() { self.ask_getsubids(kind, account) } else { ranges };
+        match ranges.is_empty() {
+            true => Err(SourceError::NoIds { account: account.clone(), kind, path: path.clone() }),
+            false => Ok(ranges),
+        }
+    }
+
+    /// Without the program, and where it fails, there are simply no further ranges: it fails for users without any.
+    fn ask_getsubids(&self, kind: IdKind, account: &Account) -> Vec<Range> {
+        let mut command = Command::new(&self.getsubids);
+        if kind == IdKind::Group {
+            command.arg("-g");
+        }
+        command.arg(account.name.clone().unwrap_or_else(|| account.uid.to_string()));
+        match command.stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => subid::parse_getsubids(&output.stdout),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn account() -> Account {
+        Account { name: Some("anna".into()), uid: 1000, gid: 1000 }
+    }
+
+    /// A machine of files in `dir`; its getsubids prints what `getsubids` says.
+    fn machine(dir: &Path, subuid: Option<&str>, subgid: Option<&str>, getsubids: &str) -> Source {
+        let source = Source {
+            subuid: dir.join("subuid"),
+            subgid: dir.join("subgid"),
+            getsubids: dir.join("getsubids").into(),
+            uid_map: dir.join("uid_map"),
+            gid_map: dir.join("gid_map"),
+        };
+        let files = [(&source.subuid, subuid), (&source.subgid, subgid)];
+        for (path, text) in files {
+            text.map(|text| fs::write(path, text).unwrap());
+        }
+        fs::write(&source.uid_map, "0 0 4294967295\n").unwrap();
+        fs::write(&source.gid_map, "0 0 4294967295\n").unwrap();
+        fs::write(&source.getsubids, format!("#!/bin/sh\n{getsubids}\n")).unwrap();
+        fs::set_permissions(&source.getsubids, fs::Permissions::from_mode(0o755)).unwrap();
+        source
+    }
+
+    #[test]
+    fn files_come_first_and_getsubids_fills_in_for_each_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "case \"$*\" in '-g anna') echo '0: anna 300000 10';; anna) echo '0: anna 1 1';; *) exit 1;; esac";
+        let source = machine(dir.path(), Some("anna:200000:20\nbroken\n"), None, script);
+        let ranges = source.ranges(&account()).unwrap();
+        assert_eq!(ranges.uids, [Range { base: 200_000, count: 20 }]);
+        assert_eq!(ranges.gids, [Range { base: 300_000, count: 10 }]);
+        let warnings: Vec<_> = ranges.passed_over.iter().map(ToString::to_string).collect();
+        let expected = format!("{}: line 2 is passed over: not of the form NAME:BASE:COUNT", source.subuid.display());
+        assert_eq!(warnings, [expected]);
+    }
+
+    #[test]
+    fn a_user_without_ranges_learns_how_to_get_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = machine(dir.path(), Some("bert:1:1\n"), Some("anna:1:1\n"), "exit 1");
+        let message = source.ranges(&account()).unwrap_err().to_string();
+        assert!(message.starts_with("anna has no subordinate user ids in "), "{message}");
+        assert!(message.contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 anna"), "{message}");
+
+        let nameless = Account { name: None, uid: 4321, gid: 1 };
+        let message = source.ranges(&nameless).unwrap_err().to_string();
+        assert!(message.contains("4321 has no") && message.contains("`4321:100000:65536`"), "{message}");
+    }
+
+    #[test]
+    fn an_unreadable_file_is_an_error_and_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source { subuid: dir.path().into(), ..machine(dir.path(), None, None, "exit 1") };
+        assert!(matches!(source.ranges(&account()), Err(SourceError::File(_))));
+    }
+
+    #[test]
+    fn maps_tell_uids_from_gids() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = machine(dir.path(), Some("anna:100000:65536\n"), Some("anna:200000:1000\n"), "exit 1");
+        let ranges = source.ranges(&account()).unwrap();
+        let maps = source.maps(Layout::Subid, &account(), &ranges).unwrap();
+        assert_eq!(maps.uids.kernel_text(), "0 100000 65536\n");
+        assert_eq!(maps.gids.kernel_text(), "0 200000 998\n65534 200998 1\n");
+        let gid_in_range = Account { gid: 200_005, ..account() };
+        let message = source.maps(Layout::Subid, &gid_in_range, &ranges).unwrap_err().to_string();
+        assert!(
+            message.starts_with("the subordinate group ids of anna: the range 200000:1000 contains 200005"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn without_proc_there_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = machine(dir.path(), Some("anna:100000:65536\n"), Some("anna:100000:65536\n"), "exit 1");
+        fs::remove_file(&source.uid_map).unwrap();
+        let ranges = source.ranges(&account()).unwrap();
+        let message = source.maps(Layout::Subid, &account(), &ranges).unwrap_err().to_string();
+        assert!(message.ends_with("uid_map: read: No such file or directory"), "{message}");
+    }
+}

@@ -1,0 +1,155 @@
+//! What keeps a process from entering a namespace, and what helps.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::error::{Shown, describe};
+
+/// A step of the new process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Giving signals their default action.
+    Signals,
+    /// Asking to be killed when the parent dies.
+    DeathSignal,
+    /// Making the namespaces.
+    Unshare,
+    /// Taking gid 0.
+    Gid,
+    /// Leaving the supplementary groups.
+    Groups,
+    /// Taking uid 0.
+    Uid,
+    /// Keeping mounts from spreading.
+    Mounts,
+    /// Giving `/proc/PID` back to the process.
+    Dumpable,
+}
+
+impl Step {
+    const ALL: [Step; 8] = [
+        Step::Signals,
+        Step::DeathSignal,
+        Step::Unshare,
+        Step::Gid,
+        Step::Groups,
+        Step::Uid,
+        Step::Mounts,
+        Step::Dumpable,
+    ];
+
+    pub(super) fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn from_code(code: u8) -> Option<Step> {
+        Step::ALL.into_iter().find(|step| step.code() == code)
+    }
+
+    fn act(self) -> &'static str {
+        match self {
+            Step::Signals => "reset signals",
+            Step::DeathSignal => "bind to the parent process",
+            Step::Unshare => "create it",
+            Step::Gid => "take gid 0",
+            Step::Groups => "drop supplementary groups",
+            Step::Uid => "take uid 0",
+            Step::Mounts => "make mounts private",
+            Step::Dumpable => "take back /proc/self",
+        }
+    }
+}
+
+/// Why no work was done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fork, sockets, signals or waiting failed.
+    #[error("cannot start or watch the working process: {}", describe(.0))]
+    Supervise(io::Error),
+    /// A step of the new process failed.
+    #[error("cannot enter a user namespace: {}: {}{}", step.act(), describe(cause), tail(remedy))]
+    Step {
+        /// The step.
+        step: Step,
+        /// Why; part of the message and no `source()`.
+        cause: io::Error,
+        /// What forbids it and how to allow it, when that is known.
+        remedy: Option<String>,
+    },
+    /// newuidmap or newgidmap is not there.
+    #[error(
+        "cannot enter a user namespace: {program} is not installed: install the package uidmap (shadow-utils elsewhere)"
+    )]
+    Missing {
+        /// Which of the two.
+        program: &'static str,
+    },
+    /// newuidmap or newgidmap cannot be started.
+    #[error("cannot enter a user namespace: {}: run: {}", Shown(path.as_os_str().as_bytes()), describe(cause))]
+    NotRun {
+        /// The program.
+        path: PathBuf,
+        /// Why; part of the message and no `source()`.
+        cause: io::Error,
+    },
+    /// newuidmap or newgidmap runs without the privilege that it is there for.
+    #[error(
+        "cannot enter a user namespace: {} {why}{}",
+        Shown(path.as_os_str().as_bytes()),
+        said(stderr)
+    )]
+    Powerless {
+        /// The program.
+        path: PathBuf,
+        /// What takes the privilege away, and the remedy.
+        why: Powerless,
+        /// What the program said.
+        stderr: String,
+    },
+    /// newuidmap or newgidmap refuses the map.
+    #[error("cannot enter a user namespace: {} refuses the map ({status}){}", Shown(path.as_os_str().as_bytes()), said(stderr))]
+    Refused {
+        /// The program.
+        path: PathBuf,
+        /// `exit status: 1`.
+        status: String,
+        /// What the program said.
+        stderr: String,
+    },
+    /// Root cannot write the map itself.
+    #[error("cannot enter a user namespace: write {}: {}", Shown(path.as_os_str().as_bytes()), describe(cause))]
+    WriteMap {
+        /// `/proc/PID/uid_map` or `gid_map`.
+        path: PathBuf,
+        /// Why; part of the message and no `source()`.
+        cause: io::Error,
+    },
+}
+
+/// What takes away the privilege of newuidmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Powerless {
+    /// no_new_privs is set for this process.
+    #[error(
+        "cannot gain its privilege because no_new_privs is set: start without it (NoNewPrivileges= of systemd, --security-opt=no-new-privileges of containers)"
+    )]
+    NoNewPrivileges,
+    /// The file has neither the bit nor capabilities.
+    #[error(
+        "is neither setuid root nor has file capabilities: as root, reinstall the package uidmap, or `chmod u+s` it"
+    )]
+    PlainFile,
+    /// The file system is mounted nosuid.
+    #[error("lies on a file system that is mounted nosuid: mount it without nosuid")]
+    NoSuidMount,
+}
+
+fn tail(remedy: &Option<String>) -> String {
+    remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default()
+}
+
+fn said(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { String::new() } else { format!("; it says: {}", Shown(&lines.join("; "))) }
+}
