@@ -20,6 +20,7 @@ pub mod entry;
 pub mod error;
 pub mod grant;
 pub mod ids;
+pub mod input;
 pub mod pack;
 pub mod remove;
 pub mod sbuild;

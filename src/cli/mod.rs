@@ -1,14 +1,24 @@
 //! What the user typed and what the user sees. Nothing below this module prints.
 
 mod check;
+mod chroot;
 mod completions;
+mod diff;
+mod doctor;
+mod export;
 mod grant_acl;
 mod idmap;
+mod imager;
+mod info;
+mod list;
 mod man;
 mod pack;
 mod place;
 mod progress;
+mod remove;
 mod report;
+mod unpack;
+mod unshare;
 mod values;
 
 use std::process::ExitCode;
@@ -53,9 +63,19 @@ pub struct Globals {
 #[derive(Subcommand)]
 enum Command {
     Pack(pack::Args),
-    Check(check::Args),
+    Unpack(unpack::Args),
     GrantAcl(grant_acl::Args),
+    Check(check::Args),
+    Info(info::Args),
+    List(list::Args),
+    Diff(diff::Args),
+    Remove(remove::Args),
+    Export(export::Args),
+    Unshare(unshare::Args),
+    Chroot(chroot::Args),
+    Imager(imager::Args),
     Idmap(idmap::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -65,9 +85,19 @@ pub fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
     let done = match command {
         Command::Pack(args) => pack::run(args, &globals),
-        Command::Check(args) => check::run(args, &globals),
+        Command::Unpack(args) => unpack::run(args, &globals),
         Command::GrantAcl(args) => grant_acl::run(args, &globals),
+        Command::Check(args) => check::run(args, &globals),
+        Command::Info(args) => info::run(args, &globals),
+        Command::List(args) => list::run(args, &globals),
+        Command::Diff(args) => diff::run(args, &globals),
+        Command::Remove(args) => remove::run(args, &globals),
+        Command::Export(args) => export::run(args, &globals),
+        Command::Unshare(args) => unshare::run(args, &globals),
+        Command::Chroot(args) => chroot::run(args, &globals),
+        Command::Imager(args) => imager::run(args, &globals),
         Command::Idmap(args) => idmap::run(args, &globals),
+        Command::Doctor(args) => doctor::run(args, &globals),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

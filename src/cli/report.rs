@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -51,4 +53,17 @@ pub fn error(error: &anyhow::Error) {
 /// Prints a warning on stderr.
 pub fn warning(text: &str) {
     eprintln!("isar-tarball: warning: {text}");
+}
+
+/// Prints a result on stdout.
+pub fn result(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to stdout")
+}
+
+/// Prints something worth knowing on stderr.
+pub fn note(text: &str) -> anyhow::Result<()> {
+    eprint!("{text}");
+    Ok(())
 }

@@ -68,7 +68,14 @@ mod tests {
 
     #[test]
     fn sizes_for_people_have_one_decimal() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_960, "1.0 MB"), (110_800_000, "110.8 MB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_960, "1.0 MB"),
+            (110_800_000, "110.8 MB"),
+        ] {
             assert_eq!(human(bytes), text);
         }
     }

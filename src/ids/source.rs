@@ -204,7 +204,9 @@ mod tests {
         };
         let files = [(&source.subuid, subuid), (&source.subgid, subgid)];
         for (path, text) in files {
-            text.map(|text| fs::write(path, text).unwrap());
+            if let Some(text) = text {
+                fs::write(path, text).unwrap();
+            }
         }
         fs::write(&source.uid_map, "0 0 4294967295\n").unwrap();
         fs::write(&source.gid_map, "0 0 4294967295\n").unwrap();

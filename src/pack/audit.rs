@@ -26,7 +26,8 @@ pub struct UnmappedIds {
 }
 
 fn named(first: &[(Vec<u8>, u32, u32)], count: usize) -> String {
-    let mut names: Vec<String> = first.iter().map(|(path, uid, gid)| format!("{} ({uid}:{gid})", Shown(path))).collect();
+    let mut names: Vec<String> =
+        first.iter().map(|(path, uid, gid)| format!("{} ({uid}:{gid})", Shown(path))).collect();
     if count > first.len() {
         names.push(String::from("…"));
     }

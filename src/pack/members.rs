@@ -71,7 +71,9 @@ impl<'a> Reader<'a> {
         let linked = plan.hard_links.get(&id);
         let file = match node.kind {
             NodeKind::File if linked.is_none() => Some(self.open(id, &path, OFlags::RDONLY)?),
-            NodeKind::Directory if !node.is_mount_point => Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?),
+            NodeKind::Directory if !node.is_mount_point => {
+                Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?)
+            }
             _ => None,
         };
         let data = part.unwrap_or(0..if linked.is_some() { 0 } else { stored(tree, id) });
@@ -139,7 +141,8 @@ impl<'a> Reader<'a> {
         let Source { root, tree, .. } = *self.source;
         if self.directory.as_ref().is_none_or(|(open, _)| *open != id) {
             let path = tree.path(id);
-            let directory = walk::open(root, &path, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| Error::gone(error, &path))?;
+            let directory =
+                walk::open(root, &path, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| Error::gone(error, &path))?;
             let stat = walk::stat(directory.as_fd(), c"", &path)?;
             let Identity { device, inode, .. } = Identity::of(&stat);
             let walked = tree.node(id).identity;
@@ -166,8 +169,12 @@ fn unchanged(node: &walk::Node, now: &Statx, path: &[u8]) -> Result<(), Error> {
         return Ok(());
     }
     match node.kind {
-        NodeKind::File if now.stx_size < node.size => Err(Error::Shrank { path: path(), from: node.size, to: now.stx_size }),
-        NodeKind::File if now.stx_size > node.size => Err(Error::Grew { path: path(), from: node.size, to: now.stx_size }),
+        NodeKind::File if now.stx_size < node.size => {
+            Err(Error::Shrank { path: path(), from: node.size, to: now.stx_size })
+        }
+        NodeKind::File if now.stx_size > node.size => {
+            Err(Error::Grew { path: path(), from: node.size, to: now.stx_size })
+        }
         _ => Err(Error::Changed { path: path() }),
     }
 }

@@ -213,7 +213,12 @@ pub fn hex(digest: &[u8; 32]) -> String {
 }
 
 /// Packs the tree at `root` (a directory opened in any mode) into `out`.
-pub fn pack(root: OwnedFd, options: &Options, progress: &Progress, out: &mut (impl Write + Send)) -> Result<Summary, Error> {
+pub fn pack(
+    root: OwnedFd,
+    options: &Options,
+    progress: &Progress,
+    out: &mut (impl Write + Send),
+) -> Result<Summary, Error> {
     let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
     let tree = walk::walk(root.as_fd(), &options.walk)?;
     let squashed = match (audit::unmapped(&tree), options.unmapped) {

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::error::{At, FileError};
@@ -73,7 +75,8 @@ impl Output {
         let shown = self.path.as_os_str().as_bytes();
         let id = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
         let root = id(root)?;
-        let mut at = openat(&self.directory, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(shown, "find its place")?;
+        let mut at =
+            openat(&self.directory, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(shown, "find its place")?;
         let mut here = id(&at)?;
         loop {
             if here == root {
@@ -92,7 +95,8 @@ impl Output {
     /// Puts the file into its place, in one step. Its content must have been synced.
     pub fn publish(&mut self) -> Result<(), FileError> {
         let shown = self.path.as_os_str().as_bytes();
-        renameat(&self.directory, &self.temporary, &self.directory, &self.name).at(shown, "rename the finished file")?;
+        renameat(&self.directory, &self.temporary, &self.directory, &self.name)
+            .at(shown, "rename the finished file")?;
         self.is_published = true;
         fsync(&self.directory).at(shown, "sync its directory")
     }

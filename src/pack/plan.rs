@@ -16,7 +16,7 @@ pub const MAX_FRAME: u64 = 128 << 20;
 const FRAME: u64 = 16 << 20;
 
 /// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
-const LARGE: u64 = 8 << 20;
+const LARGE: u64 = 16 << 20;
 
 /// What goes into one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,29 +60,53 @@ pub fn plan(tree: &Tree, max_frame: u64) -> Plan {
     plan
 }
 
-/// Depth first: of each directory the small files by extension and name, the large ones, then the directories.
+/// Depth first. Siblings are permuted so that large files come together, those of neighbouring directories too: they tend to be variants of one another,
+/// and stand in one frame then. Small files go by kind and extension.
 fn order(tree: &Tree) -> Vec<NodeId> {
+    let holds_large = holds_large(tree);
     let mut order = Vec::with_capacity(tree.nodes.len());
+    let mut after_large = false;
     let mut stack = vec![Tree::ROOT];
     while let Some(id) = stack.pop() {
         order.push(id);
+        if tree.node(id).kind != NodeKind::Directory {
+            after_large = is_large(tree, id);
+            continue;
+        }
         let mut children: Vec<NodeId> = tree.node(id).children.clone().collect();
-        children.sort_by_cached_key(|child| sibling_key(tree, *child));
+        children.sort_by_cached_key(|child| {
+            let is_directory = tree.node(*child).kind == NodeKind::Directory;
+            // Behind a large file the large ones come first and directories with such next; before one, they come last.
+            let class = match (holds_large[*child as usize], after_large) {
+                (true, true) => u8::from(is_directory),
+                (false, true) => 3 - u8::from(is_directory),
+                (false, false) => u8::from(is_directory),
+                (true, false) => 2 + u8::from(is_directory),
+            };
+            let name = tree.name(*child).to_vec();
+            (class, if is_directory { Vec::new() } else { extension(&name) }, name)
+        });
         // A stack gives back the last first.
         stack.extend(children.into_iter().rev());
     }
     order
 }
 
-fn sibling_key(tree: &Tree, id: NodeId) -> (u8, Vec<u8>, Vec<u8>) {
-    let node = tree.node(id);
-    let name = tree.name(id).to_vec();
-    let class = match node.kind {
-        NodeKind::Directory => 2,
-        NodeKind::File if stored(tree, id) >= LARGE => 1,
-        _ => 0,
-    };
-    (class, if class == 0 { extension(&name) } else { Vec::new() }, name)
+fn is_large(tree: &Tree, id: NodeId) -> bool {
+    stored(tree, id) >= LARGE
+}
+
+/// For each node: is it a large file, or a directory with one below?
+fn holds_large(tree: &Tree) -> Vec<bool> {
+    let mut holds = vec![false; tree.nodes.len()];
+    // Every node stands behind its directory.
+    for id in (0..tree.nodes.len() as NodeId).rev() {
+        if holds[id as usize] || is_large(tree, id) {
+            holds[id as usize] = true;
+            holds[tree.node(id).parent as usize] = true;
+        }
+    }
+    holds
 }
 
 fn extension(name: &[u8]) -> Vec<u8> {
@@ -115,7 +139,7 @@ fn cut(tree: &Tree, plan: &mut Plan, max_frame: u64) {
         let id = plan.order[index];
         let data = if plan.hard_links.contains_key(&id) { 0 } else { stored(tree, id) };
         let size = data + header::padding(data) as u64 + header::BLOCK as u64;
-        let is_large = data >= LARGE;
+        let is_large = data >= LARGE || open.is_large && tree.node(id).kind == NodeKind::Directory;
         if data > max_frame {
             open.close(plan, index);
             for start in (0..data).step_by(max_frame as usize) {

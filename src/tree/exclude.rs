@@ -43,10 +43,9 @@ impl Patterns {
             }
             set.add(GlobBuilder::new(anchored).literal_separator(true).build().map_err(malformed)?);
         }
-        let set = set.build().map_err(|error| Error::Malformed {
-            pattern: String::from("(all of them)"),
-            cause: error.to_string(),
-        })?;
+        let set = set
+            .build()
+            .map_err(|error| Error::Malformed { pattern: String::from("(all of them)"), cause: error.to_string() })?;
         Ok(Patterns(set))
     }
 

@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat, readlinkat, seek, statx,
+    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat, readlinkat, seek,
+    statx,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -190,13 +191,8 @@ pub fn without_mounts(root: OwnedFd) -> OwnedFd {
 /// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do).
 pub fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
-    let mut walker = Walker {
-        root,
-        options,
-        mount: Mount::of(&stat),
-        tree: Tree::default(),
-        buffer: Vec::with_capacity(64 << 10),
-    };
+    let mut walker =
+        Walker { root, options, mount: Mount::of(&stat), tree: Tree::default(), buffer: Vec::with_capacity(64 << 10) };
     walker.tree.nodes.push(node(Tree::ROOT, NodeKind::Directory, &stat));
     let mut next = 0;
     // A directory's files are added behind all that is there, so this goes through every level.

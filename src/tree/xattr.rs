@@ -157,9 +157,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 fn acl_text(raw: Option<Vec<u8>>, path: &[u8], name: &'static str) -> Result<Option<Vec<u8>>, Error> {
-    raw.map(|raw| acl::to_text(&raw))
-        .transpose()
-        .map_err(|cause| Error::Acl { path: path.to_vec(), name, cause })
+    raw.map(|raw| acl::to_text(&raw)).transpose().map_err(|cause| Error::Acl { path: path.to_vec(), name, cause })
 }
 
 // Layout of the value (linux/capability.h, struct vfs_ns_cap_data): magic with the revision in its top byte and the effective flag

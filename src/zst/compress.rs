@@ -37,12 +37,15 @@ impl Level {
             CParameter::ChecksumFlag(true),
             CParameter::ContentSizeFlag(true),
         ];
-        match self.0 {
-            1 => parameters.extend([CParameter::Strategy(Strategy::ZSTD_fast), CParameter::HashLog(window.min(18))]),
-            _ => {}
+        if self.0 == 1 {
+            parameters.extend([CParameter::Strategy(Strategy::ZSTD_fast), CParameter::HashLog(window.min(18))]);
         }
         if window > 25 {
-            parameters.extend([CParameter::HashLog(22), CParameter::Strategy(Strategy::ZSTD_fast), CParameter::MinMatch(7)]);
+            parameters.extend([
+                CParameter::HashLog(22),
+                CParameter::Strategy(Strategy::ZSTD_fast),
+                CParameter::MinMatch(7),
+            ]);
         } else if self.0 == 3 {
             parameters.extend([CParameter::HashLog(18), CParameter::Strategy(Strategy::ZSTD_dfast)]);
         }

@@ -1,4 +1,4 @@
-//! `isar-tarball pack`.
+//! `isar-tarball remove`.
 
 use anyhow::bail;
 

@@ -1,0 +1,188 @@
+//! What the user typed after `pack`, and what it means.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use anyhow::{anyhow, bail};
+use isar_tarball::pack::{Format, Options, Unmapped};
+use isar_tarball::tree::exclude::Patterns;
+use isar_tarball::tree::walk;
+use isar_tarball::zst::compress::Level;
+
+use crate::cli::report;
+use crate::cli::values::{size, threads};
+
+/// Pack a directory tree into a tarball that sbuild loads
+///
+/// ROOTFS belongs to the caller's subordinate ids, or to whoever --userns names. ARCHIVE appears whole or not at all: it is written beside its place,
+/// read back through the rules of sbuild's loaders, synced and renamed.
+#[derive(clap::Args)]
+#[command(after_help = "Example: isar-tarball pack rootfs schroot.tar.zst")]
+pub struct Args {
+    /// The tree
+    pub rootfs: PathBuf,
+    /// The tarball: *.tar.zst or *.tar, or - for stdout (with --format)
+    pub archive: PathBuf,
+    /// The form of the archive, where its name does not say it
+    #[arg(long)]
+    format: Option<FormatName>,
+    /// How hard to compress; a higher level is neither faster nor larger [default: ZSTD_CLEVEL, or 3]
+    #[arg(long, value_name = "1-22", value_parser = level)]
+    level: Option<Level>,
+    /// Worker threads, 0 for one a processor; the archive is the same for any number [default: ZSTD_NBTHREADS, or 0]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Stay below this much memory (512M); less than the default may mean smaller frames
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Enter other file systems and bind mounts, of which else only the empty mount point is packed
+    #[arg(long)]
+    cross_mounts: bool,
+    /// Leave out what matches, anchored at the root of the tree; * stays within a path component, ** crosses (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Do not leave out /var/cache/apt/archives and /isar-apt
+    #[arg(long)]
+    no_default_excludes: bool,
+    /// Device nodes: leave them out, or keep them (sbuild makes its own)
+    #[arg(long, default_value = "skip")]
+    devices: Devices,
+    /// Leave out extended attributes, capabilities and ACLs
+    #[arg(long)]
+    no_xattrs: bool,
+    /// Owners that sbuild cannot map: refuse the tree, or store them as nobody
+    #[arg(long, default_value = "error")]
+    unmapped: UnmappedName,
+    /// Precision of modification times
+    #[arg(long, default_value = "ns")]
+    mtime_precision: Precision,
+    /// Remove ROOTFS once the archive stands
+    #[arg(long)]
+    pub remove_source: bool,
+    /// Write the archive's SHA-256 to FILE in the form of sha256sum
+    #[arg(long, value_name = "FILE")]
+    pub digest: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What never belongs into a build chroot: downloaded packages, and the mount point of isar's own repository.
+const DEFAULT_EXCLUDES: [&str; 2] = ["/var/cache/apt/archives", "/isar-apt"];
+
+/// What up to two workers may take, in bytes: two of the largest frames with what they compress to.
+const MEMORY: u64 = 512 << 20;
+
+/// What each further worker may take, in bytes.
+const MEMORY_PER_THREAD: u64 = 192 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FormatName {
+    Zst,
+    Tar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Devices {
+    Skip,
+    Keep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum UnmappedName {
+    Error,
+    Squash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    Ns,
+    S,
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    text.parse().ok().and_then(Level::new).ok_or_else(|| format!("{text:?} is no level from 1 to 22"))
+}
+
+impl Args {
+    /// Does the archive go to stdout?
+    pub fn is_stream(&self) -> bool {
+        self.archive.as_os_str() == "-"
+    }
+
+    /// The form of the archive, from `--format` or its name.
+    fn format(&self) -> anyhow::Result<Format> {
+        let name = self.archive.as_os_str().as_bytes();
+        let by_name = match name {
+            name if name.ends_with(b".tar.zst") => Some(FormatName::Zst),
+            name if name.ends_with(b".tar") => Some(FormatName::Tar),
+            _ => None,
+        };
+        let format = match (self.format, by_name) {
+            (Some(FormatName::Zst), by_name) if by_name != Some(FormatName::Zst) && !self.is_stream() => {
+                bail!("the name must end in .tar.zst: sbuild 0.85 tells the compression by it")
+            }
+            (Some(FormatName::Tar), Some(FormatName::Zst)) => {
+                bail!("a plain tar must not be named .tar.zst: sbuild 0.85 would take it for compressed")
+            }
+            (Some(format), _) | (None, Some(format)) => format,
+            (None, None) if self.is_stream() => bail!("say which form stdout gets: --format zst or --format tar"),
+            (None, None) => {
+                bail!("the name says no form that sbuild 0.85 would detect: let it end in .tar.zst or .tar")
+            }
+        };
+        Ok(match format {
+            FormatName::Zst => {
+                let from_environment = || from_environment("ZSTD_CLEVEL", |text| level(text).ok());
+                Format::Zstd(self.level.or_else(from_environment).unwrap_or(Level::DEFAULT))
+            }
+            FormatName::Tar => Format::Tar,
+        })
+    }
+
+    /// What the library is asked to do.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let defaults: &[&str] = if self.no_default_excludes { &[] } else { &DEFAULT_EXCLUDES };
+        let patterns = defaults.iter().copied().chain(self.exclude.iter().map(String::as_str));
+        let asked = self.threads.or_else(|| from_environment("ZSTD_NBTHREADS", |text| text.parse().ok()));
+        let threads = threads(asked.unwrap_or(0));
+        Ok(Options {
+            walk: walk::Options {
+                exclude: Patterns::new(patterns)?,
+                cross_mounts: self.cross_mounts,
+                devices: self.devices == Devices::Keep,
+            },
+            format: self.format()?,
+            threads,
+            memory: self.memory.unwrap_or(MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64),
+            xattrs: !self.no_xattrs,
+            unmapped: match self.unmapped {
+                UnmappedName::Error => Unmapped::Error,
+                UnmappedName::Squash => Unmapped::Squash,
+            },
+            clamp_mtime: source_date_epoch()?,
+            whole_seconds: self.mtime_precision == Precision::S,
+        })
+    }
+}
+
+/// The value of a variable that belongs to the zstd program: like there, one that cannot be used is passed over with a warning.
+fn from_environment<T>(name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    let text = std::env::var_os(name).filter(|text| !text.is_empty())?;
+    let value = text.to_str().and_then(parse);
+    if value.is_none() {
+        report::warning(&format!("{name} is {text:?}, which cannot be used; the default is taken"));
+    }
+    value
+}
+
+/// `SOURCE_DATE_EPOCH` of the environment, in seconds since 1970.
+fn source_date_epoch() -> anyhow::Result<Option<i64>> {
+    match std::env::var_os("SOURCE_DATE_EPOCH") {
+        Some(text) if !text.is_empty() => {
+            let seconds = text.to_str().and_then(|text| text.parse().ok());
+            Ok(Some(seconds.ok_or_else(|| anyhow!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds"))?))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,167 @@
+//! `isar-tarball pack`.
+
+mod args;
+mod summary;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use isar_tarball::error::describe;
+use isar_tarball::pack::output::Output;
+use isar_tarball::pack::{self, Options, Progress, Summary};
+use isar_tarball::remove;
+use isar_tarball::sbuild::check;
+use isar_tarball::userns::{Outside, Request, supervise};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+
+use super::report::{self, Status};
+use super::{Globals, place, progress};
+
+pub use args::Args;
+
+/// What the process inside asks of the caller outside: to put the archive and its digest into their places.
+const PUBLISH: Request = b'p';
+
+/// The emptied ROOTFS is to be removed from the caller's directory.
+const REMOVE_ROOT: Request = b'r';
+
+pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let shown = args.rootfs.clone();
+    pack_tree(args, globals).with_context(|| format!("cannot pack {shown:?}"))
+}
+
+fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let options = args.options()?;
+    let root = open_root(&args.rootfs)?;
+    let mut outputs = Outputs::create(&args, &root)?;
+    let place = place::place(globals)?;
+    let job =
+        Job { root, archive: outputs.archive_file()?, digest: outputs.digest_file()?, args: &args, options, globals };
+    let rootfs = args.rootfs.clone();
+    let outcome = supervise(
+        &place,
+        |request| match request {
+            PUBLISH => outputs.publish(),
+            REMOVE_ROOT => Ok(unlinkat(CWD, &rootfs, AtFlags::REMOVEDIR)?),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        },
+        |outside| match job.run(outside) {
+            Ok(()) => Status::Done.code(),
+            Err(error) => {
+                report::error(&error.context(format!("cannot pack {:?}", args.rootfs)));
+                Status::Failed.code()
+            }
+        },
+    )?;
+    Ok(outcome.into())
+}
+
+/// Opens the tree as the caller, who need not be able to read it.
+fn open_root(rootfs: &Path) -> anyhow::Result<OwnedFd> {
+    let root = openat(CWD, rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    root.map_err(|error| anyhow!("open the directory: {}", describe(&error.into())))
+}
+
+/// The files that are made, as the caller sees them.
+struct Outputs {
+    /// `None` for stdout.
+    archive: Option<Output>,
+    digest: Option<Output>,
+}
+
+impl Outputs {
+    fn create(args: &Args, root: &OwnedFd) -> anyhow::Result<Outputs> {
+        let create = |path: &Path| -> anyhow::Result<Output> {
+            let output = Output::create(path)?;
+            output.refuse_inside(root)?;
+            Ok(output)
+        };
+        Ok(Outputs {
+            archive: if args.is_stream() { None } else { Some(create(&args.archive)?) },
+            digest: args.digest.as_deref().map(create).transpose()?,
+        })
+    }
+
+    fn archive_file(&self) -> anyhow::Result<File> {
+        let file = match &self.archive {
+            Some(output) => output.file().try_clone(),
+            None => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        };
+        file.context("open the archive once more")
+    }
+
+    fn digest_file(&self) -> anyhow::Result<Option<File>> {
+        self.digest.as_ref().map(|output| output.file().try_clone()).transpose().context("open the digest once more")
+    }
+
+    fn publish(&mut self) -> io::Result<()> {
+        for output in self.archive.iter_mut().chain(&mut self.digest) {
+            output.publish().map_err(|error| error.cause)?;
+        }
+        Ok(())
+    }
+}
+
+/// The work inside.
+struct Job<'a> {
+    root: OwnedFd,
+    archive: File,
+    digest: Option<File>,
+    args: &'a Args,
+    options: Options,
+    globals: &'a Globals,
+}
+
+impl Job<'_> {
+    fn run(mut self, outside: &mut Outside) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let summary = self.write()?;
+        if !self.args.is_stream() {
+            self.read_back()?;
+            self.archive.sync_all().context("sync the archive")?;
+        }
+        if let Some(digest) = &mut self.digest {
+            let line = summary::digest_line(&summary, self.args);
+            digest.write_all(&line).and_then(|()| digest.sync_all()).context("write the digest")?;
+        }
+        outside.ask(PUBLISH).with_context(|| format!("put {:?} into its place", self.args.archive))?;
+        if self.args.remove_source {
+            self.remove_source(outside).context("the archive stands, but the tree could not be removed")?;
+        }
+        summary::print(&summary, begin.elapsed(), self.args, self.globals)
+    }
+
+    fn write(&mut self) -> anyhow::Result<Summary> {
+        let progress = Arc::new(Progress::default());
+        let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
+        let root = self.root.try_clone().context("open the tree once more")?;
+        Ok(pack::pack(root, &self.options, &progress, &mut self.archive)?)
+    }
+
+    /// Would sbuild load what has just been written? A no is a mistake of this program or of the disk.
+    fn read_back(&self) -> anyhow::Result<()> {
+        let name = self.args.archive.file_name().unwrap_or_default();
+        let options = check::Options { threads: self.options.threads, memory: self.options.memory };
+        let report =
+            check::check(&self.archive, Some(name.as_encoded_bytes()), &options).context("read the archive back")?;
+        if report.loads_0_85 && report.loads_0_89 && report.intact {
+            return Ok(());
+        }
+        let findings: Vec<String> = report.findings.iter().take(3).map(ToString::to_string).collect();
+        bail!("read back, the archive is not what sbuild loads: {}", findings.join("; "))
+    }
+
+    /// Empties the tree, and has the directory itself removed by whoever may: the caller, or the owner of the tree.
+    fn remove_source(&self, outside: &mut Outside) -> anyhow::Result<()> {
+        remove::contents(self.root.as_fd())?;
+        outside
+            .ask(REMOVE_ROOT)
+            .or_else(|error| unlinkat(CWD, &self.args.rootfs, AtFlags::REMOVEDIR).map_err(|_| error))
+            .map_err(|error| anyhow!("{:?}: {}", self.args.rootfs, describe(&error)))
+    }
+}

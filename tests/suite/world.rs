@@ -1,0 +1,205 @@
+//! The machine that the tests run on: an ordinary user with subordinate ids, scratch directories that it may write to, chroots by mmdebstrap.
+//!
+//! Tests start as root. What an ordinary user sees is run as the test user, which is made when it is missing. Where something cannot be had,
+//! a test says so on stderr and returns; on the CI machine (`CI` is set) that is a failure.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+/// The ordinary user.
+pub const USER: &str = "isar-test";
+
+/// Where everything that lives for one run, or from run to run, stands: a place that every user can reach, on a real file system.
+const BASE: &str = "/var/tmp/isar-tarball-tests";
+
+/// The ordinary user that the tests run as.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    /// The first subordinate uid and gid, of 65536 each.
+    pub base: u32,
+}
+
+/// The test user; made when it is missing.
+pub fn user() -> &'static User {
+    static USER_ONCE: OnceLock<User> = OnceLock::new();
+    USER_ONCE.get_or_init(|| {
+        assert!(rustix::process::geteuid().is_root(), "these tests start as root: they make a user and act as it");
+        if !Command::new("id").arg(USER).output().unwrap().status.success() {
+            assert!(
+                run(Command::new("useradd").args(["--create-home", "--shell", "/bin/bash", USER])).status.success()
+            );
+        }
+        let number = |option: &str| -> u32 {
+            let output = Command::new("id").args([option, USER]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+        };
+        let base = |file: &str| -> u32 {
+            let text = fs::read_to_string(file).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("isar-test:")).expect("a line of the test user");
+            let (base, count) = line.split_once(':').unwrap();
+            assert_eq!(count, "65536");
+            base.parse().unwrap()
+        };
+        if !fs::read_to_string("/etc/subuid").unwrap_or_default().contains("isar-test:") {
+            let ids = ["--add-subuids", "700000-765535", "--add-subgids", "700000-765535", USER];
+            assert!(run(Command::new("usermod").args(ids)).status.success());
+        }
+        let user = User { uid: number("-u"), gid: number("-g"), base: base("/etc/subuid") };
+        assert_eq!(user.base, base("/etc/subgid"), "the tests count on equal ranges of uids and gids");
+        user
+    })
+}
+
+fn base() -> &'static Path {
+    static BASE_ONCE: OnceLock<()> = OnceLock::new();
+    BASE_ONCE.get_or_init(|| {
+        fs::create_dir_all(BASE).unwrap();
+        fs::set_permissions(BASE, fs::Permissions::from_mode(0o777)).unwrap();
+    });
+    Path::new(BASE)
+}
+
+/// The program, where every user can run it: the build directory may lie where only root gets.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_isar-tarball"));
+        let place = base().join(format!("isar-tarball.{}", std::process::id()));
+        fs::copy(built, &place).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    })
+}
+
+/// The program run as root.
+pub fn isar<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = Command::new(program());
+    command.args(args).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
+    command
+}
+
+/// The program run as the test user.
+pub fn isar_as_user<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = as_user(program());
+    command.args(args).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
+    command
+}
+
+/// Any program run as the test user, in its home directory.
+pub fn as_user(program: impl AsRef<OsStr>) -> Command {
+    user();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env", "--"]).arg(program);
+    command.current_dir(format!("/home/{USER}"));
+    command
+}
+
+/// Any program run as root of the test user's namespace of subordinate ids.
+/// It goes through `mmdebstrap --unshare-helper`, so that this program's own namespace is not what it is tested with.
+pub fn as_namespace_root(program: impl AsRef<OsStr>) -> Command {
+    let mut command = as_user("mmdebstrap");
+    command.arg("--unshare-helper").arg(program);
+    command
+}
+
+/// Runs a command and says on stderr how it ended.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    eprintln!("$ {command:?}\n{}{}{}", text(&output.stdout), text(&output.stderr), output.status);
+    output
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    text(&output.stdout)
+}
+
+/// Runs a command that must end with `status`, and gives what it said on stderr.
+pub fn fail(status: i32, command: &mut Command) -> String {
+    let output = run(command);
+    assert_eq!(output.status.code(), Some(status), "{command:?}");
+    text(&output.stderr)
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A directory of the test user, gone at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        let path = tempfile::Builder::new().prefix("scratch-").tempdir_in(base()).unwrap().keep();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        chown(&path, Some(user().uid), Some(user().gid)).unwrap();
+        Scratch(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The names in the directory, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Root removes what any id owns. A test that leaves a mount behind has failed already.
+        let _ = Command::new("rm").arg("-rf").arg("--one-file-system").arg(&self.0).status();
+    }
+}
+
+/// A buildd chroot of `suite`, made by mmdebstrap as the test user and owned by its subordinate ids. It is kept from run to run: tests read it only.
+pub fn chroot(suite: &str) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    require(&["mmdebstrap"])?;
+    let (place, unfinished) = (base().join(suite), base().join(format!("{suite}.unfinished")));
+    // Another run may be making it.
+    let lock = File::create(base().join(format!("{suite}.lock"))).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    if !place.exists() {
+        let _ = Command::new("rm").arg("-rf").arg(&unfinished).status();
+        let made = run(as_user("mmdebstrap")
+            .args(["--mode=unshare", "--variant=buildd", "--format=directory", suite])
+            .arg(&unfinished));
+        if !made.status.success() {
+            return skip(&format!("mmdebstrap makes no chroot of {suite}"));
+        }
+        fs::rename(&unfinished, &place).unwrap();
+    }
+    Some(place)
+}
+
+/// `Some` when all programs are there, else a loud skip.
+pub fn require(programs: &[&str]) -> Option<()> {
+    let dirs = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let missing = programs.iter().find(|name| !dirs.split(':').any(|dir| Path::new(dir).join(name).is_file()));
+    missing.map_or(Some(()), |name| skip(&format!("{name} is not installed")))
+}
+
+/// Says that a test cannot run, and why. On the CI machine none may be skipped.
+pub fn skip<T>(why: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none(), "no test may be skipped here: {why}");
+    eprintln!("SKIPPED: {why}");
+    None
+}
