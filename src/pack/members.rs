@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{OFlags, Statx};
 
-use super::plan::{Frame, Plan, stored};
+use super::plan::{Content, Plan, stored};
 use super::{Error, Options};
 use crate::archive::{header, writer};
 use crate::entry::{Entry, Extent, Kind};
@@ -48,16 +48,16 @@ impl<'a> Reader<'a> {
         Reader { source, directory: None }
     }
 
-    /// Puts the bytes of `frame` into `out`, whose former bytes go.
-    pub fn frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), Error> {
+    /// Puts the bytes of a frame into `out`, whose former bytes go.
+    pub fn frame(&mut self, content: &Content, out: &mut Vec<u8>) -> Result<(), Error> {
         out.clear();
-        match frame {
-            Frame::Members(range) => {
+        match content {
+            Content::Members(range) => {
                 for index in range.clone() {
                     self.member(index, None, out)?;
                 }
             }
-            Frame::Part { member, data } => self.member(*member, Some(data.clone()), out)?,
+            Content::Part { member, data } => self.member(*member, Some(data.clone()), out)?,
         }
         Ok(())
     }
