@@ -49,7 +49,7 @@ impl Level {
         parameters
     }
 
-    /// Tables of our own up to level 8; above, zstd's own levels are the better ones, with long-distance matching for large files.
+    /// Tables of our own up to level 9; above, zstd's own levels are the better ones, with long-distance matching for large files.
     ///
     /// Measured on buildd chroots: in a wide window, a plain strategy with larger tables beats zstd's levels both in time and in size. Up to level 3 the tables of small
     /// files stay within a processor's second cache. Large files are variants of one another (the compilers proper of gcc) and need a table that reaches all over the
@@ -59,14 +59,14 @@ impl Level {
         let tables = |strategy, hash, chain, min_match| Some(Tables { strategy, hash, chain, min_match });
         match (self.0, is_large) {
             (1..=4, true) => tables(Fast, 22, 10, 7),
-            (5..=8, true) => tables(DoubleFast, 22, 20, 5),
+            (5..=9, true) => tables(DoubleFast, 22, 20, 5),
             (1 | 2, false) => tables(Fast, 18, 10, 6),
             (3, false) => tables(DoubleFast, 18, 16, 5),
             (4, false) => tables(DoubleFast, 19, 17, 5),
             (5, false) => tables(DoubleFast, 20, 18, 5),
             (6, false) => tables(DoubleFast, 21, 19, 5),
             (7, false) => tables(Lazy2, 20, 20, 5),
-            (8, false) => tables(Lazy2, 21, 21, 5),
+            (8 | 9, false) => tables(Lazy2, 21, 21, 5),
             _ => None,
         }
     }
