@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::{number, sparse};
+use crate::acl;
 use crate::error::Shown;
 
 /// A refused archive: what is wrong, with which member, and where.
@@ -112,6 +113,9 @@ pub enum Fault {
         /// Type of that header.
         typeflag: u8,
     },
+    /// An ACL, stored as an extended attribute in the kernel's form, that cannot be understood.
+    #[error(transparent)]
+    Acl(#[from] acl::Error),
     /// A sparse file that cannot be read.
     #[error(transparent)]
     Sparse(#[from] sparse::decode::Error),

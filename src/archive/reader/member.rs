@@ -5,6 +5,7 @@ use super::super::sparse::decode::{Error as MapError, OldGnu, Text};
 use super::error::Fault;
 use super::records::{Ownership, Records, SparseForm, name};
 use super::{Limits, Member, RawHeader};
+use crate::acl;
 use crate::entry::{Entry, Extent, Kind, Timestamp};
 
 /// What was read ahead of a member's own header.
@@ -83,18 +84,19 @@ pub fn describe(
     let (kind, content) = content(header, kind, stored, sparse.form()?, limits)?;
     let ownership = records.ownership.or(global);
     let (uname, gname) = header.owner_names();
+    let mode = field("mode", header.mode())?;
     let entry = Entry {
         path: path(&name),
         kind,
         uid: ownership.uid.map_or_else(|| field("user id", header.uid()), Ok)?,
         gid: ownership.gid.map_or_else(|| field("group id", header.gid()), Ok)?,
-        mode: field("mode", header.mode())?,
+        mode,
         mtime: match ownership.mtime {
             Some(time) => time,
             None => Timestamp { seconds: field("modification time", header.mtime())?, nanoseconds: 0 },
         },
         xattrs,
-        access_acl: records.access_acl,
+        access_acl: records.access_acl.filter(|text| !is_mode(text, mode)),
         default_acl: records.default_acl,
     };
     let mut headers = pending.headers;
@@ -157,6 +159,11 @@ fn kind(header: Header<'_>, name: &[u8], target: Vec<u8>) -> Result<Kind, Fault>
         b'M' => Err(Fault::MultiVolume),
         _ => Err(Fault::UnknownType { typeflag }),
     }
+}
+
+/// Does the access ACL say just the permissions of `mode`? GNU tar and bsdtar store it all the same where there is a default ACL.
+fn is_mode(text: &[u8], mode: u32) -> bool {
+    acl::from_text(text).is_ok_and(|raw| raw == acl::minimal(mode))
 }
 
 /// What follows the header, and the kind with the size of a file filled in.

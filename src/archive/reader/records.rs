@@ -5,6 +5,7 @@ use super::super::sparse::decode::{Error as MapError, Map, list};
 use super::super::{number, pax};
 use super::Limits;
 use super::error::Fault;
+use crate::acl;
 use crate::entry::{Timestamp, Xattr};
 
 /// What can be said of many members at once.
@@ -159,8 +160,8 @@ impl Records {
             | b"SCHILY.dev"
             | b"SCHILY.ino"
             | b"SCHILY.nlink" => {}
-            b"SCHILY.acl.access" => self.access_acl = acl(value, limits)?,
-            b"SCHILY.acl.default" => self.default_acl = acl(value, limits)?,
+            b"SCHILY.acl.access" => self.access_acl = acl_text(value, limits)?,
+            b"SCHILY.acl.default" => self.default_acl = acl_text(value, limits)?,
             _ => {
                 if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.take(key, value, bad, limits)?;
@@ -177,13 +178,26 @@ impl Records {
         Ok(())
     }
 
-    /// Takes out the extended attributes, sorted by name. Where both forms have one, SCHILY's wins: it holds the value as it is.
+    /// The extended attributes, sorted by name, without ACLs. Where both forms have one, SCHILY's wins: it holds the value as it is.
+    ///
+    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they count where no ACL record stands beside them.
     pub fn take_xattrs(&mut self) -> Result<Vec<Xattr>, Fault> {
         let mut xattrs = sorted(std::mem::take(&mut self.schily))?;
         let mut others = sorted(std::mem::take(&mut self.libarchive))?;
         others.retain(|(name, _)| xattrs.binary_search_by(|(known, _)| known.cmp(name)).is_err());
         xattrs.append(&mut others);
         xattrs.sort_unstable();
+        for (name, place) in [
+            (&b"system.posix_acl_access"[..], &mut self.access_acl),
+            (b"system.posix_acl_default", &mut self.default_acl),
+        ] {
+            if let Ok(index) = xattrs.binary_search_by(|(known, _)| known.as_slice().cmp(name)) {
+                let (_, raw) = xattrs.remove(index);
+                if place.is_none() {
+                    *place = Some(acl::to_text(&raw)?);
+                }
+            }
+        }
         Ok(xattrs)
     }
 }
@@ -242,7 +256,7 @@ fn without_nul(value: &[u8], what: &'static str) -> Result<Vec<u8>, Fault> {
 }
 
 /// An empty ACL is none.
-fn acl(value: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, Fault> {
+fn acl_text(value: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, Fault> {
     if value.len() > limits.xattr_value {
         return Err(Fault::TooLong { what: "ACL", length: value.len(), limit: limits.xattr_value });
     }

@@ -251,6 +251,30 @@ fn records_win_over_the_header() {
 }
 
 #[test]
+fn acls_are_found_in_every_place_and_kept_where_they_say_more_than_the_mode() {
+    const MORE: &[u8] = b"user::rw-,user:5:rwx,group::r--,mask::rwx,other::r--";
+    let raw = crate::acl::from_text(MORE).unwrap();
+    let trivial = crate::acl::minimal(0o644);
+    let cases: &[(&str, &[u8], &str, &[u8], Option<&[u8]>)] = &[
+        ("SCHILY.acl.access", MORE, "comment", b"", Some(MORE)),
+        ("SCHILY.acl.access", b"u::rw-\ng::r--\no::r--", "comment", b"", None),
+        ("SCHILY.acl.access", b"u::rw-,g::---,o::---", "comment", b"", Some(b"u::rw-,g::---,o::---")),
+        ("SCHILY.xattr.system.posix_acl_access", &raw, "comment", b"", Some(MORE)),
+        ("SCHILY.xattr.system.posix_acl_access", &trivial, "comment", b"", None),
+        ("SCHILY.xattr.system.posix_acl_access", &trivial, "SCHILY.acl.access", MORE, Some(MORE)),
+    ];
+    for (key, value, other, other_value, expected) in cases {
+        let (member, _) = only(archive().pax(&[(key, value), (other, other_value)]).file(b"f", b""));
+        assert_eq!(member.entry.access_acl.as_deref(), *expected, "{key}");
+        assert_eq!(member.entry.xattrs, []);
+    }
+    let default = archive().pax(&[("SCHILY.xattr.system.posix_acl_default", &raw)]).file(b"f", b"");
+    assert_eq!(only(default).0.entry.default_acl.unwrap(), MORE);
+    let broken = archive().pax(&[("SCHILY.xattr.system.posix_acl_access", &raw[..9])]).file(b"f", b"");
+    assert_eq!(fault(&broken), Fault::Acl(crate::acl::Error::Length(9)));
+}
+
+#[test]
 fn a_size_record_says_where_the_next_header_stands() {
     // The header's own size would find another member inside the data.
     let hidden = archive().file(b"hidden", b"").0;
