@@ -4,4 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod formats;
+mod handover;
+mod remove;
 mod world;
