@@ -3,6 +3,8 @@
 //! Narrower than the standard: every number is zero-padded octal with a NUL behind it, the checksum is six octal digits, NUL, space, and the names of user and group
 //! stay empty, because a loader would look them up on its own host. The filter of sbuild 0.89 refuses or drops members written otherwise.
 
+pub mod decode;
+
 use tar::Header;
 
 /// Length of a header block, and the unit in which data is padded.

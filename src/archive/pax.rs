@@ -1,5 +1,7 @@
 //! Encoding PAX extended header records (POSIX.1-2017, `pax`, "pax Extended Header").
 
+pub mod decode;
+
 use crate::entry::Timestamp;
 
 /// Appends the record `LENGTH key=value\n`, LENGTH being that of the whole record, its own digits included.

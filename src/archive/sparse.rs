@@ -3,6 +3,8 @@
 //! The map stands before the data, as decimal lines: the number of extents, then offset and length of each; zero bytes fill its last block.
 //! The true name and size stand in PAX records, so that the header's size is what is stored: the one form of sparse file that both sbuild loaders take.
 
+pub mod decode;
+
 use super::header::padding;
 use crate::entry::Extent;
 

@@ -1,0 +1,228 @@
+//! From headers to a member: which of them has the say on what.
+
+use super::super::header::decode::{Dialect, Header};
+use super::super::sparse::decode::{Error as MapError, OldGnu, Text};
+use super::error::Fault;
+use super::records::{Ownership, Records, SparseForm, name};
+use super::{Limits, Member, RawHeader};
+use crate::entry::{Entry, Extent, Kind, Timestamp};
+
+/// What was read ahead of a member's own header.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// The header blocks so far.
+    pub headers: Vec<RawHeader>,
+    /// Their length with all their data, in bytes.
+    pub bytes: u64,
+    /// Records of an `x` header.
+    pub records: Option<Box<Records>>,
+    /// Name of an `L` header.
+    pub long_name: Option<Vec<u8>>,
+    /// Target of a `K` header.
+    pub long_target: Option<Vec<u8>>,
+    /// A `g` header was among them.
+    pub has_global_header: bool,
+}
+
+impl Pending {
+    /// The type of an extension header that a member must follow.
+    pub fn extension(&self) -> Option<u8> {
+        match self {
+            Pending { records: Some(_), .. } => Some(b'x'),
+            Pending { long_name: Some(_), .. } => Some(b'L'),
+            Pending { long_target: Some(_), .. } => Some(b'K'),
+            _ => None,
+        }
+    }
+
+    /// The name as far as it is known.
+    pub fn name(&self) -> Option<&[u8]> {
+        let records = self.records.as_deref();
+        let name = records.and_then(|records| records.sparse.name.as_ref().or(records.path.as_ref()));
+        name.or(self.long_name.as_ref()).map(Vec::as_slice)
+    }
+}
+
+/// What follows the member's header.
+#[derive(Debug)]
+pub enum Content {
+    /// Nothing.
+    None,
+    /// Bytes that mean nothing here.
+    Ignored(u64),
+    /// The file's bytes.
+    Whole(u64),
+    /// Those of the extents.
+    Extents(Vec<Extent>),
+    /// More blocks of the map, then the extents' data of `stored` bytes.
+    OldGnuMap { map: OldGnu, size: u64, stored: u64 },
+    /// The map, and with it in `stored` the extents' data.
+    TextMap { map: Text, size: u64, stored: u64 },
+}
+
+/// The member that `header` begins, at `offset` of the stream.
+pub fn describe(
+    header: Header<'_>,
+    offset: u64,
+    pending: Pending,
+    global: &Ownership,
+    limits: &Limits,
+) -> Result<(Box<Member>, Content), Fault> {
+    let mut records = pending.records.map(|records| *records).unwrap_or_default();
+    let sparse = std::mem::take(&mut records.sparse);
+    let (own_target, xattrs) = (header.linkname(), records.take_xattrs()?);
+    let name = first_name([sparse.name.clone(), records.path, pending.long_name], header.name());
+    if name.is_empty() {
+        return Err(Fault::Empty { what: "path" });
+    }
+    let target = first_name([records.linkpath, pending.long_target, None], own_target.to_vec());
+    let kind = kind(header, &name, target)?;
+    // The size in the records counts for this header, and so for where the next one stands.
+    let size = field("size", header.size())?;
+    let stored = records.size.unwrap_or(size);
+    let (kind, content) = content(header, kind, stored, sparse.form()?, limits)?;
+    let ownership = records.ownership.or(global);
+    let (uname, gname) = header.owner_names();
+    let entry = Entry {
+        path: path(&name),
+        kind,
+        uid: ownership.uid.map_or_else(|| field("user id", header.uid()), Ok)?,
+        gid: ownership.gid.map_or_else(|| field("group id", header.gid()), Ok)?,
+        mode: field("mode", header.mode())?,
+        mtime: match ownership.mtime {
+            Some(time) => time,
+            None => Timestamp { seconds: field("modification time", header.mtime())?, nanoseconds: 0 },
+        },
+        xattrs,
+        access_acl: records.access_acl,
+        default_acl: records.default_acl,
+    };
+    let mut headers = pending.headers;
+    headers.push(RawHeader { offset, block: Box::new(*header.0), payload: content.payload() });
+    let member = Member {
+        entry,
+        name,
+        owner_names: (
+            ownership.uname.unwrap_or_else(|| uname.to_vec()),
+            ownership.gname.unwrap_or_else(|| gname.to_vec()),
+        ),
+        headers,
+        other_records: records.other,
+        global_header: pending.has_global_header,
+    };
+    Ok((Box::new(member), content))
+}
+
+impl Content {
+    /// Bytes that follow the header and count for its size.
+    fn payload(&self) -> u64 {
+        match self {
+            Content::None => 0,
+            Content::Ignored(size) | Content::Whole(size) => *size,
+            Content::Extents(extents) => extents.iter().map(|extent| extent.length).sum(),
+            Content::OldGnuMap { stored, .. } | Content::TextMap { stored, .. } => *stored,
+        }
+    }
+}
+
+fn field<T>(field: &'static str, value: Result<T, super::super::number::Error>) -> Result<T, Fault> {
+    value.map_err(|cause| Fault::Field { field, cause })
+}
+
+fn first_name(names: [Option<Vec<u8>>; 3], own: Vec<u8>) -> Vec<u8> {
+    names.into_iter().flatten().next().unwrap_or(own)
+}
+
+/// The kind by type and name; the size and extents of a file are filled in later.
+///
+/// POSIX takes an unknown type for a file. What programs use such types for (volumes, ACLs of Solaris, dumps) is no file of the tree, so they are refused.
+fn kind(header: Header<'_>, name: &[u8], target: Vec<u8>) -> Result<Kind, Fault> {
+    let typeflag = header.typeflag();
+    let file = Kind::File { size: 0, extents: None };
+    let dialect = header.dialect();
+    match typeflag {
+        // Before directories had a type, a slash at the end of the name told them.
+        b'0' | b'\0' | b'7' if name.ends_with(b"/") => Ok(Kind::Directory),
+        b'0' | b'\0' | b'7' => Ok(file),
+        b'S' if dialect == Dialect::Gnu => Ok(file),
+        b'1' | b'2' if target.is_empty() => Err(Fault::Empty { what: "link target" }),
+        b'1' => Ok(Kind::HardLink { target: path(&target) }),
+        b'2' => Ok(Kind::Symlink { target }),
+        b'3' | b'4' if dialect != Dialect::V7 => {
+            let (major, minor) = field("device number", header.device())?;
+            Ok(if typeflag == b'3' { Kind::CharDevice { major, minor } } else { Kind::BlockDevice { major, minor } })
+        }
+        b'5' | b'D' => Ok(Kind::Directory),
+        b'6' => Ok(Kind::Fifo),
+        b'M' => Err(Fault::MultiVolume),
+        _ => Err(Fault::UnknownType { typeflag }),
+    }
+}
+
+/// What follows the header, and the kind with the size of a file filled in.
+///
+/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none, whatever their size says. (A hard link with data, as POSIX
+/// allows with `pax -o linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would find other members than they do. Its data is then no header, and an error.)
+fn content(
+    header: Header<'_>,
+    kind: Kind,
+    stored: u64,
+    sparse: Option<(SparseForm, u64)>,
+    limits: &Limits,
+) -> Result<(Kind, Content), Fault> {
+    let file = |size, extents| Kind::File { size, extents };
+    let is_old_gnu = header.typeflag() == b'S';
+    match (kind, sparse) {
+        (Kind::File { .. }, None) if is_old_gnu => {
+            let size = field("size of the sparse file", header.real_size())?;
+            let mut map = OldGnu::new(limits.extents);
+            let (extents, continued) = header.sparse_extents();
+            if map.read(extents, continued)? {
+                return Ok((file(size, None), Content::OldGnuMap { map, size, stored }));
+            }
+            mapped(size, map.map.finish(size, stored)?)
+        }
+        (Kind::File { .. }, None) => Ok((file(stored, None), Content::Whole(stored))),
+        (Kind::File { .. }, Some(_)) if is_old_gnu => Err(MapError::Version.into()),
+        (Kind::File { .. }, Some((SparseForm::InRecords(map), size))) => mapped(size, map.finish(size, stored)?),
+        (Kind::File { .. }, Some((SparseForm::InData, size))) => {
+            Ok((file(size, None), Content::TextMap { map: Text::new(limits.extents), size, stored }))
+        }
+        (_, Some(_)) => Err(MapError::NotAFile.into()),
+        // GNU tar's list of names in a directory.
+        (kind, None) if header.typeflag() == b'D' => Ok((kind, Content::Ignored(stored))),
+        // A file by its type: readers differ in whether its data is there.
+        (Kind::Directory, None) if header.typeflag() != b'5' && stored != 0 => Err(Fault::DirectoryWithData),
+        (kind, None) => Ok((kind, Content::None)),
+    }
+}
+
+/// A sparse file whose map is complete.
+fn mapped(size: u64, extents: Vec<Extent>) -> Result<(Kind, Content), Fault> {
+    Ok((sparse_file(size, &extents), Content::Extents(extents)))
+}
+
+/// A file with these extents, which may turn out to have no hole.
+pub fn sparse_file(size: u64, extents: &[Extent]) -> Kind {
+    let data: u64 = extents.iter().map(|extent| extent.length).sum();
+    Kind::File { size, extents: (data != size).then(|| extents.to_vec()) }
+}
+
+/// The path that a stored name stands for: without `./` in front and `/` behind. What is absolute, or has `..`, stays so.
+fn path(name: &[u8]) -> Vec<u8> {
+    let mut path = name;
+    while let Some(rest) = path.strip_prefix(b"./") {
+        let slashes = rest.iter().take_while(|byte| **byte == b'/').count();
+        path = &rest[slashes..];
+    }
+    while let Some((b'/', rest @ [_, ..])) = path.split_last() {
+        path = rest;
+    }
+    if path == b"." { Vec::new() } else { path.to_vec() }
+}
+
+/// The name in the data of an `L` or `K` header: ends with a NUL (more may fill it up).
+pub fn long_name(data: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>, Fault> {
+    let end = data.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    name(&data[..end], what, limits)
+}

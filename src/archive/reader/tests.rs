@@ -1,0 +1,617 @@
+//! What is read, and each refusal.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::archive::header::{self, Fields};
+use crate::archive::{number, pax};
+use crate::entry::{Kind, Timestamp};
+
+/// An archive in the making.
+#[derive(Clone, Default)]
+struct Archive(Vec<u8>);
+
+impl Archive {
+    fn block(mut self, block: [u8; BLOCK]) -> Archive {
+        self.0.extend(block);
+        self
+    }
+
+    /// Data and what fills its last block.
+    fn data(mut self, data: &[u8]) -> Archive {
+        self.0.extend(data);
+        self.0.resize(self.0.len() + padding(data.len() as u64), 0);
+        self
+    }
+
+    fn extension(self, typeflag: u8, data: &[u8]) -> Archive {
+        self.block(header::block(&Fields { name: b"ext", size: data.len() as u64, typeflag, ..Fields::default() }))
+            .data(data)
+    }
+
+    fn pax(self, records: &[(&str, &[u8])]) -> Archive {
+        self.extension(b'x', &encoded(records))
+    }
+
+    fn global(self, records: &[(&str, &[u8])]) -> Archive {
+        self.extension(b'g', &encoded(records))
+    }
+
+    fn file(self, name: &[u8], data: &[u8]) -> Archive {
+        self.block(header::block(&file(name, data.len()))).data(data)
+    }
+
+    fn end(self) -> Archive {
+        self.block([0; BLOCK]).block([0; BLOCK])
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Archive {
+        self.0.extend(bytes);
+        self
+    }
+}
+
+fn archive() -> Archive {
+    Archive::default()
+}
+
+fn encoded(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for (key, value) in records {
+        pax::record(&mut data, key.as_bytes(), value);
+    }
+    data
+}
+
+fn file(name: &[u8], size: usize) -> Fields<'_> {
+    Fields { name, mode: 0o644, size: size as u64, typeflag: b'0', ..Fields::default() }
+}
+
+/// `block` with `bytes` at `at`, and the sum that belongs to it.
+fn edited(mut block: [u8; BLOCK], edits: &[(usize, &[u8])]) -> [u8; BLOCK] {
+    for (at, bytes) in edits {
+        block[*at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    block
+}
+
+const GNU: (usize, &[u8]) = (257, b"ustar  \0");
+const V7: (usize, &[u8]) = (257, &[0; 8]);
+
+/// Members with their data, holes as zeros, and the end.
+fn read(archive: &Archive) -> Result<(Vec<(Member, Vec<u8>)>, End), Error> {
+    read_within(archive, Limits::default())
+}
+
+fn read_within(archive: &Archive, limits: Limits) -> Result<(Vec<(Member, Vec<u8>)>, End), Error> {
+    let (mut reader, mut input, mut members) = (Reader::new(limits), archive.0.as_slice(), Vec::new());
+    while let Some(event) = reader.next(&mut input)? {
+        match event {
+            Event::Member(member) => {
+                let size = match member.entry.kind {
+                    Kind::File { size, .. } => size,
+                    _ => 0,
+                };
+                members.push((*member, vec![0; size as usize]));
+            }
+            Event::Data(offset, data) => {
+                let (_, content) = members.last_mut().unwrap();
+                content[offset as usize..][..data.len()].copy_from_slice(data);
+            }
+            Event::MemberEnd => {}
+        }
+    }
+    assert!(input.is_empty());
+    Ok((members, reader.finish()?))
+}
+
+/// The only member of an archive.
+fn only(archive: Archive) -> (Member, Vec<u8>) {
+    let (mut members, _) = read(&archive.end()).unwrap();
+    assert_eq!(members.len(), 1);
+    members.remove(0)
+}
+
+fn fault(archive: &Archive) -> Fault {
+    read(archive).unwrap_err().fault
+}
+
+#[test]
+fn a_member_has_what_its_header_says() {
+    let fields = Fields {
+        name: b"./a/b",
+        prefix: b"",
+        mode: 0o4755,
+        uid: 1,
+        gid: 2,
+        size: 3,
+        mtime: 4,
+        typeflag: b'0',
+        linkname: b"",
+        device: (0, 0),
+    };
+    let (member, content) = only(archive().block(header::block(&fields)).data(b"abc"));
+    assert_eq!(content, b"abc");
+    assert_eq!(member.name, b"./a/b");
+    assert_eq!(
+        member.entry,
+        Entry {
+            path: b"a/b".to_vec(),
+            kind: Kind::File { size: 3, extents: None },
+            uid: 1,
+            gid: 2,
+            mode: 0o4755,
+            mtime: Timestamp { seconds: 4, nanoseconds: 0 },
+            xattrs: vec![],
+            access_acl: None,
+            default_acl: None,
+        }
+    );
+    let [header] = &member.headers[..] else { panic!() };
+    assert_eq!((header.offset, header.payload), (0, 3));
+}
+
+#[test]
+fn paths_lose_only_what_says_nothing() {
+    for (name, path) in [
+        ("./", ""),
+        (".", ""),
+        ("././/a", "a"),
+        ("./a//", "a"),
+        ("/", "/"),
+        ("//", "/"),
+        (".//", ""),
+        ("/a/", "/a"),
+        ("../a", "../a"),
+        ("a/./b", "a/./b"),
+        (".a", ".a"),
+        ("./../a", "../a"),
+        (".//a", "a"),
+    ] {
+        let block = header::block(&Fields { typeflag: b'5', ..file(name.as_bytes(), 0) });
+        let (member, _) = only(archive().block(block));
+        assert_eq!((member.entry.path, member.name), (path.into(), name.into()), "{name}");
+    }
+}
+
+#[test]
+fn each_type_has_its_kind() {
+    let target = || b"a/b".to_vec();
+    let cases = [
+        (b'0', "n", Kind::File { size: 0, extents: None }),
+        (b'\0', "n", Kind::File { size: 0, extents: None }),
+        (b'7', "n", Kind::File { size: 0, extents: None }),
+        (b'0', "n/", Kind::Directory),
+        (b'\0', "n/", Kind::Directory),
+        (b'1', "n", Kind::HardLink { target: target() }),
+        (b'2', "n", Kind::Symlink { target: b"./a/b".to_vec() }),
+        (b'3', "n", Kind::CharDevice { major: 5, minor: 6 }),
+        (b'4', "n", Kind::BlockDevice { major: 5, minor: 6 }),
+        (b'5', "n", Kind::Directory),
+        (b'6', "n", Kind::Fifo),
+        (b'D', "n", Kind::Directory),
+    ];
+    for (typeflag, name, kind) in cases {
+        let block = header::block(&Fields { typeflag, linkname: b"./a/b", device: (5, 6), ..file(name.as_bytes(), 0) });
+        assert_eq!(only(archive().block(block)).0.entry.kind, kind, "{}", typeflag.escape_ascii());
+    }
+}
+
+#[test]
+fn only_files_and_dumped_directories_have_data() {
+    for (typeflag, has_data) in
+        [(b'0', true), (b'D', true), (b'1', false), (b'2', false), (b'3', false), (b'5', false), (b'6', false)]
+    {
+        let block = header::block(&Fields { typeflag, linkname: b"l", ..file(b"n", 700) });
+        let archive = archive().block(block).data(if has_data { &[1; 700] } else { &[] }).file(b"next", b"x").end();
+        let (members, _) = read(&archive).unwrap();
+        assert_eq!(members[1].0.name, b"next", "{}", typeflag.escape_ascii());
+        assert_eq!(members[0].0.headers[0].payload, if has_data { 700 } else { 0 });
+    }
+}
+
+#[test]
+fn records_win_over_the_header() {
+    let records: &[(&str, &[u8])] = &[
+        ("path", b"./long\n/"),
+        ("size", b"5"),
+        ("uid", b"70000"),
+        ("gid", b"4294967294"),
+        ("uname", b"me"),
+        ("gname", b"us"),
+        ("mtime", b"-0.5"),
+        ("atime", b"nonsense is passed over"),
+        ("hdrcharset", b"BINARY"),
+        ("comment", b""),
+        ("SCHILY.acl.access", b"user::rwx"),
+        ("SCHILY.acl.default", b""),
+        ("SCHILY.xattr.user.b", b"\0\n="),
+        ("SCHILY.xattr.user.a%3D", b""),
+        ("LIBARCHIVE.xattr.user.b", b"aGlkZGVu"),
+        ("LIBARCHIVE.xattr.user.%63", b"Yw"),
+        ("RHT.security.selinux", b"x"),
+        ("SCHILY.fflags", b"nodump"),
+    ];
+    let name = Fields { typeflag: b'7', ..file(b"short", 0) };
+    let records_of_file: Vec<_> =
+        records.iter().map(|(key, value)| (*key, if *key == "path" { b"long\n" } else { *value })).collect();
+    let (member, content) = only(archive().pax(&records_of_file).block(header::block(&name)).data(b"12345"));
+    assert_eq!(content, b"12345");
+    assert_eq!(member.name, b"long\n");
+    assert_eq!((member.entry.uid, member.entry.gid), (70000, 4_294_967_294));
+    assert_eq!(member.entry.mtime, Timestamp { seconds: -1, nanoseconds: 500_000_000 });
+    assert_eq!(member.owner_names, (b"me".to_vec(), b"us".to_vec()));
+    assert_eq!((member.entry.access_acl.unwrap(), member.entry.default_acl), (b"user::rwx".to_vec(), None));
+    let xattr = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    assert_eq!(member.entry.xattrs, [xattr("user.a=", b""), xattr("user.b", b"\0\n="), xattr("user.c", b"c")]);
+    assert_eq!(member.other_records, [&b"RHT.security.selinux"[..], b"SCHILY.fflags"]);
+    assert_eq!(member.headers.iter().map(|header| header.payload).collect::<Vec<_>>()[1], 5);
+}
+
+#[test]
+fn a_size_record_says_where_the_next_header_stands() {
+    // The header's own size would find another member inside the data.
+    let hidden = archive().file(b"hidden", b"").0;
+    let archive = archive()
+        .pax(&[("size", hidden.len().to_string().as_bytes())])
+        .block(header::block(&file(b"outer", 0)))
+        .data(&hidden)
+        .file(b"next", b"")
+        .end();
+    let names: Vec<_> = read(&archive).unwrap().0.into_iter().map(|(member, _)| member.name).collect();
+    assert_eq!(names, [&b"outer"[..], b"next"]);
+}
+
+#[test]
+fn global_records_hold_for_all_that_follow() {
+    let archive = archive()
+        .file(b"a", b"")
+        .global(&[("uid", b"5"), ("mtime", b"7.5"), ("comment", b"c"), ("VENDOR.x", b"y")])
+        .file(b"b", b"")
+        .global(&[("uid", b"6")])
+        .pax(&[("gid", b"9")])
+        .file(b"c", b"")
+        .pax(&[("uid", b"8")])
+        .file(b"d", b"")
+        .end();
+    let (members, _) = read(&archive).unwrap();
+    let seen: Vec<_> = members
+        .iter()
+        .map(|(member, _)| {
+            let Entry { uid, gid, mtime, .. } = member.entry;
+            (uid, gid, mtime.seconds, member.global_header, member.headers.len())
+        })
+        .collect();
+    assert_eq!(seen, [(0, 0, 0, false, 1), (5, 0, 7, true, 2), (6, 9, 7, true, 3), (8, 0, 7, false, 2)]);
+}
+
+#[test]
+fn gnu_names_may_be_long_and_its_prefix_is_none() {
+    let (long, target) = ([b'n'; 300], [b't'; 400]);
+    let block = edited(
+        header::block(&Fields { typeflag: b'2', linkname: b"cut", ..file(b"cut", 0) }),
+        &[GNU, (345, b"12345670123\0"), (265, b"me\0")],
+    );
+    let nul = |name: &[u8]| [name, b"\0"].concat();
+    for swapped in [false, true] {
+        let (k, l) = ((b'K', nul(&target)), (b'L', nul(&long)));
+        let (first, second) = if swapped { (l, k) } else { (k, l) };
+        let (member, _) = only(archive().extension(first.0, &first.1).extension(second.0, &second.1).block(block));
+        assert_eq!(member.name, long);
+        assert_eq!(member.entry.kind, Kind::Symlink { target: target.to_vec() });
+    }
+    let (member, _) = only(archive().block(block));
+    assert_eq!((member.name, member.owner_names.0), (b"cut".to_vec(), b"me".to_vec()));
+}
+
+#[test]
+fn large_numbers_of_gnu_are_read() {
+    let block = edited(
+        header::block(&Fields { typeflag: b'5', ..file(b"d", 0) }),
+        &[GNU, (108, b"\x80\0\0\0\xff\xff\xff\xfe"), (136, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")],
+    );
+    let (member, _) = only(archive().block(block));
+    assert_eq!((member.entry.uid, member.entry.mtime.seconds), (u32::MAX - 1, -1));
+}
+
+/// A sparse file of `size` bytes with `data`, as old GNU tar has it.
+fn old_gnu(size: u64, extents: &[(u64, u64)], stored: usize) -> Archive {
+    let extent = |(offset, length): &(u64, u64)| format!("{offset:011o}\0{length:011o}\0").into_bytes();
+    let (first, others) = extents.split_at(extents.len().min(4));
+    let mut block = header::block(&Fields { typeflag: b'S', ..file(b"sparse", stored) });
+    let text: Vec<u8> = first.iter().flat_map(extent).collect();
+    block[386..386 + text.len()].copy_from_slice(&text);
+    block = edited(block, &[GNU, (482, &[u8::from(!others.is_empty())]), (483, format!("{size:011o}\0").as_bytes())]);
+    let mut archive = archive().block(block);
+    let mut chunks = others.chunks(21).peekable();
+    while let Some(chunk) = chunks.next() {
+        let mut block = [0; BLOCK];
+        let text: Vec<u8> = chunk.iter().flat_map(extent).collect();
+        block[..text.len()].copy_from_slice(&text);
+        block[504] = u8::from(chunks.peek().is_some());
+        archive = archive.block(block);
+    }
+    archive
+}
+
+#[test]
+fn sparse_files_of_all_forms_are_the_same() {
+    let extents: Vec<(u64, u64)> = (0..50).map(|i| (i * 100, 3)).collect();
+    let data = [7; 150];
+    let map = extents.iter().map(|(offset, length)| format!("{offset},{length}")).collect::<Vec<_>>().join(",");
+    let pairs: Vec<(String, String)> =
+        extents.iter().map(|(offset, length)| (offset.to_string(), length.to_string())).collect();
+    let mut v00: Vec<(&str, &[u8])> = vec![("GNU.sparse.size", b"6000"), ("GNU.sparse.numblocks", b"50")];
+    for (offset, length) in &pairs {
+        v00.push(("GNU.sparse.offset", offset.as_bytes()));
+        v00.push(("GNU.sparse.numbytes", length.as_bytes()));
+    }
+    let v01: &[(&str, &[u8])] = &[
+        ("GNU.sparse.size", b"6000"),
+        ("GNU.sparse.numblocks", b"50"),
+        ("GNU.sparse.name", b"sparse"),
+        ("GNU.sparse.map", map.as_bytes()),
+    ];
+    let v10: &[(&str, &[u8])] = &[
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"sparse"),
+        ("GNU.sparse.realsize", b"6000"),
+        ("path", b"./GNUSparseFile.1/sparse"),
+    ];
+    let wanted: Vec<Extent> =
+        extents.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect();
+    let text = crate::archive::sparse::map(&wanted, 6000);
+    let archives = [
+        old_gnu(6000, &extents, 150).data(&data),
+        archive().pax(&v00).file(b"sparse", &data),
+        archive().pax(v01).file(b"GNUSparseFile.1/sparse", &data),
+        archive().pax(v10).file(b"GNUSparseFile.1/sparse", &[text, data.to_vec()].concat()),
+    ];
+    let mut content = vec![0; 6000];
+    for (offset, length) in &extents {
+        content[*offset as usize..(offset + length) as usize].fill(7);
+    }
+    for archive in archives {
+        let (member, read) = only(archive);
+        assert_eq!(member.name, b"sparse");
+        assert_eq!(member.entry.kind, Kind::File { size: 6000, extents: Some(wanted.clone()) });
+        assert_eq!(read, content);
+    }
+}
+
+#[test]
+fn a_sparse_file_without_holes_is_a_file() {
+    let (member, content) = only(old_gnu(6, &[(0, 4), (4, 2)], 6).data(b"abcdef"));
+    assert_eq!(member.entry.kind, Kind::File { size: 6, extents: None });
+    assert_eq!(content, b"abcdef");
+}
+
+#[test]
+fn the_end_is_told_as_it_is() {
+    let file = || archive().file(b"a", b"x");
+    let end = |zero_blocks, trailing_zero_bytes| End { zero_blocks, trailing_zero_bytes, members: 1 };
+    for (archive, expected) in [
+        (file(), end(0, 0)),
+        (file().block([0; BLOCK]), end(1, 0)),
+        (file().block([0; BLOCK]).bytes(&[0; 100]), end(1, 100)),
+        (file().end(), end(2, 0)),
+        (file().end().bytes(&[0; 9000]), end(2, 9000)),
+    ] {
+        assert_eq!(read(&archive).unwrap().1, expected);
+    }
+    assert_eq!(read(&archive()).unwrap().1, End::default());
+}
+
+#[test]
+fn each_refusal_is_its_own() {
+    let field = |field, cause| Fault::Field { field, cause };
+    let record = |key: &str, cause| Fault::Record { key: key.into(), cause };
+    let with = |edits: &[(usize, &[u8])]| archive().block(edited(header::block(&file(b"f", 0)), edits)).end();
+    let pax = |records: &[(&str, &[u8])]| archive().pax(records).file(b"f", b"").end();
+    let mixed = |first, second| Fault::MixedExtensions { first, second };
+    let x = |archive: Archive| archive.pax(&[("uid", b"1")]);
+    let long = |archive: Archive| archive.extension(b'L', b"long\0");
+    let link = |linkname| archive().block(header::block(&Fields { typeflag: b'2', linkname, ..file(b"f", 0) })).end();
+    let whole = archive().file(b"f", &[1; 600]).0;
+    let cut = |length| archive().bytes(&whole[..length]);
+    let cut_x = |length| archive().bytes(&x(archive()).0[..length]);
+    let cases: Vec<(&str, Archive, Fault)> = vec![
+        ("damaged header", archive().bytes(&[7; BLOCK]), Fault::Checksum),
+        ("negative size", with(&[(124, &[0xff; 12])]), field("size", number::Error::Negative)),
+        ("huge size", with(&[(124, b"\x80\0\0\0\xff\0\0\0\0\0\0\0")]), field("size", number::Error::TooLarge)),
+        ("high base-256 bits", with(&[(124, b"\xc0\0\0\0\0\0\0\0\0\0\0\0")]), field("size", number::Error::Malformed)),
+        ("no number", with(&[(100, b"rwxr-xr-")]), field("mode", number::Error::Malformed)),
+        ("huge uid", with(&[(108, b"\x80\0\0\x01\0\0\0\0")]), field("user id", number::Error::TooLarge)),
+        ("uid -1", with(&[(108, b"\x80\0\0\0\xff\xff\xff\xff")]), field("user id", number::Error::TooLarge)),
+        (
+            "negative gid",
+            with(&[(116, b"\xff\xff\xff\xff\xff\xff\xff\xff")]),
+            field("group id", number::Error::Negative),
+        ),
+        ("no time", with(&[(136, b"yesterday\0\0\0")]), field("modification time", number::Error::Malformed)),
+        ("no name", with(&[(0, b"\0")]), Fault::Empty { what: "path" }),
+        ("no target", link(b""), Fault::Empty { what: "link target" }),
+        ("negative record", pax(&[("size", b"-1")]), record("size", number::Error::Negative)),
+        ("huge record", pax(&[("size", b"9223372036854775808")]), record("size", number::Error::TooLarge)),
+        ("uid -1 in a record", pax(&[("uid", b"4294967295")]), record("uid", number::Error::TooLarge)),
+        ("empty record", pax(&[("gid", b"")]), record("gid", number::Error::Malformed)),
+        ("no time in a record", pax(&[("mtime", b"now")]), record("mtime", number::Error::Malformed)),
+        ("malformed record", archive().extension(b'x', b"9 a=b\n").file(b"f", b""), Fault::MalformedRecord),
+        (
+            "a key twice",
+            pax(&[("uid", b"1"), ("comment", b""), ("uid", b"1")]),
+            Fault::DuplicateRecord { key: b"uid".to_vec() },
+        ),
+        (
+            "a name in two spellings",
+            pax(&[("SCHILY.xattr.user.%", b"1"), ("SCHILY.xattr.user.%25", b"2")]),
+            Fault::DuplicateRecord { key: b"user.%".to_vec() },
+        ),
+        ("empty path", pax(&[("path", b"")]), Fault::Empty { what: "path" }),
+        ("empty linkpath", pax(&[("linkpath", b"")]), Fault::Empty { what: "link target" }),
+        ("NUL in a path", pax(&[("path", b"a\0b")]), Fault::Nul { what: "path" }),
+        ("NUL at the end of a path", pax(&[("path", b"a\0")]), Fault::Nul { what: "path" }),
+        ("NUL in a linkpath", pax(&[("linkpath", b"a\0b")]), Fault::Nul { what: "link target" }),
+        ("NUL in a sparse name", pax(&[("GNU.sparse.name", b"a\0b")]), Fault::Nul { what: "path" }),
+        ("NUL in a long name", archive().extension(b'L', b"a\0b\0").file(b"f", b""), Fault::Nul { what: "path" }),
+        ("empty long name", archive().extension(b'L', b"\0").file(b"f", b""), Fault::Empty { what: "path" }),
+        ("empty long target", archive().extension(b'K', b"").file(b"f", b""), Fault::Empty { what: "link target" }),
+        ("long path", pax(&[("path", &[b'a'; 4097])]), Fault::TooLong { what: "path", length: 4097, limit: 4096 }),
+        (
+            "long GNU path",
+            archive().extension(b'L', &[b'a'; 5000]).file(b"f", b""),
+            Fault::TooLong { what: "path", length: 5000, limit: 4096 },
+        ),
+        (
+            "long attribute",
+            pax(&[("SCHILY.xattr.user.a", &[0; 65537])]),
+            Fault::TooLong { what: "extended attribute", length: 65537, limit: 65536 },
+        ),
+        (
+            "long ACL",
+            pax(&[("SCHILY.acl.access", &[0; 65537])]),
+            Fault::TooLong { what: "ACL", length: 65537, limit: 65536 },
+        ),
+        ("attribute without name", pax(&[("SCHILY.xattr.", b"")]), Fault::Empty { what: "extended attribute's name" }),
+        (
+            "no base64",
+            pax(&[("LIBARCHIVE.xattr.user.a", b"!")]),
+            Fault::UnknownValue { key: b"LIBARCHIVE.xattr.user.a".to_vec() },
+        ),
+        ("foreign charset", pax(&[("hdrcharset", b"KOI8-R")]), Fault::UnknownValue { key: b"hdrcharset".to_vec() }),
+        (
+            "large records",
+            archive().block(header::block(&Fields { typeflag: b'x', ..file(b"x", 1 << 20) })),
+            Fault::RecordsTooLong { limit: 1 << 20 },
+        ),
+        (
+            "global path",
+            archive().global(&[("path", b"a")]).file(b"f", b""),
+            Fault::GlobalRecord { key: b"path".to_vec() },
+        ),
+        (
+            "global size",
+            archive().global(&[("size", b"1")]).file(b"f", b""),
+            Fault::GlobalRecord { key: b"size".to_vec() },
+        ),
+        ("x before L", long(x(archive())).file(b"f", b""), mixed(b'x', b'L')),
+        ("x before K", x(archive()).extension(b'K', b"k\0").file(b"f", b""), mixed(b'x', b'K')),
+        ("L with a PAX path", long(archive()).pax(&[("path", b"p")]).file(b"f", b""), mixed(b'L', b'x')),
+        ("two x", x(x(archive())).file(b"f", b""), mixed(b'x', b'x')),
+        ("two L", long(long(archive())).file(b"f", b""), mixed(b'L', b'L')),
+        ("x before g", x(archive()).global(&[]).file(b"f", b""), mixed(b'x', b'g')),
+        ("x before a volume", x(archive()).extension(b'V', b"").file(b"f", b""), mixed(b'x', b'V')),
+        ("dangling x before the end", x(archive()).end(), Fault::DanglingExtension { typeflag: b'x' }),
+        ("dangling L at the end", long(archive()), Fault::DanglingExtension { typeflag: b'L' }),
+        ("dangling K at the end", archive().extension(b'K', b"k\0"), Fault::DanglingExtension { typeflag: b'K' }),
+        ("unknown type", with(&[(156, b"Q")]), Fault::UnknownType { typeflag: b'Q' }),
+        ("sparse without GNU", with(&[(156, b"S")]), Fault::UnknownType { typeflag: b'S' }),
+        ("device of v7", with(&[V7, (156, b"3")]), Fault::UnknownType { typeflag: b'3' }),
+        ("volume", with(&[GNU, (156, b"M")]), Fault::MultiVolume),
+        ("slash and data", archive().file(b"d/", b"x").end(), Fault::DirectoryWithData),
+        ("cut in a header", cut(511), Fault::Truncated { within: "a header" }),
+        ("cut before data", cut(512), Fault::Truncated { within: "the data of a member" }),
+        ("cut in data", cut(1000), Fault::Truncated { within: "the data of a member" }),
+        ("cut in padding", cut(1112), Fault::Truncated { within: "the padding of a member" }),
+        ("cut in records", cut_x(514), Fault::Truncated { within: "an extension header" }),
+        ("cut behind records", cut_x(1023), Fault::Truncated { within: "an extension header" }),
+        (
+            "cut in a sparse map",
+            archive().bytes(&old_gnu(100, &[(0, 1), (2, 1), (4, 1), (6, 1), (8, 1)], 5).0[..600]),
+            Fault::Truncated { within: "a sparse map" },
+        ),
+        ("lone zero block", archive().block([0; BLOCK]).file(b"f", b"").end(), Fault::LoneZeroBlock),
+        ("half a zero block", archive().block([0; BLOCK]).bytes(b"\0\0x"), Fault::LoneZeroBlock),
+        ("data after the end", archive().end().bytes(&[0; 5000]).bytes(b"x"), Fault::DataAfterEnd),
+        ("a member after the end", archive().file(b"f", b"").end().file(b"g", b""), Fault::DataAfterEnd),
+    ];
+    for (name, archive, expected) in cases {
+        assert_eq!(fault(&archive), expected, "{name}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_sparse_file_is_its_own() {
+    let v1: [(&str, &[u8]); 2] = [("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0")];
+    let size: (&str, &[u8]) = ("GNU.sparse.size", b"100");
+    let count: (&str, &[u8]) = ("GNU.sparse.numblocks", b"1");
+    let map: (&str, &[u8]) = ("GNU.sparse.map", b"0,3");
+    let pax = |records: &[(&str, &[u8])]| archive().pax(records).file(b"f", b"abc").end();
+    let text = |map: &[u8]| {
+        archive()
+            .pax(&[v1[0], v1[1], size])
+            .file(b"f", &[map, &vec![0; padding(map.len() as u64)], b"abc"].concat())
+            .end()
+    };
+    let many: Vec<(u64, u64)> = (0..9).map(|i| (i, 1)).collect();
+    let cases: Vec<(&str, Archive, MapError)> = vec![
+        ("unsorted", text(b"2\n50\n1\n0\n2\n"), MapError::Unsorted { offset: 0 }),
+        ("overlapping", text(b"2\n0\n2\n1\n1\n"), MapError::Unsorted { offset: 1 }),
+        ("beyond the size", text(b"1\n98\n3\n"), MapError::BeyondSize { end: 101, size: 100 }),
+        ("other stored size", text(b"1\n0\n4\n"), MapError::StoredSize { mapped: 4, stored: 3 }),
+        ("too many", text(b"9\n"), MapError::TooMany { limit: 8 }),
+        (
+            "map larger than the data",
+            archive().pax(&[v1[0], v1[1], size]).file(b"f", b"1\n").end(),
+            MapError::Malformed,
+        ),
+        ("too many of old GNU", old_gnu(100, &many, 9).data(&[0; 9]).end(), MapError::TooMany { limit: 8 }),
+        ("old GNU beyond the size", old_gnu(2, &[(0, 3)], 3).data(b"abc"), MapError::BeyondSize { end: 3, size: 2 }),
+        ("no size", pax(&[count, map]), MapError::MissingSize),
+        ("no size for 1.0", archive().pax(&v1).file(b"f", b"0\n").end(), MapError::MissingSize),
+        ("another count", pax(&[size, ("GNU.sparse.numblocks", b"2"), map]), MapError::Count),
+        ("half an extent", pax(&[size, count, map, ("GNU.sparse.offset", b"5")]), MapError::Count),
+        ("no count", pax(&[size, map]), MapError::Count),
+        ("version 2", pax(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), size]), MapError::Version),
+        ("half a version", pax(&[("GNU.sparse.major", b"1"), size]), MapError::Version),
+        ("1.0 with a map in records", pax(&[v1[0], v1[1], size, count, map]), MapError::Version),
+        ("length first", pax(&[size, count, ("GNU.sparse.numbytes", b"1")]), MapError::Malformed),
+        (
+            "two offsets",
+            pax(&[size, count, ("GNU.sparse.offset", b"1"), ("GNU.sparse.offset", b"1")]),
+            MapError::Malformed,
+        ),
+        (
+            "of a directory",
+            archive().pax(&[size, count, map]).block(header::block(&Fields { typeflag: b'5', ..file(b"d", 0) })),
+            MapError::NotAFile,
+        ),
+        ("of two forms", archive().pax(&[size, count, map]).bytes(&old_gnu(9, &[(0, 1)], 1).0), MapError::Version),
+    ];
+    for (name, archive, expected) in cases {
+        let error = read_within(&archive, Limits { extents: 8, ..Limits::default() }).unwrap_err();
+        assert_eq!(error.fault, Fault::Sparse(expected), "{name}");
+    }
+}
+
+#[test]
+fn an_error_names_the_member_and_the_place_and_is_final() {
+    let archive = archive()
+        .file(b"a", b"x")
+        .pax(&[("path", b"b\n")])
+        .block(edited(header::block(&file(b"f", 0)), &[(100, b"?")]));
+    let (mut reader, mut input) = (Reader::new(Limits::default()), archive.0.as_slice());
+    let error = loop {
+        if let Err(error) = reader.next(&mut input) {
+            break error;
+        }
+    };
+    assert_eq!(error.to_string(), "b\\n: the header's mode is not a number (at byte 2048 of the tar stream)");
+    assert_eq!(reader.next(&mut input).unwrap_err(), error);
+    assert_eq!(reader.finish().unwrap_err(), error);
+}
+
+#[test]
+fn volume_labels_are_passed_over() {
+    let (members, _) = read(&archive().extension(b'V', b"").file(b"a", b"x").end()).unwrap();
+    assert_eq!((members.len(), members[0].0.headers.len()), (1, 2));
+}
+
+#[test]
+fn many_extension_headers_in_a_row_are_limited_too() {
+    let many = (0..3000).fold(archive(), |archive, _| archive.global(&[]));
+    assert_eq!(fault(&many), Fault::RecordsTooLong { limit: 1 << 20 });
+}
