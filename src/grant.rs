@@ -35,8 +35,9 @@ pub struct Change {
     pub uids: Vec<u32>,
     /// Default ACLs too, and all below the directory.
     pub share: bool,
-    /// Files of this owner with a setgid bit are left alone: a process that is not in their group would clear it.
-    pub leave_setgid_of: Option<u32>,
+    /// Another process works as this owner, and can keep of its files what this one can't: a setgid bit where this one is not in their group, entries whose ids
+    /// this one's namespace does not have. Such files are left to it.
+    pub leave_to: Option<u32>,
 }
 
 /// A file whose ACL this process may not change.
@@ -200,11 +201,13 @@ impl Worker<'_> {
     fn file(&mut self, file: BorrowedFd<'_>, path: &[u8], stat: &Statx) -> Result<(), Error> {
         self.report.examined += 1;
         let is_setgid = stat.stx_mode & 0o2000 != 0;
-        if is_setgid && self.change.leave_setgid_of == Some(stat.stx_uid) {
+        let is_left = self.change.leave_to == Some(stat.stx_uid);
+        if is_setgid && is_left {
             return Ok(());
         }
         match self.acls(file, path, stat) {
             Ok(false) => {}
+            Err(Error::UnmappedEntry { .. }) if is_left => {}
             Ok(true) => {
                 self.report.changed += 1;
                 if is_setgid && walk::stat(file, c"", path)?.stx_mode & 0o2000 == 0 {

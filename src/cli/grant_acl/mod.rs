@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::{Shown, describe};
 use isar_tarball::grant::{self, Action, Change};
+use isar_tarball::ids::map;
 use isar_tarball::userns::Place;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde_json::json;
@@ -167,7 +168,7 @@ impl Job<'_> {
             action: self.args.action(),
             uids: self.whom.iter().map(|who| who.outside).collect(),
             share: self.args.share,
-            leave_setgid_of: None,
+            leave_to: None,
         };
         for directory in directories {
             let Some(open) = &directory.open else { continue };
@@ -186,7 +187,7 @@ impl Job<'_> {
             action: self.args.action(),
             uids: self.whom.iter().filter_map(|who| maps.uids.to_inner(who.outside)).collect(),
             share: self.args.share,
-            leave_setgid_of: own,
+            leave_to: own,
         };
         let answer = in_place(&place, || {
             let mut tallies = Vec::new();
@@ -194,7 +195,8 @@ impl Job<'_> {
                 let Some(open) = &directory.open else { continue };
                 let done = grant::apply(open.as_fd(), directory.path.as_os_str().as_encoded_bytes(), &change);
                 let done = done.with_context(|| format!("cannot {}", self.args.on(directory.path)))?;
-                tallies.push(Tally::new(&done, |inner| maps.uids.to_outer(inner)));
+                // All others show as nobody here, and of nobody itself everything may be changed.
+                tallies.push(Tally::new(&done, |inner| maps.uids.to_outer(inner).filter(|_| inner != map::NOBODY)));
             }
             Ok(tally::to_bytes(&tallies))
         })?;

@@ -21,9 +21,10 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of one report; `outer` gives what an owner's id is outside.
+    /// Of one report; `outer` gives what an owner's id is outside, where that can be told.
     pub fn new(report: &Report, outer: impl Fn(u32) -> Option<u32>) -> Tally {
-        let owner = |id| outer(id).map_or(String::from("an id that is not mapped"), |id| format!("uid {id}"));
+        let owner =
+            |id| outer(id).map_or(String::from("somebody who is not in your namespace"), |id| format!("uid {id}"));
         let examples = report.examples.iter();
         Tally {
             examined: report.examined,

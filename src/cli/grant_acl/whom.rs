@@ -177,6 +177,7 @@ fn of_directory(root: &OwnedFd, globals: &Globals, has_namespace: bool) -> anyho
     split().context("the process inside was cut short")
 }
 
+/// To come with the reading of archives: every event of the archive goes to an [`accounts::Picker`].
 fn of_archive(_archive: &Path) -> anyhow::Result<Accounts> {
-    bail!("archives are not read yet; give a directory, or --sbuild-uid")
+    bail!("build users of an archive cannot be told yet: give the directory that it was packed from, or --sbuild-uid")
 }
