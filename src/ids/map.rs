@@ -156,6 +156,23 @@ impl IdMap {
         IdMap::from_extents(extents)
     }
 
+    /// The map of everything that a user has: all subordinate ids in their order from 0 on, and behind them the user's own id.
+    /// Root of a namespace with it may remove whatever the user or any layout has made.
+    pub fn whole(own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
+        refuse(own, ranges)?;
+        let available = clip(ranges, offered);
+        let count: u64 = available.iter().map(|range| u64::from(range.count)).sum();
+        if count == 0 {
+            return Err(MapError::NotOffered);
+        }
+        let mut extents = Vec::new();
+        lay(&available, 0, count, 0, &mut extents);
+        if let (Ok(inner), Some(_)) = (u32::try_from(count), offered.to_outer(own)) {
+            extents.push(Extent { inner, outer: own, count: 1 });
+        }
+        IdMap::from_extents(extents)
+    }
+
     /// Every id of the namespace that `self` describes as itself: the map of working without a further namespace.
     pub fn identity(&self) -> IdMap {
         let same = |extent: &Extent| Extent { outer: extent.inner, ..*extent };

@@ -16,6 +16,7 @@ mod channel;
 mod diagnosis;
 mod enter;
 mod error;
+pub mod handover;
 mod id_programs;
 mod signals;
 mod supervisor;
@@ -27,6 +28,7 @@ use crate::ids::IdMaps;
 use crate::sys::{self, Forked};
 use channel::Channel;
 pub use error::{Error, Step};
+use signals::Watched;
 use supervisor::Supervisor;
 
 /// The exit status of an `inside` that panicked.
@@ -85,7 +87,17 @@ pub fn supervise(
     outside: impl FnMut(Request) -> io::Result<()>,
     inside: impl FnOnce(&mut Outside) -> u8,
 ) -> Result<Outcome, Error> {
-    let signals = signals::Watched::open().map_err(Error::Supervise)?;
+    let signals = Watched::stop_and_children().map_err(Error::Supervise)?;
+    supervise_watching(signals, place, outside, inside)
+}
+
+/// [`supervise`] with the signals that are to be handed on.
+fn supervise_watching(
+    signals: Watched,
+    place: &Place,
+    outside: impl FnMut(Request) -> io::Result<()>,
+    inside: impl FnOnce(&mut Outside) -> u8,
+) -> Result<Outcome, Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Supervise)?;
     // What is buffered now would be written by both processes. A failed write shows when the owner of the buffer flushes it again.
     let _ = io::stdout().flush();

@@ -12,18 +12,26 @@ const STOP: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT
 /// `sizeof(struct signalfd_siginfo)`.
 const RECORD: usize = 128;
 
-/// A queue of the signals that ask to stop, and of SIGCHLD. They are blocked, so that none is lost or acts before it is read here.
+/// A queue of SIGCHLD and, when asked for, the signals that ask to stop. They are blocked, so that none is lost or acts before it is read here.
 pub struct Watched {
     queue: OwnedFd,
     signals: Vec<i32>,
 }
 
 impl Watched {
-    /// Begins to queue. A signal that is ignored (nohup) is left alone.
-    pub fn open() -> io::Result<Watched> {
+    /// Begins to queue both. A signal that is ignored (nohup) is left alone.
+    pub fn stop_and_children() -> io::Result<Watched> {
+        Watched::open(STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect())
+    }
+
+    /// Begins to queue SIGCHLD alone.
+    pub fn children() -> io::Result<Watched> {
+        Watched::open(Vec::new())
+    }
+
+    fn open(mut signals: Vec<i32>) -> io::Result<Watched> {
         // Whoever ignores SIGCHLD has no children to wait for: they vanish without a status.
         sys::set_default_action(libc::SIGCHLD)?;
-        let mut signals: Vec<i32> = STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect();
         signals.push(libc::SIGCHLD);
         Ok(Watched { queue: sys::queue_signals(&signals)?, signals })
     }

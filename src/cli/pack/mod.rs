@@ -158,7 +158,8 @@ impl Job<'_> {
 
     /// Empties the tree, and has the directory itself removed by whoever may: the caller, or the owner of the tree.
     fn remove_source(&self, outside: &mut Outside) -> anyhow::Result<()> {
-        remove::contents(self.root.as_fd())?;
+        let options = remove::Options { threads: self.options.threads, dry_run: false, take_group: false };
+        remove::contents(self.root.as_fd(), &options)?;
         outside
             .ask(REMOVE_ROOT)
             .or_else(|error| unlinkat(CWD, &self.args.rootfs, AtFlags::REMOVEDIR).map_err(|_| error))
