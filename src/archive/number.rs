@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn times_are_rounded_down_to_nanoseconds() {
-        let cases: &[(&[u8], Option<(i64, u32)>)] = &[
+        type Case<'a> = (&'a [u8], Option<(i64, u32)>);
+        let cases: &[Case] = &[
             (b"0", Some((0, 0))),
             (b"1.5", Some((1, 500_000_000))),
             (b"1.", Some((1, 0))),

@@ -131,7 +131,7 @@ fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
 }
 
 /// The user that runs the program, with or without a passwd entry.
-fn caller() -> anyhow::Result<Account> {
+pub fn caller() -> anyhow::Result<Account> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     let entry = sys::passwd_by_uid(uid).with_context(|| format!("look up the user with uid {uid}"))?;

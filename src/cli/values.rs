@@ -49,6 +49,11 @@ pub fn list(counts: &[(u64, &str, String)]) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod formats;
+mod grant_acl;
 mod handover;
 mod remove;
 mod world;

@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn an_old_gnu_map_ends_once() {
-        let one = *b"00000000000\000000001000\0";
+        let one = *b"00000000000\x0000000001000\0";
         let none = [0; 24];
         let mut map = OldGnu::new(LIMIT);
         assert_eq!(map.read(&[one, none].concat(), 0), Ok(false));
