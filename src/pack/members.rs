@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         let node = tree.node(id);
         let linked = plan.hard_links.get(&id);
         let file = match node.kind {
-            NodeKind::File if linked.is_none() => Some(self.open(id, &path, OFlags::RDONLY)?),
+            NodeKind::File if linked.is_none() && !node.is_mount_point => Some(self.open(id, &path, OFlags::RDONLY)?),
             NodeKind::Directory if !node.is_mount_point => {
                 Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?)
             }
