@@ -18,12 +18,22 @@ pub struct Watched {
     signals: Vec<i32>,
 }
 
+/// Keeps signals that ask to stop waiting until [`Watched::open`].
+pub fn hold() -> io::Result<()> {
+    sys::block_signals(&heeded())
+}
+
+/// Those that are not ignored, as under nohup.
+fn heeded() -> Vec<i32> {
+    STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect()
+}
+
 impl Watched {
-    /// Begins to queue. A signal that is ignored (nohup) is left alone.
+    /// Begins to queue. A signal that is ignored is left alone.
     pub fn open() -> io::Result<Watched> {
         // Whoever ignores SIGCHLD has no children to wait for: they vanish without a status.
         sys::set_default_action(libc::SIGCHLD)?;
-        let mut signals: Vec<i32> = STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect();
+        let mut signals = heeded();
         signals.push(libc::SIGCHLD);
         Ok(Watched { queue: sys::queue_signals(&signals)?, signals })
     }

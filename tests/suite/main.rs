@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod pack;
+mod pack_faults;
 mod pack_interop;
+mod pack_refusals;
 mod rootfs;
 mod world;
