@@ -8,4 +8,5 @@ mod pack_faults;
 mod pack_interop;
 mod pack_refusals;
 mod rootfs;
+mod sbuild;
 mod world;

@@ -241,6 +241,56 @@ pub fn chroot(suite: &str) -> Option<PathBuf> {
     Some(place)
 }
 
+/// The versions of sbuild whose loaders differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sbuild {
+    /// The machine's own (bookworm).
+    V0_85,
+    /// trixie's, see `tests/sbuild-0.89.sh`.
+    V0_89,
+}
+
+/// sbuild as the test user, in unshare mode, with a configuration that needs no mirror and works below `scratch`.
+pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
+    require(&["sbuild"])?;
+    let config = scratch.join("sbuild.conf");
+    let work = scratch.path().display();
+    let text = format!(
+        "$chroot_mode = 'unshare';
+        $unshare_tmpdir_template = '{work}/tmp.sbuild.XXXXXXXXXX';
+        $run_lintian = $run_autopkgtest = $run_piuparts = 0;
+        $apt_update = $apt_upgrade = $apt_distupgrade = 0;
+        $bd_uninstallable_explainer = '';
+        $nolog = 1;
+        1;\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = as_user("env");
+    command.arg(format!("SBUILD_CONFIG={}", config.display()));
+    match version {
+        Sbuild::V0_85 => {
+            let said = succeed(as_user("sbuild").arg("--version"));
+            if !said.contains(" 0.85.") {
+                return skip(&format!("the installed sbuild is not 0.85: {}", said.lines().next().unwrap_or_default()));
+            }
+            command.arg("sbuild");
+        }
+        Sbuild::V0_89 => {
+            let place = base().join("sbuild-0.89");
+            static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+            let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sbuild-0.89.sh");
+            if !place.exists() && !run(&mut Command::new(script)).status.success() {
+                return skip("sbuild 0.89 cannot be had");
+            }
+            command.arg(format!("PERL5LIB={}", place.join("usr/share/perl5").display()));
+            command.arg(place.join("usr/bin/sbuild"));
+        }
+    }
+    command.current_dir(scratch.path());
+    Some(command)
+}
+
 /// `Some` when all programs are there, else a loud skip.
 pub fn require(programs: &[&str]) -> Option<()> {
     let dirs = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
