@@ -7,6 +7,7 @@ mod pack;
 mod pack_faults;
 mod pack_interop;
 mod pack_refusals;
+mod pack_reproducible;
 mod rootfs;
 mod sbuild;
 mod world;
