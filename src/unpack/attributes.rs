@@ -164,11 +164,7 @@ impl Attributes {
 impl Handle<'_> {
     fn chown(&self, uid: u32, gid: u32) -> Result<(), Errno> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        if self.is_path {
-            chownat(self.file, c"", uid, gid, AtFlags::EMPTY_PATH)
-        } else {
-            fchown(self.file, uid, gid)
-        }
+        if self.is_path { chownat(self.file, c"", uid, gid, AtFlags::EMPTY_PATH) } else { fchown(self.file, uid, gid) }
     }
 
     fn chmod(&self, mode: u32) -> Result<(), Errno> {
@@ -178,7 +174,11 @@ impl Handle<'_> {
 
     fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
         let flags = XattrFlags::empty();
-        if self.is_path { setxattr(self.magic_path(), name, value, flags) } else { fsetxattr(self.file, name, value, flags) }
+        if self.is_path {
+            setxattr(self.magic_path(), name, value, flags)
+        } else {
+            fsetxattr(self.file, name, value, flags)
+        }
     }
 
     /// Takes away what a directory's default ACL has given.

@@ -202,8 +202,7 @@ impl<'a> Directories<'a> {
         };
         let inherited = is_new && self.table[above].passes_on;
         if inherited {
-            let handle =
-                Handle { file: descriptor.as_fd(), is_path: false, path, mode: None };
+            let handle = Handle { file: descriptor.as_fd(), is_path: false, path, mode: None };
             handle.reset(self.own, UNFINISHED).at(path, "take away what it inherited")?;
         }
         let id = self.add(path, Some(descriptor), is_new)?;

@@ -108,7 +108,9 @@ pub enum Refusal {
         target: Vec<u8>,
     },
     /// An owner that has no id here.
-    #[error("its {kind} {id} is not mapped in this user namespace: the range of subordinate ids is too small (see isar-tarball idmap)")]
+    #[error(
+        "its {kind} {id} is not mapped in this user namespace: the range of subordinate ids is too small (see isar-tarball idmap)"
+    )]
     Unmapped {
         /// `owner`, `group`, or what an ACL names.
         kind: &'static str,
@@ -132,7 +134,9 @@ pub enum Refusal {
 #[derive(Debug, thiserror::Error)]
 pub enum CapabilityError {
     /// Only the root of another namespace has it.
-    #[error("its capability belongs to the root id {0} of another user namespace; --no-xattrs unpacks without capabilities")]
+    #[error(
+        "its capability belongs to the root id {0} of another user namespace; --no-xattrs unpacks without capabilities"
+    )]
     Foreign(u32),
     /// In no known form.
     #[error("its capability has a form that is not known ({0} bytes)")]

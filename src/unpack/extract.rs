@@ -85,8 +85,7 @@ impl<'a> Extractor<'a> {
             self.skipped_devices.insert(path);
             return Ok(());
         }
-        let (attributes, skipped) =
-            Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
+        let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;
         if path.is_empty() && entry.kind != Kind::Directory {
             return Err(refused(Refusal::Root));
@@ -101,7 +100,9 @@ impl<'a> Extractor<'a> {
         let placed = Placed { member: &name, path: &path, above };
         match std::mem::replace(&mut entry.kind, Kind::Fifo) {
             Kind::File { size, extents } => {
-                let end = extents.as_ref().map(|extents| extents.last().map_or(0, |last| last.offset.saturating_add(last.length)));
+                let end = extents
+                    .as_ref()
+                    .map(|extents| extents.last().map_or(0, |last| last.offset.saturating_add(last.length)));
                 self.summary.files += 1;
                 self.summary.sparse += u64::from(extents.is_some());
                 self.file(&placed, attributes, end.filter(|end| *end < size).map(|_| size))?;

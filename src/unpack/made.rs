@@ -34,7 +34,10 @@ impl Made {
     /// Removes all that is on the list from the directory `root`, the latest first. What is gone already is no error.
     pub fn remove(&self, root: BorrowedFd<'_>, options: &remove::Options) -> Result<(), Error> {
         let mut paths = Vec::new();
-        (&self.list).seek(SeekFrom::Start(0)).and_then(|_| (&self.list).read_to_end(&mut paths)).map_err(Error::Note)?;
+        (&self.list)
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| (&self.list).read_to_end(&mut paths))
+            .map_err(Error::Note)?;
         let root = Root::new(root);
         for path in paths.split(|byte| *byte == 0).rev().filter(|path| !path.is_empty()) {
             remove_one(&root, path, options)?;

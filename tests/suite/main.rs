@@ -3,6 +3,7 @@
 //! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod crafted;
 mod formats;
 mod grant_acl;
 mod handover;
@@ -14,4 +15,6 @@ mod pack_reproducible;
 mod remove;
 mod rootfs;
 mod sbuild;
+mod unpack;
+mod unpack_security;
 mod world;

@@ -127,10 +127,7 @@ impl Args {
         Ok(Options {
             selection: Selection::new(self.members.iter().map(String::as_str))?,
             exclude: Patterns::new(self.exclude.iter().map(String::as_str))?,
-            names: Rules {
-                strip_components: self.strip_components,
-                strip_leading_slash: self.strip_leading_slash,
-            },
+            names: Rules { strip_components: self.strip_components, strip_leading_slash: self.strip_leading_slash },
             devices,
             xattrs: !self.no_xattrs,
             threads: self.threads(),

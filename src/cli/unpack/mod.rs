@@ -18,7 +18,7 @@ use isar_tarball::input::Input;
 use isar_tarball::pack::hex;
 use isar_tarball::progress::Progress;
 use isar_tarball::unpack::{self, Found, Hashed, Made, Options, Summary, Unpacking};
-use isar_tarball::userns::{Outcome, Outside, Place, Request, clean_up, supervise};
+use isar_tarball::userns::{Outcome, Outside, Place, Request, clean_up, hold_signals, supervise};
 use rustix::fs::fstat;
 
 use super::report::{self, Status};
@@ -53,6 +53,8 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
             return Ok(removed);
         }
     }
+    // A signal that comes before there is somebody to clean up waits for that.
+    hold_signals()?;
     let target = Target::open(&args.dir, args.merge, &place)?;
     let options = Options { found: target.found, ..options };
     let warns_of_setuid = warns_of_setuid(&place, args, globals);
