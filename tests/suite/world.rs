@@ -69,12 +69,24 @@ fn base() -> &'static Path {
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        remove_old_programs();
         let built = Path::new(env!("CARGO_BIN_EXE_isar-tarball"));
         let place = base().join(format!("isar-tarball.{}", std::process::id()));
         fs::copy(built, &place).unwrap();
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
         place
     })
+}
+
+/// Removes the programs of test runs that have ended.
+fn remove_old_programs() {
+    for name in names(base()) {
+        let run = name.strip_prefix("isar-tarball.").filter(|pid| !Path::new("/proc").join(pid).exists());
+        if run.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
+            // Another run may have been faster.
+            let _ = fs::remove_file(base().join(name));
+        }
+    }
 }
 
 /// The program run as root.
