@@ -59,6 +59,11 @@ pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     }
 }
 
+/// Keeps the signals waiting for this thread, and for those that it starts.
+pub fn block_signals(signals: &[i32]) -> io::Result<()> {
+    change_signal_mask(libc::SIG_BLOCK, &signal_set(signals))
+}
+
 /// Lets the signals through to this thread again.
 pub fn unblock_signals(signals: &[i32]) -> io::Result<()> {
     change_signal_mask(libc::SIG_UNBLOCK, &signal_set(signals))

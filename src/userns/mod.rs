@@ -68,6 +68,11 @@ pub enum Outcome {
     Killed(i32),
 }
 
+/// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is made that must not stay behind.
+pub fn hold_signals() -> Result<(), Error> {
+    signals::hold().map_err(Error::Supervise)
+}
+
 /// Forks. The new process runs `inside` in `place` and exits with what it returns, or with 2 when it panics.
 /// This one stays the caller, answers the requests of the other with `outside`, hands SIGINT, SIGTERM, SIGHUP and SIGQUIT on to it (those that are not ignored),
 /// and waits for it. Once such a signal has come, requests are answered with EINTR, so that nothing more changes outside.

@@ -18,10 +18,20 @@ pub struct Watched {
     signals: Vec<i32>,
 }
 
+/// Keeps signals that ask to stop waiting until [`Watched::open`].
+pub fn hold() -> io::Result<()> {
+    sys::block_signals(&heeded())
+}
+
+/// Those that are not ignored, as under nohup.
+fn heeded() -> Vec<i32> {
+    STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect()
+}
+
 impl Watched {
     /// Begins to queue both. A signal that is ignored (nohup) is left alone.
     pub fn stop_and_children() -> io::Result<Watched> {
-        Watched::open(STOP.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect())
+        Watched::open(heeded())
     }
 
     /// Begins to queue SIGCHLD alone.

@@ -6,5 +6,12 @@
 mod formats;
 mod grant_acl;
 mod handover;
+mod pack;
+mod pack_faults;
+mod pack_interop;
+mod pack_refusals;
+mod pack_reproducible;
 mod remove;
+mod rootfs;
+mod sbuild;
 mod world;
