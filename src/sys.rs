@@ -47,6 +47,18 @@ pub fn unshare_user_and_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?)
 }
 
+/// Has the next child of this process begin a new pid namespace, as its process 1.
+pub fn unshare_pids() -> io::Result<()> {
+    // SAFETY: as above; this process itself stays where it is.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?)
+}
+
+/// Moves this process into a mount namespace of its own.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: as above.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
+}
+
 /// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
 pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     let set = signal_set(signals);

@@ -63,6 +63,14 @@ impl From<Outcome> for Status {
     }
 }
 
+/// The status of a command that ran in the place: its own.
+pub fn of_command(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Exited(code) => Status::Command(code),
+        Outcome::Killed(_) => outcome.into(),
+    }
+}
+
 /// A namespace over the subordinate ids of a user.
 pub struct Namespace {
     /// Whose.

@@ -18,6 +18,7 @@ mod enter;
 mod error;
 pub mod handover;
 mod id_programs;
+pub mod init;
 mod signals;
 mod supervisor;
 
@@ -88,6 +89,17 @@ pub fn supervise(
     inside: impl FnOnce(&mut Outside) -> u8,
 ) -> Result<Outcome, Error> {
     let signals = Watched::stop_and_children().map_err(Error::Supervise)?;
+    supervise_watching(signals, place, outside, inside)
+}
+
+/// [`supervise`] for an `inside` that runs a command by [`init::Init`]: signals are the command's business, so none of them stops the requests,
+/// and the outcome is what `inside` says. SIGUSR1, SIGUSR2 and SIGALRM are handed on too.
+pub fn supervise_command(
+    place: &Place,
+    outside: impl FnMut(Request) -> io::Result<()>,
+    inside: impl FnOnce(&mut Outside) -> u8,
+) -> Result<Outcome, Error> {
+    let signals = Watched::passed_and_children().map_err(Error::Supervise)?;
     supervise_watching(signals, place, outside, inside)
 }
 

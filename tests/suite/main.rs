@@ -5,4 +5,5 @@
 
 mod handover;
 mod remove;
+mod unshare;
 mod world;
