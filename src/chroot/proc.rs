@@ -1,10 +1,9 @@
 //! `/proc` of a pid namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
-use rustix::mount::MountFlags;
+use super::mounts::{NOTHING_SPECIAL, attach, file_system};
 
 /// What became of a `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +20,12 @@ pub const MASKED: &str = "/proc stays as it was, because parts of it are covered
 
 /// Mounts the processes of this process's pid namespace over the directory `at` (open in any mode).
 pub fn mount(at: BorrowedFd<'_>) -> io::Result<Proc> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match rustix::mount::mount("proc", format!("/proc/self/fd/{}", at.as_raw_fd()), "proc", flags, None) {
-        Ok(()) => Ok(Proc::Mounted),
-        Err(Errno::PERM) => Ok(Proc::Masked),
-        Err(error) => Err(error.into()),
+    match file_system(c"proc", &[], NOTHING_SPECIAL) {
+        Ok(proc) => {
+            attach(&proc, at)?;
+            Ok(Proc::Mounted)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Proc::Masked),
+        Err(error) => Err(error),
     }
 }

@@ -42,7 +42,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let ended = supervise_command(
         &place,
         |_| Ok(()),
-        |_| {
+        || (),
+        |_, ()| {
             let setup = || -> anyhow::Result<Command> {
                 renew_proc(globals)?;
                 let mut command = Command::new(program);
