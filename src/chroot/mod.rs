@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
 use crate::error::{At, FileError};
-use points::{Kind, MountPoints, open_in};
+use crate::tree::within;
+use points::{Kind, MountPoints};
 use proc::Proc;
 
 /// A file or directory of the host that is shown in the tree.
@@ -119,7 +120,7 @@ impl Prepared {
     }
 
     fn at(&self, inner: &[u8]) -> Result<OwnedFd, FileError> {
-        open_in(self.root.as_fd(), inner, OFlags::PATH).at(inner, "open the mount point")
+        within::open(self.root.as_fd(), inner, OFlags::PATH).at(inner, "open the mount point")
     }
 
     /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the end of process 1.

@@ -8,13 +8,11 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, mkdirat, openat, openat2, statat,
-    unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{At, FileError};
+use crate::tree::within::open as open_in;
 
 /// The file's name in the root of the tree.
 pub const RECORD: &str = ".isar-tarball-mount-points";
@@ -181,12 +179,6 @@ fn parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno
     };
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     Ok((open_in(root, above, OFlags::PATH | OFlags::DIRECTORY)?, name))
-}
-
-/// Opens a path as a process sees it whose root is `root`: a symbolic link in the tree leads to somewhere in the tree.
-pub fn open_in(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 #[cfg(test)]

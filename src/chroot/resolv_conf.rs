@@ -7,15 +7,15 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::points::open_in;
 use crate::error::{At, FileError};
+use crate::tree::within;
 
 const TEMPORARY: &str = ".resolv.conf.isar-tarball";
 
 /// Writes `text` as the tree's resolv.conf: a file, even where a symbolic link stood, which leads to nothing while the tree's services do not run.
 pub fn write(root: BorrowedFd<'_>, text: &[u8]) -> Result<(), FileError> {
     let shown = "etc/resolv.conf";
-    let etc = open_in(root, b"etc", OFlags::PATH | OFlags::DIRECTORY).at(shown, "open its directory")?;
+    let etc = within::open(root, b"etc", OFlags::PATH | OFlags::DIRECTORY).at(shown, "open its directory")?;
     // One that a killed run has left is in the way, whatever it is.
     match unlinkat(&etc, TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}

@@ -118,7 +118,7 @@ pub fn namespace(globals: &Globals) -> anyhow::Result<Option<Namespace>> {
 }
 
 /// Whose subordinate ids are used; `None` to work without a namespace.
-fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
+pub fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
     let is_root = rustix::process::geteuid().is_root();
     match userns {
         Userns::Off => Ok(None),

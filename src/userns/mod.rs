@@ -13,11 +13,11 @@
 //! There is no exec, so a program that only the caller may reach works, and every open descriptor stays open.
 
 mod channel;
-mod diagnosis;
+pub(crate) mod diagnosis;
 mod enter;
 mod error;
 pub mod handover;
-mod id_programs;
+pub(crate) mod id_programs;
 pub mod init;
 mod signals;
 mod supervisor;
@@ -28,7 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::ids::IdMaps;
 use crate::sys::{self, Forked};
 use channel::Channel;
-pub use error::{Error, Step};
+pub use error::{Error, Powerless, Step};
+pub use id_programs::search as search_path;
 use signals::Watched;
 use supervisor::Supervisor;
 

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chroot;
+mod doctor;
+mod export;
 mod handover;
 mod remove;
 mod unshare;
