@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn binds_are_read_in_all_their_forms() {
         let here = std::env::current_dir().unwrap();
-        let cases: &[(&str, Option<(&str, PathBuf, bool)>)] = &[
+        type Parts = (&'static str, PathBuf, bool);
+        let cases: &[(&str, Option<Parts>)] = &[
             ("/a", Some(("/a", "/a".into(), false))),
             ("/a:ro", Some(("/a", "/a".into(), true))),
             ("/a:/b", Some(("/a", "/b".into(), false))),

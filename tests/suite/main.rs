@@ -7,6 +7,7 @@ mod chroot;
 mod doctor;
 mod export;
 mod handover;
+mod idmap;
 mod remove;
 mod unshare;
 mod world;
