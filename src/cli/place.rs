@@ -63,6 +63,14 @@ impl From<Outcome> for Status {
     }
 }
 
+/// The status of a command that ran in the place: its own.
+pub fn of_command(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Exited(code) => Status::Command(code),
+        Outcome::Killed(_) => outcome.into(),
+    }
+}
+
 /// A namespace over the subordinate ids of a user.
 pub struct Namespace {
     /// Whose.
@@ -81,7 +89,15 @@ pub fn place(globals: &Globals) -> anyhow::Result<Place> {
     })
 }
 
-/// The maps of that place; without a namespace every id is itself.
+/// A place where everything that the user's ids own may be removed, whatever the layout: it has all of them, and the user's own.
+pub fn whole_place(globals: &Globals) -> anyhow::Result<Place> {
+    Ok(match namespace(globals)? {
+        Some(Namespace { account, ranges, .. }) => Place::Namespace(Source::default().whole_maps(&account, &ranges)?),
+        None => Place::Here,
+    })
+}
+
+/// The maps of the chosen place; without a namespace every id is itself.
 pub fn maps(globals: &Globals) -> anyhow::Result<IdMaps> {
     match place(globals)? {
         Place::Namespace(maps) => Ok(maps),
@@ -102,7 +118,7 @@ pub fn namespace(globals: &Globals) -> anyhow::Result<Option<Namespace>> {
 }
 
 /// Whose subordinate ids are used; `None` to work without a namespace.
-fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
+pub fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
     let is_root = rustix::process::geteuid().is_root();
     match userns {
         Userns::Off => Ok(None),
@@ -123,7 +139,7 @@ fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
 }
 
 /// The user that runs the program, with or without a passwd entry.
-fn caller() -> anyhow::Result<Account> {
+pub fn caller() -> anyhow::Result<Account> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     let entry = sys::passwd_by_uid(uid).with_context(|| format!("look up the user with uid {uid}"))?;

@@ -42,6 +42,11 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

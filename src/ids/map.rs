@@ -4,10 +4,10 @@
 //!
 //! | layout | N ≥ 65535 | 3 ≤ N < 65535 | N = 2 | N = 1 |
 //! |---|---|---|---|---|
-//! | subid | 0..N ↔ s[0..N] | 0..N-2 ↔ s[0..N-2], 65534 ↔ s[N-2] (s[N-1] stays unused) | 0..2 ↔ s[0..2] | 0 ↔ s[0] |
-//! | caller | 0 ↔ caller, 1..N ↔ s[1..N] | 0 ↔ caller, 1..N-1 ↔ s[1..N-1], 65534 ↔ s[N-1] | 0 ↔ caller, 65534 ↔ s[1] | 0 ↔ caller |
+//! | subid | 0..N ↔ `s[0..N]` | 0..N-2 ↔ `s[0..N-2]`, 65534 ↔ `s[N-2]` (`s[N-1]` stays unused) | 0..2 ↔ `s[0..2]` | 0 ↔ `s[0]` |
+//! | caller | 0 ↔ caller, 1..N ↔ `s[1..N]` | 0 ↔ caller, 1..N-1 ↔ `s[1..N-1]`, 65534 ↔ `s[N-1]` | 0 ↔ caller, 65534 ↔ `s[1]` | 0 ↔ caller |
 //!
-//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, s[0] stays unused, so that 1.. mean the same ids on disk in both layouts.
+//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` stays unused, so that 1.. mean the same ids on disk in both layouts.
 
 use super::{IdKind, Range, subid};
 
@@ -152,6 +152,23 @@ impl IdMap {
                 lay(&available, 1, linear, 1, &mut extents);
                 lay(&available, linear.max(1), count, NOBODY, &mut extents);
             }
+        }
+        IdMap::from_extents(extents)
+    }
+
+    /// The map of everything that a user has: all subordinate ids in their order from 0 on, and behind them the user's own id.
+    /// Root of a namespace with it may remove whatever the user or any layout has made.
+    pub fn whole(own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
+        refuse(own, ranges)?;
+        let available = clip(ranges, offered);
+        let count: u64 = available.iter().map(|range| u64::from(range.count)).sum();
+        if count == 0 {
+            return Err(MapError::NotOffered);
+        }
+        let mut extents = Vec::new();
+        lay(&available, 0, count, 0, &mut extents);
+        if let (Ok(inner), Some(_)) = (u32::try_from(count), offered.to_outer(own)) {
+            extents.push(Extent { inner, outer: own, count: 1 });
         }
         IdMap::from_extents(extents)
     }

@@ -120,9 +120,23 @@ impl Source {
 
     /// The maps that a namespace over these ranges gets.
     pub fn maps(&self, layout: Layout, account: &Account, ranges: &Ranges) -> Result<IdMaps, SourceError> {
+        self.both(account, ranges, |own, ranges, offered| IdMap::build(layout, own, ranges, offered))
+    }
+
+    /// The maps of a namespace that has all ids of the user, the own one too: see [`IdMap::whole`].
+    pub fn whole_maps(&self, account: &Account, ranges: &Ranges) -> Result<IdMaps, SourceError> {
+        self.both(account, ranges, IdMap::whole)
+    }
+
+    fn both(
+        &self,
+        account: &Account,
+        ranges: &Ranges,
+        build: impl Fn(u32, &[Range], &IdMap) -> Result<IdMap, MapError>,
+    ) -> Result<IdMaps, SourceError> {
         let build = |kind, ranges: &[Range]| {
             let offered = self.offered(kind)?;
-            IdMap::build(layout, account.own_id(kind), ranges, &offered).map_err(|cause| SourceError::Map {
+            build(account.own_id(kind), ranges, &offered).map_err(|cause| SourceError::Map {
                 account: account.clone(),
                 kind,
                 cause,

@@ -103,13 +103,14 @@ fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Err
     };
     let (mut content, mut compressed) = (Vec::new(), Vec::new());
     while let Some(index) = queue.take() {
-        reader.frame(&source.plan.frames[index], &mut content)?;
+        let frame = &source.plan.frames[index];
+        reader.frame(&frame.content, &mut content)?;
         if index + 1 == source.plan.frames.len() {
             content.extend_from_slice(&END);
         }
         let bytes = match &mut compressor {
             Some(compressor) => {
-                compressor.frame(&content, &mut compressed)?;
+                compressor.frame(&content, frame.is_large, &mut compressed)?;
                 // An exact copy travels; the large buffers stay here and are used again.
                 compressed.as_slice().to_vec()
             }
@@ -183,7 +184,7 @@ struct State {
 impl<'a> Queue<'a> {
     fn new(plan: &'a Plan, budget: u64) -> Queue<'a> {
         let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
-        if let Some(largest) = (0..waiting.len()).max_by_key(|index| plan.sizes[*index]) {
+        if let Some(largest) = (0..waiting.len()).max_by_key(|index| plan.frames[*index].size) {
             waiting.retain(|index| *index != largest);
             waiting.push(largest);
         }
@@ -193,7 +194,7 @@ impl<'a> Queue<'a> {
 
     /// What a frame takes while it is made: its content and, at worst, as much again.
     fn cost(&self, index: usize) -> u64 {
-        2 * self.plan.sizes[index]
+        2 * self.plan.frames[index].size
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,21 +6,37 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::archive::{header, sparse};
 use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 
 /// The largest content of a frame, in bytes: the widest window that sbuild's zstd decodes.
 pub const MAX_FRAME: u64 = 128 << 20;
 
-/// A frame of members is closed once it holds this much, in bytes.
-const FRAME: u64 = 16 << 20;
+/// A frame of small files ends at the first [`boundary`] behind this many bytes.
+const FRAME: u64 = 12 << 20;
+
+/// A frame of small files ends before it holds more than this many bytes.
+const LONGEST: u64 = 40 << 20;
 
 /// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
 const LARGE: u64 = 16 << 20;
 
+/// A frame of the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What it holds.
+    pub content: Content,
+    /// About how many bytes that is (extension headers are not counted).
+    pub size: u64,
+    /// It holds large files that may be variants of one another, far apart.
+    pub is_large: bool,
+}
+
 /// What goes into one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
+pub enum Content {
     /// Whole members: a range of [`Plan::order`].
     Members(Range<usize>),
     /// A part of a member too large for one frame.
@@ -41,8 +57,6 @@ pub struct Plan {
     pub hard_links: HashMap<NodeId, NodeId>,
     /// The frames, together all members in order.
     pub frames: Vec<Frame>,
-    /// For each frame, about how many bytes it holds (extension headers are not counted).
-    pub sizes: Vec<u64>,
 }
 
 impl Plan {
@@ -139,25 +153,34 @@ fn cut(tree: &Tree, plan: &mut Plan, max_frame: u64) {
         let id = plan.order[index];
         let data = if plan.hard_links.contains_key(&id) { 0 } else { stored(tree, id) };
         let size = data + header::padding(data) as u64 + header::BLOCK as u64;
-        let is_large = data >= LARGE || open.is_large && tree.node(id).kind == NodeKind::Directory;
         if data > max_frame {
             open.close(plan, index);
             for start in (0..data).step_by(max_frame as usize) {
                 let end = data.min(start + max_frame);
-                plan.frames.push(Frame::Part { member: index, data: start..end });
-                plan.sizes.push(end - start);
+                let content = Content::Part { member: index, data: start..end };
+                plan.frames.push(Frame { content, size: end - start, is_large: true });
             }
-            open = Open { start: index + 1, ..Open::default() };
+            open.start = index + 1;
             continue;
         }
-        let limit = if is_large { max_frame } else { FRAME.min(max_frame) };
-        if open.size > 0 && (open.is_large != is_large || open.size + size > limit) {
+        // Directories between two large files stay with them.
+        let is_large = data >= LARGE || open.is_large && tree.node(id).kind == NodeKind::Directory;
+        let limit = if is_large { max_frame } else { LONGEST.min(max_frame) };
+        let ends = open.is_large != is_large
+            || open.size + size > limit
+            || !is_large && open.size >= FRAME.min(max_frame / 2) && boundary(&tree.path(id));
+        if open.size > 0 && ends {
             open.close(plan, index);
         }
         open.size += size;
         open.is_large = is_large;
     }
     open.close(plan, plan.order.len());
+}
+
+/// May a frame begin with the member at `path`? One in 128 may, chosen by its path alone, so that a file that comes, goes or grows moves no cut but the next.
+fn boundary(path: &[u8]) -> bool {
+    xxh3_64(path).is_multiple_of(128)
 }
 
 /// The frame that is being filled.
@@ -171,8 +194,8 @@ struct Open {
 impl Open {
     fn close(&mut self, plan: &mut Plan, end: usize) {
         if self.start < end {
-            plan.frames.push(Frame::Members(self.start..end));
-            plan.sizes.push(self.size);
+            let content = Content::Members(self.start..end);
+            plan.frames.push(Frame { content, size: self.size, is_large: self.is_large });
         }
         *self = Open { start: end, ..Open::default() };
     }

@@ -1,5 +1,6 @@
 //! What sbuild makes of a chroot tarball: the rules of its loaders, and the ids of its build user.
 
+pub mod accounts;
 pub mod build_user;
 pub mod check;
 pub mod rules;

@@ -1,5 +1,7 @@
 //! Trees on disk: walking them, what of their attributes is kept, what is left out.
 
 pub mod exclude;
+pub mod mounts;
 pub mod walk;
+pub mod within;
 pub mod xattr;

@@ -233,3 +233,13 @@ proptest! {
         let _ = IdMap::parse(&text);
     }
 }
+
+#[test]
+fn the_whole_map_has_all_subordinate_ids_and_the_own_one_behind_them() {
+    let whole = |ranges: &[Range]| IdMap::whole(OWN, ranges, &everything()).map(|map| text(&map));
+    assert_eq!(whole(&[range(BASE, 1000)]).unwrap(), "0 100000 1000, 1000 1000 1");
+    assert_eq!(whole(&[range(BASE, 65536), range(5000, 2)]).unwrap(), "0 100000 65536, 65536 5000 2, 65538 1000 1");
+    assert_eq!(whole(&[range(0, 5)]), Err(MapError::BaseZero(range(0, 5))));
+    let container = IdMap::parse(b"0 100000 65536\n").unwrap();
+    assert_eq!(text(&IdMap::whole(OWN, &[range(60000, 10000)], &container).unwrap()), "0 60000 5536, 5536 1000 1");
+}

@@ -1,0 +1,78 @@
+//! isar-tarball beside what a user could pick instead: paired and interleaved runs of whole programs, on a real buildd chroot.
+//!
+//! ```sh
+//! cargo bench --bench peers                       # every row, 9 pairs each
+//! cargo bench --bench peers -- --quick            # the main rows, 3 pairs each, in about two minutes
+//! cargo bench --bench peers -- --only unpack      # the rows whose name contains the word
+//! cargo bench --bench peers -- --tree DIR         # another tree, one that belongs to the user's subordinate ids
+//! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
+//! ```
+//!
+//! Started by root it works as the ordinary user of the tests, else as whoever starts it. It needs mmdebstrap, GNU tar, zstd and GNU time.
+//! Both sides run in the same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that neither has an advantage.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod machine;
+mod measure;
+mod report;
+mod rows;
+
+use machine::Machine;
+use measure::Pairs;
+
+/// What was asked for.
+struct Asked {
+    pairs: usize,
+    quick: bool,
+    only: Option<String>,
+    suite: String,
+    tree: Option<std::path::PathBuf>,
+    write: Option<std::path::PathBuf>,
+}
+
+impl Asked {
+    fn parse() -> Asked {
+        let mut asked = Asked { pairs: 0, quick: false, only: None, suite: "bookworm".into(), tree: None, write: None };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap_or_else(|| panic!("{word} takes a value"));
+            match word.as_str() {
+                "--quick" => asked.quick = true,
+                "--pairs" => asked.pairs = value().parse().expect("a number of pairs"),
+                "--only" => asked.only = Some(value()),
+                "--suite" => asked.suite = value(),
+                "--tree" => asked.tree = Some(value().into()),
+                "--write" => asked.write = Some(value().into()),
+                // cargo says this to every bench.
+                "--bench" => {}
+                other => panic!("{other}: not an option; see the head of benches/peers/main.rs"),
+            }
+        }
+        if asked.pairs == 0 {
+            asked.pairs = if asked.quick { 3 } else { 9 };
+        }
+        asked
+    }
+}
+
+fn main() {
+    let asked = Asked::parse();
+    let machine = Machine::prepare(&asked.suite, asked.tree.as_deref());
+    let wanted = |name: &str| asked.only.as_ref().is_none_or(|word| name.contains(word.as_str()));
+    let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
+    for row in rows::rows(&machine) {
+        if !wanted(row.name) || asked.quick && !row.is_quick {
+            continue;
+        }
+        eprintln!("{} …", row.name);
+        let pairs = measure::pairs(&machine, &row, asked.pairs);
+        eprintln!("{}", report::line(&row, &pairs));
+        results.push((row, pairs));
+    }
+    let table = report::markdown(&machine, &asked.suite, asked.pairs, &results);
+    print!("{table}");
+    if let Some(dir) = &asked.write {
+        std::fs::write(dir.join("peers.md"), &table).unwrap();
+        std::fs::write(dir.join("peers.svg"), report::svg(&results)).unwrap();
+    }
+}

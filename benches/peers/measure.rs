@@ -1,0 +1,130 @@
+//! One timed run of a whole program, and pairs of them.
+
+use std::fs;
+use std::hint::black_box;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::machine::Machine;
+use crate::rows::{Row, Side};
+
+/// What one run took.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Wall clock, in seconds.
+    pub wall: f64,
+    /// User and system time of all its processes, in seconds.
+    pub cpu: f64,
+    /// The largest resident set among its processes, in bytes.
+    pub memory: u64,
+    /// What it wrote, in bytes, where it writes a file.
+    pub size: u64,
+}
+
+/// Ours and theirs, one after the other.
+pub struct Pairs(pub Vec<(Run, Run)>);
+
+impl Pairs {
+    /// The median of a figure over the runs of one side.
+    pub fn median(&self, figure: impl Fn(&(Run, Run)) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.0.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+    }
+
+    /// How many times faster ours is, pair by pair: least, median, most.
+    pub fn faster(&self) -> (f64, f64, f64) {
+        let ratio = |(ours, theirs): &(Run, Run)| theirs.wall / ours.wall;
+        let ratios = self.0.iter().map(ratio);
+        (ratios.clone().fold(f64::MAX, f64::min), self.median(ratio), ratios.fold(0.0, f64::max))
+    }
+}
+
+/// Runs both sides in turn, each as often as asked, after one warm-up of each. Which goes first changes from pair to pair.
+pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
+    let mut number = 0;
+    let mut next = |side: &Side| {
+        number += 1;
+        run(machine, side, number)
+    };
+    next(&row.ours);
+    next(&row.theirs);
+    let pair = |index: usize| {
+        if index.is_multiple_of(2) {
+            let ours = next(&row.ours);
+            (ours, next(&row.theirs))
+        } else {
+            let theirs = next(&row.theirs);
+            (next(&row.ours), theirs)
+        }
+    };
+    let pairs = Pairs((0..count).map(pair).collect());
+    for side in [&row.ours, &row.theirs] {
+        for number in 1..=number {
+            shell(machine, &side.clean, number);
+        }
+    }
+    pairs
+}
+
+/// One run of `side`, with `{n}` in its scripts standing for `number`. It must succeed.
+fn run(machine: &Machine, side: &Side, number: usize) -> Run {
+    shell(machine, &side.before, number);
+    warm(&side.reads);
+    let times = machine.disk.join("times");
+    let words: Vec<String> = side.command.iter().map(|word| numbered(word, number)).collect();
+    let mut command = machine.as_user("/usr/bin/time");
+    let begin = Instant::now();
+    let status = command
+        .args(["-q", "-f", "%U %S %M", "-o"])
+        .arg(&times)
+        .args(&words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    let wall = begin.elapsed().as_secs_f64();
+    assert!(status.success(), "{words:?}: {status}");
+    let text = fs::read_to_string(&times).unwrap();
+    let figures: Vec<f64> = text.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
+    let [user, system, kilobytes] = figures[..] else { panic!("{text:?}") };
+    let size = side.writes.as_ref().map_or(0, |path| fs::metadata(numbered(path, number)).unwrap().len());
+    Run { wall, cpu: user + system, memory: kilobytes as u64 * 1024, size }
+}
+
+fn numbered(text: &str, number: usize) -> String {
+    text.replace("{n}", &number.to_string())
+}
+
+fn shell(machine: &Machine, script: &str, number: usize) {
+    if !script.is_empty() {
+        let words = machine.script(&numbered(script, number));
+        let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{script}");
+    }
+}
+
+/// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that gives free pages back, whoever touches memory first pays for it.
+fn warm(reads: &[std::path::PathBuf]) {
+    black_box(vec![1u8; 1300 << 20]);
+    for path in reads {
+        read(path);
+    }
+    let _ = Command::new("sync").status();
+}
+
+fn read(path: &Path) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    if metadata.is_dir() {
+        let entries = fs::read_dir(path).into_iter().flatten();
+        entries.for_each(|entry| read(&entry.unwrap().path()));
+    } else if metadata.is_file()
+        && let Ok(mut file) = fs::File::open(path)
+    {
+        let mut buffer = vec![0; 1 << 20];
+        while file.read(&mut buffer).is_ok_and(|count| count > 0) {}
+    }
+}

@@ -1,0 +1,188 @@
+//! What is measured against what.
+
+use std::path::PathBuf;
+
+use crate::machine::{Machine, shown};
+
+/// One side of a row. In the scripts and words `{n}` stands for the number of the run.
+#[derive(Default)]
+pub struct Side {
+    /// What is run and timed.
+    pub command: Vec<String>,
+    /// A script as root of the namespace, before each run.
+    pub before: String,
+    /// A script after all runs: trees are removed only then, because ext4 is slow for minutes where one was removed.
+    pub clean: String,
+    /// What it reads, to be in the page cache.
+    pub reads: Vec<PathBuf>,
+    /// The file that it writes.
+    pub writes: Option<String>,
+}
+
+pub struct Row {
+    pub name: &'static str,
+    pub peer: &'static str,
+    /// How many times faster than the peer it is to be.
+    pub faster: f64,
+    /// At most this share of the peer's size.
+    pub size: Option<f64>,
+    /// Part of `--quick`.
+    pub is_quick: bool,
+    pub ours: Side,
+    pub theirs: Side,
+}
+
+/// All rows. Those that need an untouched file system come first.
+pub fn rows(machine: &Machine) -> Vec<Row> {
+    let mut rows = unpack(machine);
+    rows.extend(pack(machine));
+    rows.extend(read(machine));
+    rows.extend(rest(machine));
+    rows
+}
+
+fn pack(machine: &Machine) -> Vec<Row> {
+    let row = |name, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
+        let (ours, theirs) = (machine.disk.join(format!("ours{suffix}")), machine.disk.join(format!("theirs{suffix}")));
+        let side = |command, path: &PathBuf| Side {
+            command,
+            before: format!("rm -f {}", shown(path)),
+            clean: format!("rm -f {}", shown(path)),
+            reads: vec![machine.tree.clone()],
+            writes: Some(shown(path)),
+        };
+        let pipeline = machine.script(&machine.pipeline(compressor, &theirs));
+        Row {
+            name,
+            peer,
+            faster,
+            size,
+            is_quick: !level.contains(&"19"),
+            ours: side(machine.pack(&ours, level), &ours),
+            theirs: side(pipeline, &theirs),
+        }
+    };
+    vec![
+        row("pack", "tar \\| zstd -8 -T2 (the seed)", 3.8, Some(0.82), &[], "zstd -q -8 -T2", ".tar.zst"),
+        row("pack --level 1", "tar \\| zstd -1 -T2", 1.3, Some(1.0), &["--level", "1"], "zstd -q -1 -T2", ".tar.zst"),
+        row(
+            "pack --level 19",
+            "tar \\| zstd -19 --long=27 -T2",
+            1.0,
+            Some(1.0),
+            &["--level", "19"],
+            "zstd -q -19 --long=27 -T2",
+            ".tar.zst",
+        ),
+        row("pack to .tar", "tar to a file", 1.5, None, &[], "cat", ".tar"),
+    ]
+}
+
+fn unpack(machine: &Machine) -> Vec<Row> {
+    let row = |name, peer, faster, archive: &PathBuf, theirs: &PathBuf, place: &PathBuf, recycled: bool| {
+        let dir =
+            |whose: &str| format!("{}/{whose}-{}-{{n}}", shown(place), if recycled { "recycled" } else { "clean" });
+        let side = |command, dir: String, archive: &PathBuf| Side {
+            command,
+            before: if recycled {
+                // A tree that has just been removed from the same place.
+                format!("mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old", shown(archive))
+            } else {
+                String::new()
+            },
+            clean: format!("rm -rf {dir}"),
+            reads: vec![archive.clone()],
+            writes: None,
+        };
+        let ours = dir("ours");
+        let tar = dir("tar");
+        let by_tar = machine.script(&format!("mkdir {tar}; tar -xf {} -C {tar}", shown(theirs)));
+        Row {
+            name,
+            peer,
+            faster,
+            size: None,
+            is_quick: name == "unpack, clean ext4",
+            ours: side(machine.isar(&["unpack", "-q", &shown(archive), &ours]), ours.clone(), archive),
+            theirs: side(by_tar, tar.clone(), theirs),
+        }
+    };
+    let Machine { disk, memory, ours, seed, .. } = machine;
+    vec![
+        row("unpack, clean ext4", "tar -xf of the same", 1.9, ours, ours, disk, false),
+        row("unpack, clean ext4, seed for tar", "tar -xf of the seed's", 1.9, ours, seed, disk, false),
+        row("unpack the seed's, clean ext4", "tar -xf of the same", 1.3, seed, seed, disk, false),
+        row("unpack, tmpfs", "tar -xf of the same", 1.9, ours, ours, memory, false),
+        row("unpack, recycled ext4", "tar -xf of the same", 8.0, ours, ours, disk, true),
+        row("unpack the seed's, recycled ext4", "tar -xf of the same", 5.0, seed, seed, disk, true),
+    ]
+}
+
+fn read(machine: &Machine) -> Vec<Row> {
+    let archive = shown(&machine.ours);
+    let row = |name, peer, faster, ours: Vec<String>, theirs: String| Row {
+        name,
+        peer,
+        faster,
+        size: None,
+        is_quick: true,
+        ours: Side { command: ours, reads: vec![machine.ours.clone()], ..Side::default() },
+        theirs: Side {
+            command: machine.script(&theirs),
+            reads: vec![machine.ours.clone(), machine.seed.clone()],
+            ..Side::default()
+        },
+    };
+    let table = format!("tar -tf {archive}");
+    let decode = |path: &PathBuf| format!("zstd -q -d --stdout {} > /dev/null", shown(path));
+    vec![
+        row("list", "tar -tf", 1.7, machine.isar(&["list", &archive]), table.clone()),
+        row("info", "tar -tf", 1.7, machine.isar(&["info", &archive]), table.clone()),
+        row("check", "tar -tf", 1.7, machine.isar(&["check", &archive]), table),
+        row(
+            "zstd -d of ours",
+            "zstd -d of the seed's",
+            1.0,
+            machine.script(&decode(&machine.ours)),
+            decode(&machine.seed),
+        ),
+    ]
+}
+
+fn rest(machine: &Machine) -> Vec<Row> {
+    let Machine { disk, ours, .. } = machine;
+    let archive = shown(ours);
+    let tree = |whose: &str| format!("{}/remove-{whose}-{{n}}", shown(disk));
+    let removed = |command, tree: &str| Side {
+        command,
+        before: format!("mkdir {tree}; tar -xf {archive} -C {tree}"),
+        ..Side::default()
+    };
+    let cache = shown(&disk.join("cache"));
+    let root = format!("{}/imager-{{n}}", shown(disk));
+    let by_shell = format!("mkdir {root}; tar -xf {archive} -C {root}; chroot {root} true; rm -rf {root}");
+    vec![
+        Row {
+            name: "remove",
+            peer: "rm -rf",
+            faster: 1.0,
+            size: None,
+            is_quick: true,
+            ours: removed(machine.isar(&["remove", &tree("ours")]), &tree("ours")),
+            theirs: removed(machine.script(&format!("rm -rf {}", tree("rm"))), &tree("rm")),
+        },
+        Row {
+            name: "imager --cache, second run",
+            peer: "tar -xf, chroot true, rm -rf",
+            faster: 20.0,
+            size: None,
+            is_quick: true,
+            ours: Side {
+                command: machine.isar(&["imager", "--cache", &cache, &archive, "--", "true"]),
+                reads: vec![ours.clone()],
+                ..Side::default()
+            },
+            theirs: Side { command: machine.script(&by_shell), reads: vec![ours.clone()], ..Side::default() },
+        },
+    ]
+}
