@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use isar_tarball::archive::reader::{Event, Limits, Reader};
 use isar_tarball::entry::{Kind, Timestamp};
 use isar_tarball::sbuild::extraction::safe_suffix;
 use isar_tarball::sbuild::rules::Loader;
 
-use crate::world::{Scratch, as_user, require, skip, succeed};
+use crate::world::{Sbuild, Scratch, require, succeed, with_sbuild};
 
 /// A file of a tree, as far as archives of all kinds have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,23 +27,14 @@ pub struct File {
 /// The files of a tree by their paths.
 pub type Tree = BTreeMap<Vec<u8>, File>;
 
-/// The packages of trixie, unpacked.
-const SBUILD_0_89: &str = "/var/tmp/isar-tarball-tests/sbuild-0.89/usr/share/perl5";
-
 /// Lets a loader load archives: for each what it made of it, or `None` when it refused.
 pub fn load(loader: Loader, archives: &[PathBuf], scratch: &Scratch) -> Option<Vec<Option<Tree>>> {
-    require(&["sbuild", "mmdebstrap"])?;
-    let mut command = as_user("env");
-    match loader {
-        Loader::V0_85 => {}
-        Loader::V0_89 => {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sbuild-0.89.sh");
-            if !Path::new(SBUILD_0_89).exists() && !Command::new(script).status().is_ok_and(|status| status.success()) {
-                return skip("sbuild 0.89 cannot be had");
-            }
-            command.arg(format!("PERL5LIB={SBUILD_0_89}"));
-        }
-    }
+    require(&["mmdebstrap"])?;
+    let version = match loader {
+        Loader::V0_85 => Sbuild::V0_85,
+        Loader::V0_89 => Sbuild::V0_89,
+    };
+    let mut command = with_sbuild(version, scratch)?;
     let script = scratch.join(format!("{}.pl", loader.name()));
     fs::write(&script, include_str!("loaders.pl")).unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
