@@ -16,8 +16,11 @@
 
 pub mod acl;
 pub mod archive;
+pub mod chroot;
+pub mod doctor;
 pub mod entry;
 pub mod error;
+pub mod export;
 pub mod grant;
 pub mod ids;
 pub mod input;

@@ -83,6 +83,10 @@ enum Command {
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
+    let failed = match command {
+        Command::Unshare(_) | Command::Chroot(_) | Command::Imager(_) => Status::TOOL_FAILED,
+        _ => Status::Failed,
+    };
     let done = match command {
         Command::Pack(args) => pack::run(args, &globals),
         Command::Unpack(args) => unpack::run(args, &globals),
@@ -105,7 +109,7 @@ pub fn main() -> ExitCode {
         Ok(status) => status.into(),
         Err(error) => {
             report::error(&error);
-            Status::Failed.into()
+            failed.into()
         }
     }
 }

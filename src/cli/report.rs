@@ -15,9 +15,14 @@ pub enum Status {
     Failed,
     /// Killed by this signal.
     Killed(u8),
+    /// The status of a command that was run, or why it was not.
+    Command(u8),
 }
 
 impl Status {
+    /// This program failed, so that the command was not run.
+    pub const TOOL_FAILED: Status = Status::Command(125);
+
     /// The exit status as the shell sees it.
     pub fn code(self) -> u8 {
         match self {
@@ -25,6 +30,7 @@ impl Status {
             Status::No => 1,
             Status::Failed => 2,
             Status::Killed(signal) => 128u8.saturating_add(signal),
+            Status::Command(code) => code,
         }
     }
 

@@ -3,4 +3,5 @@
 pub mod exclude;
 pub mod mounts;
 pub mod walk;
+pub mod within;
 pub mod xattr;

@@ -3,10 +3,15 @@
 //! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod check;
+mod chroot;
 mod crafted;
+mod doctor;
+mod export;
 mod formats;
 mod grant_acl;
 mod handover;
+mod idmap;
 mod pack;
 mod pack_faults;
 mod pack_interop;
@@ -17,4 +22,5 @@ mod rootfs;
 mod sbuild;
 mod unpack;
 mod unpack_security;
+mod unshare;
 mod world;
