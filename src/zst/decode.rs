@@ -1,1 +1,208 @@
-//! x
+//! Decoding: one frame at once, or frame after frame in pieces.
+
+use std::io::{self, BufRead};
+
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, is_error_kind};
+
+use super::frames::{self, Error, Fault, Frame, Header, LONGEST_HEADER, Start};
+
+/// A decoding context, used again from frame to frame.
+pub struct Decoder {
+    context: DCtx<'static>,
+    window_log: u32,
+}
+
+/// What a step of decoding took.
+struct Step {
+    read: usize,
+    wrote: usize,
+    /// The frame is complete, its checksum right.
+    is_finished: bool,
+}
+
+impl Decoder {
+    /// A decoder for windows of up to `1 << window_log` bytes, 10..=31; what lies outside is taken as the nearest of these.
+    pub fn new(window_log: u32) -> Result<Decoder, Fault> {
+        let window_log = window_log.clamp(10, 31);
+        let mut context = DCtx::try_create().ok_or(Fault::Memory)?;
+        context.set_parameter(DParameter::WindowLogMax(window_log)).map_err(fault)?;
+        Ok(Decoder { context, window_log })
+    }
+
+    /// Fails when a window of this many bytes is wider than allowed.
+    pub fn check_window(&self, window: u64) -> Result<(), Fault> {
+        check_window(window, self.window_log)
+    }
+
+    /// Puts the content of `frame`, one whole frame, into the room that `out` has, in place of what it holds.
+    pub fn whole(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        out.clear();
+        self.context.decompress(out, frame).map_err(fault)?;
+        Ok(())
+    }
+
+    /// Takes what it can from `input` and appends what it can to the room that `out` has.
+    fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
+        let before = out.len();
+        let mut from = InBuffer::around(input);
+        let mut to = OutBuffer::around_pos(out, before);
+        let hint = self.context.decompress_stream(&mut to, &mut from).map_err(fault)?;
+        let (read, wrote) = (from.pos(), to.pos() - before);
+        Ok(Step { read, wrote, is_finished: hint == 0 })
+    }
+
+    /// Forgets what was begun.
+    fn reset(&mut self) -> Result<(), Fault> {
+        self.context.reset(ResetDirective::SessionOnly).map_err(fault)?;
+        Ok(())
+    }
+}
+
+/// Fails when a window of so many bytes is wider than `1 << window_log`.
+pub fn check_window(window: u64, window_log: u32) -> Result<(), Fault> {
+    let limit = 1 << window_log.clamp(10, 31);
+    if window > limit { Err(Fault::Window { window, limit }) } else { Ok(()) }
+}
+
+/// Fails when one of the frames needs a wider window than `1 << window_log`.
+pub fn check_windows(frames: &[Frame], window_log: u32) -> Result<(), Error> {
+    frames.iter().try_for_each(|frame| {
+        check_window(frame.window, window_log).map_err(|fault| Error { offset: frame.offset, fault })
+    })
+}
+
+fn fault(code: usize) -> Fault {
+    let is = |kind| is_error_kind(code, kind);
+    if is(ZSTD_ErrorCode::ZSTD_error_checksum_wrong) {
+        Fault::Checksum
+    } else if is(ZSTD_ErrorCode::ZSTD_error_memory_allocation) {
+        Fault::Memory
+    } else {
+        Fault::Corrupt(get_error_name(code))
+    }
+}
+
+/// The content of frames that come one after another, whatever their size.
+pub struct Stream<'d, R> {
+    decoder: &'d mut Decoder,
+    input: R,
+    /// Bytes of the archive taken so far.
+    consumed: u64,
+    /// Where the frame that is being decoded begins.
+    frame: Option<u64>,
+    /// The first bytes of that frame, which were looked at but not yet decoded.
+    head: Vec<u8>,
+}
+
+impl<'d, R: BufRead> Stream<'d, R> {
+    /// Decodes what `input` holds, which begins with a frame `offset` bytes into the archive.
+    pub fn new(decoder: &'d mut Decoder, input: R, offset: u64) -> Stream<'d, R> {
+        Stream { decoder, input, consumed: offset, frame: None, head: Vec::with_capacity(LONGEST_HEADER) }
+    }
+
+    /// Bytes of the archive taken so far, counted from its start.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Appends content to `out` until its room is used up. False when all frames are at their end.
+    pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<bool, Error> {
+        while out.len() < out.capacity() {
+            match self.frame {
+                Some(offset) => self.content(out).map_err(|fault| Error { offset, fault })?,
+                None => {
+                    let offset = self.consumed;
+                    if !self.begin().map_err(|fault| Error { offset, fault })? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks at the next frame's header and passes over a skippable frame. False at the end of the archive.
+    fn begin(&mut self) -> Result<bool, Fault> {
+        let offset = self.consumed;
+        self.head.clear();
+        loop {
+            // Byte by byte, because what stands behind a short frame is not its own.
+            let Some(byte) = self.peek()?.first().copied() else {
+                return if self.head.is_empty() { Ok(false) } else { Err(Fault::Truncated) };
+            };
+            self.head.push(byte);
+            self.take(1);
+            match frames::start(&self.head) {
+                Err(Fault::Truncated) => {}
+                Err(fault) => return Err(fault),
+                Ok(Start::Skippable(length)) => {
+                    self.skip(length.saturating_sub(self.head.len() as u64))?;
+                    return Ok(true);
+                }
+                Ok(Start::Frame(Header { window, .. })) => {
+                    self.decoder.check_window(window)?;
+                    self.decoder.reset()?;
+                    self.frame = Some(offset);
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    fn content(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let step = if self.head.is_empty() {
+            let input = peek(&mut self.input)?;
+            let is_over = input.is_empty();
+            let step = self.decoder.step(input, out)?;
+            self.take(step.read);
+            if is_over && step.wrote == 0 && !step.is_finished {
+                return Err(Fault::Truncated);
+            }
+            step
+        } else {
+            let step = self.decoder.step(&self.head, out)?;
+            self.head.drain(..step.read.min(self.head.len()));
+            step
+        };
+        if step.is_finished {
+            self.frame = None;
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, mut length: u64) -> Result<(), Fault> {
+        while length > 0 {
+            let here = self.peek()?.len();
+            if here == 0 {
+                return Err(Fault::Truncated);
+            }
+            let step = usize::try_from(length).map_or(here, |length| length.min(here));
+            self.take(step);
+            length -= step as u64;
+        }
+        Ok(())
+    }
+
+    fn peek(&mut self) -> Result<&[u8], Fault> {
+        peek(&mut self.input)
+    }
+
+    fn take(&mut self, count: usize) {
+        self.input.consume(count);
+        self.consumed += count as u64;
+    }
+}
+
+/// The bytes that can be had without asking twice; none at the end.
+fn peek(input: &mut impl BufRead) -> Result<&[u8], Fault> {
+    loop {
+        match input.fill_buf() {
+            // Asked again below: the borrow checker does not let go of a borrow that is returned on one path only.
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Fault::Read(error)),
+        }
+    }
+    input.fill_buf().map_err(Fault::Read)
+}

@@ -1,5 +1,27 @@
 //! Finding the frames of a zstd archive without decoding them (RFC 8878, "Zstandard Frames" and "Skippable Frames").
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// The longest header of a frame, in bytes: magic number, descriptor, window, dictionary id, content size.
+pub const LONGEST_HEADER: usize = 18;
+
+/// What a frame begins with.
+const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
+/// The last three bytes of a skippable frame's magic number; the first is 0x50..=0x5F.
+const SKIPPABLE: [u8; 3] = [0x2A, 0x4D, 0x18];
+
+/// No block holds or takes more, in bytes.
+const LARGEST_BLOCK: u64 = 128 << 10;
+
+/// An archive with more frames is refused: the list of them must not outgrow memory. At this size it takes 48 MiB.
+const MOST_FRAMES: usize = 1 << 20;
+
+/// Bytes read at a time: enough for many small blocks, little enough to cost nothing where blocks are large.
+const READ: usize = 4096;
+
 /// A frame as it stands in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -15,4 +37,236 @@ pub struct Frame {
     pub has_checksum: bool,
     /// It holds no content and is passed over by decoders.
     pub is_skippable: bool,
+}
+
+/// A frame that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("zstd frame at byte {offset}: {fault}")]
+pub struct Error {
+    /// Where the frame begins, in bytes from the start of the archive.
+    pub offset: u64,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What can be wrong with a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The archive could not be read.
+    #[error("read: {}", crate::error::describe(.0))]
+    Read(io::Error),
+    /// The archive ends before the frame does.
+    #[error("the archive ends within it: it is truncated; copy or make it again")]
+    Truncated,
+    /// Something else stands where a frame should.
+    #[error("no frame begins here: the archive is damaged, or something was appended to it")]
+    NotAFrame,
+    /// A format from before zstd 0.8.
+    #[error("written by a zstd before 0.8; compress it again")]
+    Legacy,
+    /// The frame was made with a dictionary.
+    #[error("needs the dictionary {0}, and dictionaries are not supported; compress it without one")]
+    Dictionary(u32),
+    /// Decoding would take more memory than allowed.
+    #[error(
+        "needs a window of {window} bytes, more than the {limit} allowed; compress it with a smaller one (zstd --long=27 or less)"
+    )]
+    Window {
+        /// What the frame asks for, in bytes.
+        window: u64,
+        /// What is allowed, in bytes.
+        limit: u64,
+    },
+    /// The frame contradicts the format or itself.
+    #[error("damaged: {0}")]
+    Corrupt(&'static str),
+    /// The content is not what was compressed.
+    #[error("damaged: its content does not match its checksum")]
+    Checksum,
+    /// There are too many frames.
+    #[error("the archive has more than {MOST_FRAMES} frames before it; compress it again in larger ones")]
+    TooMany,
+    /// No memory for the decoder.
+    #[error("not enough memory to decode it")]
+    Memory,
+}
+
+/// What a frame's first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A skippable frame, its length in bytes from its magic number on.
+    Skippable(u64),
+    /// A frame with content.
+    Frame(Header),
+}
+
+/// The header of a frame with content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its length in bytes, magic number included.
+    pub length: u64,
+    /// Length of the content in bytes, if said.
+    pub content: Option<u64>,
+    /// The window in bytes; for a frame without one of its own the length of the content.
+    pub window: u64,
+    /// A checksum stands behind the last block.
+    pub has_checksum: bool,
+}
+
+/// Reads the header that `bytes` begin with. [`Fault::Truncated`] when it goes on behind them, which with [`LONGEST_HEADER`] bytes it doesn't.
+pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
+    let mut rest = bytes;
+    let Some(magic) = take::<4>(&mut rest) else {
+        let is_begun = MAGIC.starts_with(bytes)
+            || bytes.split_first().is_some_and(|(first, rest)| first >> 4 == 5 && SKIPPABLE.starts_with(rest));
+        return Err(if is_begun { Fault::Truncated } else { Fault::NotAFrame });
+    };
+    match magic {
+        MAGIC => {}
+        [0x50..=0x5F, tail @ ..] if tail == SKIPPABLE => {
+            let length = u32::from_le_bytes(take(&mut rest).ok_or(Fault::Truncated)?);
+            return Ok(Start::Skippable(8 + u64::from(length)));
+        }
+        [0x1E, 0xB5, 0x2F, 0xFD] | [0x22..=0x27, 0xB5, 0x2F, 0xFD] => return Err(Fault::Legacy),
+        _ => return Err(Fault::NotAFrame),
+    }
+    let [descriptor] = take(&mut rest).ok_or(Fault::Truncated)?;
+    if descriptor & 0b1000 != 0 {
+        return Err(Fault::Corrupt("its header uses a reserved bit"));
+    }
+    let is_single_segment = descriptor & 0b10_0000 != 0;
+    let window = if is_single_segment { None } else { Some(number(&mut rest, 1)?) };
+    let dictionary = number(&mut rest, [0, 1, 2, 4][usize::from(descriptor & 3)])?;
+    if dictionary != 0 {
+        return Err(Fault::Dictionary(u32::try_from(dictionary).unwrap_or(u32::MAX)));
+    }
+    let content = match (descriptor >> 6, is_single_segment) {
+        (0, false) => None,
+        (0, true) => Some(number(&mut rest, 1)?),
+        (1, _) => Some(number(&mut rest, 2)? + 256),
+        (2, _) => Some(number(&mut rest, 4)?),
+        _ => Some(number(&mut rest, 8)?),
+    };
+    let window = match window {
+        Some(window) => {
+            let base = 1 << (10 + (window >> 3));
+            base + base / 8 * (window & 7)
+        }
+        None => content.unwrap_or(0),
+    };
+    let length = (bytes.len() - rest.len()) as u64;
+    Ok(Start::Frame(Header { length, content, window, has_checksum: descriptor & 0b100 != 0 }))
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+/// The little-endian number of `width` bytes, at most 8, that `bytes` begin with.
+fn number(bytes: &mut &[u8], width: usize) -> Result<u64, Fault> {
+    let (field, rest) = bytes.split_at_checked(width).ok_or(Fault::Truncated)?;
+    *bytes = rest;
+    Ok(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// The frames of the archive that begins `start` bytes into `file` and is `length` bytes long. Reads headers only, wherever the file's own position is.
+pub fn scan(file: &File, start: u64, length: u64) -> Result<Vec<Frame>, Error> {
+    scan_with(length, |offset, buffer| file.read_at(buffer, start.saturating_add(offset)))
+}
+
+/// [`scan`] for whatever `read` reads: some bytes from an offset into a buffer, giving how many, 0 at the end.
+pub fn scan_with(length: u64, read: impl FnMut(u64, &mut [u8]) -> io::Result<usize>) -> Result<Vec<Frame>, Error> {
+    let mut bytes = Bytes { length, read, buffer: [0; READ], offset: 0, filled: 0 };
+    let mut frames = Vec::new();
+    let mut offset = 0;
+    while offset < length {
+        let frame = if frames.len() < MOST_FRAMES { bytes.frame(offset) } else { Err(Fault::TooMany) };
+        let frame = frame.map_err(|fault| Error { offset, fault })?;
+        frames.push(frame);
+        offset += frame.compressed;
+    }
+    Ok(frames)
+}
+
+/// The archive, of which the bytes last read are kept.
+struct Bytes<R> {
+    length: u64,
+    read: R,
+    buffer: [u8; READ],
+    /// Where the buffer's bytes stand in the archive.
+    offset: u64,
+    filled: usize,
+}
+
+impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
+    /// The `count` bytes from `offset` on; fewer only at the end of the archive.
+    fn at(&mut self, offset: u64, count: usize) -> Result<&[u8], Fault> {
+        let left = self.length.saturating_sub(offset);
+        let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let end = self.offset + self.filled as u64;
+        if offset < self.offset || offset + count as u64 > end {
+            (self.offset, self.filled) = (offset, 0);
+            while self.filled < count {
+                let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+                match (self.read)(offset + self.filled as u64, room) {
+                    Ok(0) => return Err(Fault::Truncated),
+                    Ok(read) => self.filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(Fault::Read(error)),
+                }
+            }
+        }
+        let first = (offset - self.offset) as usize;
+        self.buffer.get(first..first + count).ok_or(Fault::Truncated)
+    }
+
+    fn frame(&mut self, offset: u64) -> Result<Frame, Fault> {
+        let left = self.length - offset;
+        let frame = match start(self.at(offset, LONGEST_HEADER)?)? {
+            Start::Skippable(compressed) => {
+                Frame { offset, compressed, content: Some(0), window: 0, has_checksum: false, is_skippable: true }
+            }
+            Start::Frame(header) => {
+                let compressed = self.blocks(offset, &header)?;
+                let Header { content, window, has_checksum, .. } = header;
+                Frame { offset, compressed, content, window, has_checksum, is_skippable: false }
+            }
+        };
+        if frame.compressed > left { Err(Fault::Truncated) } else { Ok(frame) }
+    }
+
+    /// The length of the frame at `offset`, found by going from block to block. It may be more than the archive has.
+    fn blocks(&mut self, offset: u64, header: &Header) -> Result<u64, Fault> {
+        let mut length = header.length;
+        let mut most_content = 0_u64;
+        loop {
+            let mut bytes = self.at(offset + length, 3)?;
+            let block = number(&mut bytes, 3)?;
+            let size = block >> 3;
+            if size > LARGEST_BLOCK {
+                return Err(Fault::Corrupt("a block is larger than blocks can be"));
+            }
+            let (stored, content) = match block >> 1 & 3 {
+                0 => (size, size),
+                1 => (1, size),
+                2 => (size, LARGEST_BLOCK.min(header.window)),
+                _ => return Err(Fault::Corrupt("a block of a reserved type")),
+            };
+            length += 3 + stored;
+            most_content += content;
+            if block & 1 != 0 {
+                break;
+            }
+            if offset + length >= self.length {
+                return Err(Fault::Truncated);
+            }
+        }
+        // So that nobody makes room for what a few bytes can't hold.
+        if header.content.is_some_and(|content| content > most_content) {
+            return Err(Fault::Corrupt("it says that its content is longer than its blocks can hold"));
+        }
+        Ok(length + if header.has_checksum { 4 } else { 0 })
+    }
 }

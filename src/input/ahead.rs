@@ -1,0 +1,318 @@
+//! What decoders and the reader share: who decodes what, the pieces that wait to be read, and the memory that they take.
+//!
+//! The stream is cut into parts (frames, or one part that is everything). Decoders take parts in order and put their pieces down; the reader takes the pieces of the
+//! first part, then of the next. Memory is charged before it is used, and whoever wants more than the budget waits until some is given back. The one exception keeps
+//! all of it moving: the part that is read now may go over the budget when none of its pieces is waiting. That part never waits, so it ends, and the next one is it.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::ops::Deref;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Error;
+
+/// The smallest buffer, in bytes: smaller ones would not be worth the bookkeeping.
+const SMALLEST: usize = 64 << 10;
+
+/// Decoders on one side, the reader on the other.
+pub(super) struct Ahead {
+    /// Number of parts.
+    parts: usize,
+    /// Bytes that may be taken.
+    budget: u64,
+    state: Mutex<State>,
+    /// There is something to read, or nothing more to wait for.
+    ready: Condvar,
+    /// There is memory again, or nothing more to wait for.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many parts have been taken.
+    taken: usize,
+    /// The part that is being read.
+    head: usize,
+    /// Parts from `head` on that have been taken.
+    slots: VecDeque<Slot>,
+    /// Bytes charged: buffers outside `free`, and what decoders need besides.
+    held: u64,
+    /// Of these, what the reader and whoever it shares with have.
+    lent: u64,
+    /// What the last piece read takes.
+    latest: u64,
+    /// The most that was ever charged.
+    peak: u64,
+    /// Buffers to be used again, the one last used at the end.
+    free: Vec<Vec<u8>>,
+    /// Nobody will read any more, or it makes no sense to.
+    stopped: bool,
+    /// A decoder died.
+    broken: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    pieces: VecDeque<Piece>,
+    outcome: Option<Result<(), Error>>,
+}
+
+/// Content that waits to be read.
+struct Piece {
+    buffer: Buffer,
+    /// Bytes of the archive that have been read when this piece has.
+    consumed: u64,
+}
+
+/// Room for content, charged until it is dropped.
+pub(super) struct Buffer {
+    /// The content. Its capacity must stay as it is.
+    pub(super) bytes: Vec<u8>,
+    charged: u64,
+    is_lent: bool,
+    ahead: Arc<Ahead>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut bytes = mem::take(&mut self.bytes);
+        bytes.clear();
+        let mut state = self.ahead.lock();
+        state.held = state.held.saturating_sub(self.charged);
+        if self.is_lent {
+            state.lent = state.lent.saturating_sub(self.charged);
+        }
+        if !state.stopped {
+            state.free.push(bytes);
+            state.trim(self.ahead.budget);
+        }
+        drop(state);
+        self.ahead.ready.notify_all();
+        self.ahead.room.notify_all();
+    }
+}
+
+/// Bytes of the tar stream. Clones share them; the memory is used again when the last clone is gone.
+#[derive(Clone)]
+pub struct Chunk(Arc<Buffer>);
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl std::fmt::Debug for Chunk {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Chunk({} bytes)", self.len())
+    }
+}
+
+/// A part that a decoder has taken. What it needs besides buffers stays charged until this is dropped, and dropping it without [`Part::done`] breaks the stream.
+pub(super) struct Part {
+    /// Which one.
+    pub(super) index: usize,
+    charged: u64,
+    ahead: Arc<Ahead>,
+}
+
+impl Part {
+    /// Room for `size` bytes; waits until there is. `None` when nobody will read it.
+    pub(super) fn buffer(&self, size: usize) -> Option<Buffer> {
+        let size = size.max(SMALLEST);
+        let ahead = &self.ahead;
+        let mut state = ahead.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(bytes) = state.allowed(self.index, size, ahead.budget) {
+                // Unused memory of the wrong size is let go of first.
+                let charged = bytes.as_ref().map_or(size, Vec::capacity) as u64;
+                state.charge(charged);
+                state.trim(ahead.budget);
+                drop(state);
+                let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(size));
+                return Some(Buffer { bytes, charged, is_lent: false, ahead: Arc::clone(ahead) });
+            }
+            state = wait(&ahead.room, state);
+        }
+    }
+
+    /// Puts the next piece of this part down for the reader. Empty ones are dropped.
+    pub(super) fn put(&self, buffer: Buffer, consumed: u64) {
+        if buffer.bytes.is_empty() {
+            return;
+        }
+        let mut state = self.ahead.lock();
+        if let Some(slot) = state.slot(self.index) {
+            slot.pieces.push_back(Piece { buffer, consumed });
+        }
+        drop(state);
+        self.ahead.ready.notify_all();
+    }
+
+    /// No piece follows: all are there, or `outcome` says why not.
+    pub(super) fn done(self, outcome: Result<(), Error>) {
+        let mut state = self.ahead.lock();
+        if let Some(slot) = state.slot(self.index) {
+            slot.outcome = Some(outcome);
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut state = self.ahead.lock();
+        state.held = state.held.saturating_sub(self.charged);
+        if state.slot(self.index).is_some_and(|slot| slot.outcome.is_none()) {
+            state.broken = true;
+        }
+        drop(state);
+        self.ahead.ready.notify_all();
+        self.ahead.room.notify_all();
+    }
+}
+
+impl State {
+    /// The slot of a part that has been taken and not yet been read to its end.
+    fn slot(&mut self, index: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(index.checked_sub(self.head)?)
+    }
+
+    /// Whether part `index` may have `size` bytes now; with a buffer to be used again if there is one.
+    fn allowed(&mut self, index: usize, size: usize, budget: u64) -> Option<Option<Vec<u8>>> {
+        let is_next = index == self.head && self.slots.front().is_none_or(|slot| slot.pieces.is_empty());
+        // A much larger one would keep what is waited for back, or take room from others.
+        let fits = |bytes: &Vec<u8>| (size..=size.saturating_mul(2)).contains(&bytes.capacity());
+        let place = self.free.iter().rposition(fits);
+        let needed = place.and_then(|place| self.free.get(place)).map_or(size, Vec::capacity) as u64;
+        if !is_next && self.held.saturating_add(needed) > budget {
+            return None;
+        }
+        Some(place.map(|place| self.free.remove(place)))
+    }
+
+    fn charge(&mut self, bytes: u64) {
+        self.held = self.held.saturating_add(bytes);
+        self.peak = self.peak.max(self.held);
+    }
+
+    /// Gives unused buffers back to the system until all memory together fits the budget.
+    fn trim(&mut self, budget: u64) {
+        let mut unused: u64 = self.free.iter().map(|bytes| bytes.capacity() as u64).sum();
+        while !self.free.is_empty() && self.held.saturating_add(unused) > budget {
+            unused -= self.free.remove(0).capacity() as u64;
+        }
+    }
+}
+
+impl Ahead {
+    pub(super) fn new(parts: usize, budget: u64) -> Arc<Ahead> {
+        let state = Mutex::default();
+        Arc::new(Ahead { parts, budget, state, ready: Condvar::new(), room: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides buffers; waits until there is room. `None` when there is nothing more to do.
+    pub(super) fn take(self: &Arc<Ahead>, needs: impl Fn(usize) -> u64) -> Option<Part> {
+        let mut state = self.lock();
+        loop {
+            let index = state.taken;
+            if state.stopped || index == self.parts {
+                return None;
+            }
+            let charged = needs(index);
+            if index == state.head || state.held.saturating_add(charged) <= self.budget {
+                state.taken += 1;
+                state.slots.push_back(Slot::default());
+                state.charge(charged);
+                return Some(Part { index, charged, ahead: Arc::clone(self) });
+            }
+            state = wait(&self.room, state);
+        }
+    }
+
+    /// The next piece of the stream, and how much of the archive has been read with it. `None` at the end.
+    pub(super) fn next(&self) -> Result<Option<(Chunk, u64)>, Error> {
+        let mut state = self.lock();
+        loop {
+            if state.head == self.parts {
+                return Ok(None);
+            }
+            let slot = state.slots.front_mut();
+            if let Some(Piece { mut buffer, consumed }) = slot.and_then(|slot| slot.pieces.pop_front()) {
+                buffer.is_lent = true;
+                state.lent += buffer.charged;
+                state.latest = buffer.charged;
+                drop(state);
+                // The part that is read now may have waited for its piece to be taken.
+                self.room.notify_all();
+                return Ok(Some((Chunk(Arc::new(buffer)), consumed)));
+            }
+            match state.slots.front_mut().and_then(|slot| slot.outcome.take()) {
+                Some(Ok(())) => {
+                    state.slots.pop_front();
+                    state.head += 1;
+                    self.room.notify_all();
+                }
+                Some(Err(error)) => {
+                    state.stopped = true;
+                    // Asked again, it is at its end.
+                    state.head = self.parts;
+                    self.room.notify_all();
+                    return Err(error);
+                }
+                None if state.broken => return Err(Error::Broken),
+                None => state = wait(&self.ready, state),
+            }
+        }
+    }
+
+    /// Waits until the pieces given out, the latest one left out, take no more than half of the budget.
+    pub(super) fn wait_for_room(&self) {
+        let mut state = self.lock();
+        while state.lent > state.latest.saturating_add(self.budget / 2) {
+            state = wait(&self.ready, state);
+        }
+    }
+
+    /// Bytes charged now, and the most that ever were.
+    pub(super) fn held(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.held, state.peak)
+    }
+
+    /// Tells everybody to stop.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        let unused = mem::take(&mut state.free);
+        drop(state);
+        drop(unused);
+        self.ready.notify_all();
+        self.room.notify_all();
+    }
+
+    /// Drops what nobody has read. To be called when no decoder is left: pieces hold on to what they wait in.
+    pub(super) fn clear(&self) {
+        let slots = mem::take(&mut self.lock().slots);
+        // Dropping a piece takes the lock.
+        drop(slots);
+    }
+}
+
+fn wait<'s>(condition: &Condvar, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,214 @@
+//! The threads that decode ahead: one for a stream, several for the frames of a file.
+
+use std::fs::File;
+use std::io;
+#[cfg(any(feature = "gzip", feature = "xz"))]
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::ahead::{Ahead, Part};
+use super::source::Source;
+use super::{Compression, Error};
+use crate::sys::pread_append;
+use crate::zst::decode::{Decoder, Stream};
+use crate::zst::frames::{Error as FrameError, Fault, Frame};
+
+/// Bytes of a piece where content does not come in whole frames.
+const PIECE: usize = 1 << 20;
+
+/// Frames with no more content, in bytes, are decoded in one go; larger ones come in pieces.
+const WHOLE: u64 = 32 << 20;
+
+/// A decoder that was used for a wider window, in bytes, is not kept: it would keep the memory.
+const KEPT_WINDOW: u64 = 16 << 20;
+
+/// What the two decoders of a stream besides zstd need, in bytes (xz: see its memory limit), is not worth counting.
+const STREAM_NEEDS: u64 = 0;
+
+/// The frames of a regular file that have content, to be decoded by any number of threads.
+pub(super) struct Frames {
+    pub(super) file: Arc<File>,
+    /// Where the archive begins in the file.
+    pub(super) start: u64,
+    pub(super) frames: Vec<Frame>,
+    pub(super) window_log: u32,
+}
+
+impl Frames {
+    /// Decodes frames until none is left.
+    pub(super) fn work(&self, ahead: &Arc<Ahead>) {
+        let mut decoder = None;
+        let mut compressed = Vec::new();
+        while let Some(part) = ahead.take(|index| self.frames.get(index).map_or(0, needs)) {
+            let outcome = match self.frames.get(part.index) {
+                Some(frame) => self.decode(frame, &part, &mut decoder, &mut compressed),
+                None => Ok(()),
+            };
+            part.done(outcome.map_err(Error::Zstd));
+        }
+    }
+
+    fn decode(
+        &self,
+        frame: &Frame,
+        part: &Part,
+        decoder: &mut Option<Decoder>,
+        compressed: &mut Vec<u8>,
+    ) -> Result<(), FrameError> {
+        let failed = |fault| FrameError { offset: frame.offset, fault };
+        let kept = match decoder.take() {
+            Some(kept) => kept,
+            None => Decoder::new(self.window_log).map_err(failed)?,
+        };
+        let kept = decoder.insert(kept);
+        let Some(size) = whole(frame) else {
+            self.stream(frame, part, kept)?;
+            if frame.window > KEPT_WINDOW {
+                *decoder = None;
+            }
+            return Ok(());
+        };
+        self.read(frame, compressed).map_err(failed)?;
+        let Some(mut buffer) = part.buffer(size) else { return Ok(()) };
+        kept.whole(compressed, &mut buffer.bytes).map_err(failed)?;
+        part.put(buffer, frame.offset + frame.compressed);
+        Ok(())
+    }
+
+    /// Decodes a frame piece by piece.
+    fn stream(&self, frame: &Frame, part: &Part, decoder: &mut Decoder) -> Result<(), FrameError> {
+        let start = self.start + frame.offset;
+        let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
+        let mut stream = Stream::new(decoder, source, frame.offset);
+        loop {
+            let Some(mut buffer) = part.buffer(PIECE) else { return Ok(()) };
+            let goes_on = stream.fill(&mut buffer.bytes)?;
+            part.put(buffer, stream.consumed());
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts a frame as it stands in the archive into `out`.
+    fn read(&self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), Fault> {
+        out.clear();
+        // Checked by `whole` to be small.
+        let size = usize::try_from(frame.compressed).map_err(|_| Fault::Memory)?;
+        while out.len() < size {
+            let offset = self.start + frame.offset + out.len() as u64;
+            match pread_append(self.file.as_fd(), offset, size - out.len(), out) {
+                // It was longer when it was scanned.
+                Ok(0) => return Err(Fault::Truncated),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The size of a frame's content, when it is to be decoded in one go.
+fn whole(frame: &Frame) -> Option<usize> {
+    // A frame of many empty blocks is longer than its content; nobody has to hold it.
+    let content = frame.content.filter(|content| *content <= WHOLE && frame.compressed <= WHOLE + PIECE as u64)?;
+    usize::try_from(content).ok()
+}
+
+/// Bytes that decoding a frame takes besides the content.
+fn needs(frame: &Frame) -> u64 {
+    match whole(frame) {
+        Some(_) => frame.compressed,
+        None => frame.window,
+    }
+}
+
+/// Decodes a stream, all of it one part, until its end.
+pub(super) fn stream(ahead: &Arc<Ahead>, source: Source, compression: Compression, window_log: u32) {
+    let Some(part) = ahead.take(|_| STREAM_NEEDS) else { return };
+    let outcome = match compression {
+        Compression::None => plain(&part, source),
+        Compression::Zstd => zstd(&part, source, window_log),
+        Compression::Gzip => gzip(&part, source),
+        Compression::Xz => xz(&part, source, window_log),
+    };
+    part.done(outcome);
+}
+
+fn plain(part: &Part, mut source: Source) -> Result<(), Error> {
+    pieces(part, |out| {
+        let goes_on = source.fill(out).map_err(Error::Read)?;
+        Ok((goes_on, source.consumed()))
+    })
+}
+
+fn zstd(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
+    let mut decoder = Decoder::new(window_log).map_err(|fault| FrameError { offset: 0, fault })?;
+    let mut stream = Stream::new(&mut decoder, source, 0);
+    pieces(part, |out| {
+        let goes_on = stream.fill(out)?;
+        Ok((goes_on, stream.consumed()))
+    })
+}
+
+#[cfg(feature = "gzip")]
+fn gzip(part: &Part, source: Source) -> Result<(), Error> {
+    let mut decoder = flate2::bufread::MultiGzDecoder::new(source);
+    pieces(part, |out| {
+        let goes_on = read_into(&mut decoder, out).map_err(|cause| Error::Damaged {
+            format: "gzip",
+            offset: decoder.get_ref().consumed(),
+            cause,
+        })?;
+        Ok((goes_on, decoder.get_ref().consumed()))
+    })
+}
+
+#[cfg(feature = "xz")]
+fn xz(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
+    use liblzma::stream::{CONCATENATED, Error as XzError, Stream};
+
+    // As wide a dictionary as the window of zstd may be, and what xz needs besides.
+    let limit = (1 << window_log.clamp(10, 31)) + (16 << 20);
+    let damaged = |offset, cause: io::Error| match cause.get_ref().and_then(|inner| inner.downcast_ref::<XzError>()) {
+        Some(XzError::MemLimit) => Error::XzMemory { limit },
+        _ => Error::Damaged { format: "xz", offset, cause },
+    };
+    let stream = Stream::new_stream_decoder(limit, CONCATENATED).map_err(|error| damaged(0, error.into()))?;
+    let mut decoder = liblzma::bufread::XzDecoder::new_stream(source, stream);
+    pieces(part, |out| {
+        let goes_on = read_into(&mut decoder, out).map_err(|cause| damaged(decoder.get_ref().consumed(), cause))?;
+        Ok((goes_on, decoder.get_ref().consumed()))
+    })
+}
+
+#[cfg(not(feature = "gzip"))]
+fn gzip(_: &Part, _: Source) -> Result<(), Error> {
+    Err(Error::FeatureOff { format: "gzip" })
+}
+
+#[cfg(not(feature = "xz"))]
+fn xz(_: &Part, _: Source, _: u32) -> Result<(), Error> {
+    Err(Error::FeatureOff { format: "xz" })
+}
+
+/// Puts down pieces as long as `fill` has any: it fills a buffer and gives whether more follows, and how much of the archive it has read.
+fn pieces(part: &Part, mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>) -> Result<(), Error> {
+    loop {
+        let Some(mut buffer) = part.buffer(PIECE) else { return Ok(()) };
+        let (goes_on, consumed) = fill(&mut buffer.bytes)?;
+        part.put(buffer, consumed);
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+/// Appends to `out` until its room is used up. False at the end.
+#[cfg(any(feature = "gzip", feature = "xz"))]
+fn read_into(decoder: &mut impl Read, out: &mut Vec<u8>) -> io::Result<bool> {
+    let room = out.capacity() - out.len();
+    Ok(decoder.take(room as u64).read_to_end(out)? == room)
+}

@@ -1,0 +1,166 @@
+//! The bytes of an archive as they stand, from a file or a pipe.
+
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::sys::pread_append;
+
+/// Bytes read at a time.
+const READ: usize = 256 << 10;
+
+/// Bytes in order, some of them read ahead.
+pub(super) struct Source {
+    file: Arc<File>,
+    reach: Reach,
+    buffer: Vec<u8>,
+    /// How many bytes of the buffer have been consumed.
+    position: usize,
+    /// Bytes consumed in all.
+    consumed: u64,
+}
+
+enum Reach {
+    /// A regular file, from here to there, wherever its own position is.
+    Range { next: u64, end: u64 },
+    /// Whatever comes.
+    Pipe(Arc<Interrupt>),
+}
+
+impl Source {
+    /// The bytes of a regular file from `start` to `end`.
+    pub(super) fn range(file: Arc<File>, start: u64, end: u64) -> Source {
+        Source::new(file, Reach::Range { next: start, end })
+    }
+
+    /// What comes out of a pipe, until the interrupt.
+    pub(super) fn pipe(file: Arc<File>, interrupt: Arc<Interrupt>) -> Source {
+        Source::new(file, Reach::Pipe(interrupt))
+    }
+
+    fn new(file: Arc<File>, reach: Reach) -> Source {
+        Source { file, reach, buffer: Vec::new(), position: 0, consumed: 0 }
+    }
+
+    /// Bytes consumed so far.
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// The next bytes, at least `count` unless the end comes first. They stay to be consumed.
+    pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+        while self.buffer.len() - self.position < count {
+            self.buffer.drain(..self.position);
+            self.position = 0;
+            self.buffer.reserve(READ);
+            if read(&self.file, &mut self.reach, &mut self.buffer)? == 0 {
+                break;
+            }
+        }
+        Ok(self.buffer.get(self.position..).unwrap_or_default())
+    }
+
+    /// Appends bytes to `out` until its room is used up, without a detour over the buffer. False at the end.
+    pub(super) fn fill(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        while out.len() < out.capacity() {
+            let room = out.capacity() - out.len();
+            let buffered = self.buffer.get(self.position..).unwrap_or_default();
+            let count = buffered.len().min(room);
+            let read = if count > 0 {
+                out.extend_from_slice(&buffered[..count]);
+                self.position += count;
+                count
+            } else {
+                read(&self.file, &mut self.reach, out)?
+            };
+            if read == 0 {
+                return Ok(false);
+            }
+            self.consumed += read as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// Appends to `out` what one read gives, at most the room it has. 0 at the end.
+fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        let room = out.capacity() - out.len();
+        let read = match reach {
+            Reach::Range { next, end } => {
+                let limit = usize::try_from(*end - *next).map_or(room, |left| left.min(room));
+                if limit == 0 {
+                    return Ok(0);
+                }
+                pread_append(file.as_fd(), *next, limit, out).inspect(|count| *next += *count as u64)
+            }
+            Reach::Pipe(interrupt) => {
+                interrupt.wait_for(file)?;
+                rustix::io::read(file, spare_capacity(out)).map_err(io::Error::from)
+            }
+        };
+        match read {
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            read => return read,
+        }
+    }
+}
+
+impl BufRead for Source {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.buffer.len() {
+            self.buffer.clear();
+            self.position = 0;
+            self.buffer.reserve(READ);
+            read(&self.file, &mut self.reach, &mut self.buffer)?;
+        }
+        Ok(self.buffer.get(self.position..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        let count = count.min(self.buffer.len() - self.position);
+        self.position += count;
+        self.consumed += count as u64;
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// Ends a wait for bytes that may never come.
+pub(super) struct Interrupt(OwnedFd);
+
+impl Interrupt {
+    pub(super) fn new() -> io::Result<Interrupt> {
+        Ok(Interrupt(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// From now on every wait ends with an error.
+    pub(super) fn raise(&self) {
+        // A full counter, the one way in which this can fail, says the same.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until a read of `file` gives something.
+    fn wait_for(&self, file: &File) -> io::Result<()> {
+        let mut waited = [PollFd::new(file, PollFlags::IN), PollFd::new(&self.0, PollFlags::IN)];
+        loop {
+            match poll(&mut waited, None) {
+                Ok(_) if !waited[1].revents().is_empty() => return Err(io::Error::other("interrupted")),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

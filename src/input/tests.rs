@@ -1,0 +1,503 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! Content through framings and ways in, whole and damaged.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
+
+use super::*;
+use crate::zst::frames::Fault;
+
+/// A piece of an archive.
+#[derive(Clone, Debug)]
+enum Cut {
+    Frame { size: usize, says_size: bool, has_checksum: bool, window_log: u32 },
+    Skippable(usize),
+}
+
+fn compress(content: &[u8], says_size: bool, has_checksum: bool, window_log: u32) -> Vec<u8> {
+    let mut context = CCtx::create();
+    for parameter in [
+        CParameter::CompressionLevel(1),
+        CParameter::ContentSizeFlag(says_size),
+        CParameter::ChecksumFlag(has_checksum),
+        CParameter::WindowLog(window_log),
+    ] {
+        context.set_parameter(parameter).unwrap();
+    }
+    let mut out = Vec::with_capacity(compress_bound(content.len()));
+    context.compress2(&mut out, content).unwrap();
+    out
+}
+
+fn frame(content: &[u8]) -> Vec<u8> {
+    compress(content, true, true, 20)
+}
+
+fn skippable(size: usize) -> Vec<u8> {
+    [&[0x53, 0x2A, 0x4D, 0x18], (size as u32).to_le_bytes().as_slice(), &vec![0xAA; size]].concat()
+}
+
+/// Bytes that compress to about half, different everywhere.
+fn content(size: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    (0..size)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            b'a' + (state & 15) as u8
+        })
+        .collect()
+}
+
+fn archive(cuts: &[Cut]) -> (Vec<u8>, Vec<u8>) {
+    let (mut all, mut archive) = (Vec::new(), Vec::new());
+    let total = cuts.iter().map(|cut| if let Cut::Frame { size, .. } = cut { *size } else { 0 }).sum();
+    let source = content(total);
+    for cut in cuts {
+        match cut {
+            Cut::Frame { size, says_size, has_checksum, window_log } => {
+                let part = &source[all.len()..all.len() + size];
+                archive.extend(compress(part, *says_size, *has_checksum, *window_log));
+                all.extend_from_slice(part);
+            }
+            Cut::Skippable(size) => archive.extend(skippable(*size)),
+        }
+    }
+    (all, archive)
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+fn pipe(bytes: &[u8]) -> File {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let bytes = bytes.to_vec();
+    // The reader may go away early; then the rest is of no interest.
+    thread::spawn(move || writer.write_all(&bytes));
+    File::from(OwnedFd::from(reader))
+}
+
+fn options(threads: usize, memory: u64) -> Options {
+    Options { threads, memory, window_log: 27 }
+}
+
+fn read_all(input: &mut Input) -> Result<Vec<u8>, Error> {
+    let mut all = Vec::new();
+    while let Some(chunk) = input.next()? {
+        assert!(!chunk.is_empty());
+        all.extend_from_slice(&chunk);
+    }
+    assert!(input.next()?.is_none(), "the end stays the end");
+    Ok(all)
+}
+
+fn read(file: File, options: Options) -> Result<Vec<u8>, Error> {
+    in_time(move || read_all(&mut Input::open(file, &options)?))
+}
+
+/// A hang is a failure and not a test run that never ends.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(Duration::from_secs(60)).expect("an answer within a minute")
+}
+
+fn fault(result: Result<Vec<u8>, Error>) -> (u64, Fault) {
+    match result {
+        Err(Error::Zstd(frames::Error { offset, fault })) => (offset, fault),
+        other => panic!("{:?}", other.map(|content| content.len())),
+    }
+}
+
+fn cuts() -> impl Strategy<Value = Vec<Cut>> {
+    let frame = (0..200_000_usize, any::<bool>(), any::<bool>(), 17..24_u32).prop_map(
+        |(size, says_size, has_checksum, window_log)| Cut::Frame {
+            size: if size < 20_000 { 0 } else { size },
+            says_size,
+            has_checksum,
+            window_log,
+        },
+    );
+    proptest::collection::vec(prop_oneof![4 => frame, 1 => (0..5000_usize).prop_map(Cut::Skippable)], 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_framing_gives_the_same_bytes_at_any_thread_count_and_budget(cuts in cuts()) {
+        let (content, archive) = archive(&cuts);
+        for (threads, memory) in [(1, 0), (2, 0), (8, 0), (1, 300 << 10), (2, 300 << 10), (8, 1 << 20), (8, 1 << 30)] {
+            prop_assert!(read(file(&archive), options(threads, memory)).unwrap() == content, "{threads} {memory}");
+        }
+        for memory in [0, 3 << 20] {
+            prop_assert!(read(pipe(&archive), options(2, memory)).unwrap() == content, "pipe");
+        }
+    }
+
+    #[test]
+    fn the_scan_finds_the_frames_that_zstd_finds(cuts in cuts()) {
+        let (content, archive) = archive(&cuts);
+        let frames = frames::scan(&file(&archive), 0, archive.len() as u64).unwrap();
+        prop_assert_eq!(frames.len(), cuts.len());
+        let mut offset = 0;
+        for (found, cut) in frames.iter().zip(&cuts) {
+            prop_assert_eq!(found.offset, offset as u64);
+            let length = zstd::zstd_safe::find_frame_compressed_size(&archive[offset..]).unwrap();
+            prop_assert_eq!(found.compressed, length as u64);
+            match cut {
+                Cut::Frame { size, says_size, has_checksum, .. } => {
+                    prop_assert_eq!(found.content, says_size.then_some(*size as u64));
+                    prop_assert_eq!(found.has_checksum, *has_checksum);
+                }
+                Cut::Skippable(_) => prop_assert!(found.is_skippable && found.content == Some(0)),
+            }
+            offset += length;
+        }
+        prop_assert_eq!(offset, archive.len());
+        prop_assert!(content.len() <= frames.iter().filter_map(|frame| frame.content).sum::<u64>() as usize
+            || frames.iter().any(|frame| frame.content.is_none()));
+    }
+}
+
+/// Some frames of every kind, small enough to be damaged at each of their bytes. Frames that don't say their size come as streams.
+fn small() -> (Vec<u8>, Vec<u8>) {
+    let frame = |size, says_size| Cut::Frame { size, says_size, has_checksum: true, window_log: 17 };
+    archive(&[
+        frame(300, true),
+        Cut::Skippable(9),
+        frame(0, true),
+        frame(200, false),
+        Cut::Skippable(0),
+        frame(90, true),
+    ])
+}
+
+#[test]
+fn a_cut_is_an_error_unless_it_falls_between_frames() {
+    let (content, archive) = small();
+    let frames = frames::scan(&file(&archive), 0, archive.len() as u64).unwrap();
+    for end in 1..archive.len() {
+        let between = frames.iter().any(|frame| frame.offset == end as u64);
+        let inside = frames.iter().rfind(|frame| frame.offset < end as u64).unwrap().offset;
+        for source in [file, pipe] {
+            let result = read(source(&archive[..end]), options(2, 1 << 20));
+            match result {
+                Ok(read) => assert!(between && content.starts_with(&read), "cut at {end}"),
+                // The magic number alone is no zstd archive.
+                Err(Error::Unknown) => assert!(end < 4),
+                Err(error) => assert!(
+                    !between && matches!(fault(Err(error)), (offset, Fault::Truncated) if offset == inside),
+                    "cut at {end}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_or_changes_nothing() {
+    let (content, archive) = small();
+    for bit in 0..archive.len() * 8 {
+        let mut archive = archive.clone();
+        archive[bit / 8] ^= 1 << (bit % 8);
+        for source in [file, pipe] {
+            if let Ok(read) = read(source(&archive), options(2, 1 << 20)) {
+                assert!(read == content, "bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_frame_is_told_with_its_place() {
+    let content = content(100_000);
+    let good = frame(&content);
+    let place = good.len() as u64;
+    let mut wrong_sum = frame(&content[..5000]);
+    *wrong_sum.last_mut().unwrap() ^= 1;
+    let mut reserved_block = frame(b"");
+    let end = reserved_block.len();
+    reserved_block[end - 7] = 7;
+    let with_dictionary = [0x28, 0xB5, 0x2F, 0xFD, 0x21, 7, 0, 1, 0, 0];
+    let lies_about_size = [0x28, 0xB5, 0x2F, 0xFD, 0xA0, 0, 0, 8, 0, 1, 0, 0];
+    let legacy = [0x27, 0xB5, 0x2F, 0xFD, 0, 0, 0, 0];
+    type Expected = fn(&Fault) -> bool;
+    let cases: &[(&str, &[u8], Expected)] = &[
+        ("checksum", &wrong_sum, |fault| matches!(fault, Fault::Checksum)),
+        ("reserved block", &reserved_block, |fault| matches!(fault, Fault::Corrupt(_))),
+        ("dictionary", &with_dictionary, |fault| matches!(fault, Fault::Dictionary(7))),
+        ("size", &lies_about_size, |fault| matches!(fault, Fault::Corrupt(_))),
+        ("legacy", &legacy, |fault| matches!(fault, Fault::Legacy)),
+        ("newline behind", b"\n", |fault| matches!(fault, Fault::NotAFrame)),
+        ("zeros behind", &[0; 1024], |fault| matches!(fault, Fault::NotAFrame)),
+        ("cut", &good[..50], |fault| matches!(fault, Fault::Truncated)),
+        ("window", &compress(&vec![7; 3 << 20], false, true, 21), |fault| {
+            matches!(fault, Fault::Window { window: 0x20_0000, limit: 0x10_0000 })
+        }),
+    ];
+    for (name, bad, expected) in cases {
+        for source in [file, pipe] {
+            let archive = [&good, *bad].concat();
+            let options = Options { window_log: 20, ..options(2, 1 << 20) };
+            let (offset, fault) = fault(read(source(&archive), options));
+            assert!(offset == place && expected(&fault), "{name}: {fault:?} at {offset}");
+        }
+    }
+}
+
+#[test]
+fn a_large_frame_comes_in_pieces_while_the_next_ones_are_decoded() {
+    let all = content(40 << 20);
+    for says_size in [true, false] {
+        let archive = [compress(&all, says_size, true, 23), frame(&all[..1 << 20]), frame(b"end")].concat();
+        let mut input = Input::open(file(&archive), &options(2, 64 << 20)).unwrap();
+        let mut read = 0;
+        let mut consumed = 0;
+        while let Some(chunk) = input.next().unwrap() {
+            assert!(chunk.len() <= 1 << 20);
+            read += chunk.len();
+            assert!(input.consumed() >= consumed && input.consumed() > 0);
+            consumed = input.consumed();
+        }
+        assert_eq!(read, (41 << 20) + 3);
+        assert_eq!((Some(consumed), input.total()), (Some(archive.len() as u64), input.total()));
+        assert_eq!(input.total(), Some(archive.len() as u64));
+    }
+}
+
+#[test]
+fn a_slow_reader_does_not_make_memory_grow() {
+    let all = content(64 * (200 << 10));
+    let small: Vec<u8> = all.chunks(200 << 10).flat_map(frame).collect();
+    let large = compress(&all, false, true, 17);
+    let budget = 4 << 20;
+    for (archive, source) in [(&small, file as fn(&[u8]) -> File), (&large, file), (&large, pipe), (&all, pipe)] {
+        let archive = if *archive == all { tar_of(&all) } else { archive.clone() };
+        let mut input = Input::open(source(&archive), &options(8, budget)).unwrap();
+        let mut read = 0;
+        while let Some(chunk) = input.next().unwrap() {
+            thread::sleep(Duration::from_millis(2));
+            read += chunk.len();
+        }
+        let (_, peak) = input.held();
+        assert!(read >= all.len());
+        // One piece more, because the next one may always be decoded.
+        assert!(peak > 1 << 20 && peak <= budget + (2 << 20), "{peak}");
+    }
+}
+
+#[test]
+fn whoever_keeps_all_pieces_gets_all_pieces() {
+    let all = content(64 * (200 << 10));
+    let archive: Vec<u8> = all.chunks(200 << 10).flat_map(frame).collect();
+    let kept = in_time(move || {
+        let mut input = Input::open(file(&archive), &options(2, 1 << 20)).unwrap();
+        let mut kept = Vec::new();
+        while let Some(chunk) = input.next().unwrap() {
+            kept.push(chunk);
+        }
+        kept
+    });
+    // They outlive what they came from.
+    assert!(kept.iter().flat_map(|chunk| chunk.iter()).eq(&all));
+}
+
+#[test]
+fn waiting_for_room_bounds_what_other_threads_hold() {
+    let all = content(64 * (200 << 10));
+    let archive: Vec<u8> = all.chunks(200 << 10).flat_map(frame).collect();
+    let (peak, read) = in_time(move || {
+        let mut input = Input::open(file(&archive), &options(2, 2 << 20)).unwrap();
+        let (sender, receiver) = mpsc::channel::<Chunk>();
+        let writer = thread::spawn(move || {
+            receiver
+                .iter()
+                .map(|chunk| {
+                    thread::sleep(Duration::from_millis(1));
+                    chunk.len()
+                })
+                .sum::<usize>()
+        });
+        while let Some(chunk) = input.next().unwrap() {
+            sender.send(chunk).unwrap();
+            input.wait_for_room();
+        }
+        drop(sender);
+        (input.held().1, writer.join().unwrap())
+    });
+    assert_eq!(read, 64 * (200 << 10));
+    assert!(peak <= 3 << 20, "{peak}");
+}
+
+#[test]
+fn dropping_early_ends_all_threads_even_on_a_silent_pipe() {
+    let (_, archive) = archive(&[Cut::Frame { size: 900_000, says_size: false, has_checksum: true, window_log: 17 }]);
+    for begun in [&archive[..archive.len() / 2], &tar_of(b"x")[..512]] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&begun[..begun.len().min(60_000)]).unwrap();
+        in_time(move || drop(Input::open(File::from(OwnedFd::from(reader)), &options(1, 0)).unwrap()));
+        // Nobody has the other end any more.
+        assert!(writer.write_all(&[0; 1 << 17]).is_err());
+    }
+    let frames: Vec<u8> = (0..50).flat_map(|_| frame(&archive)).collect();
+    for threads in [1, 2, 8] {
+        let file = file(&frames);
+        in_time(move || {
+            let mut input = Input::open(file, &options(threads, 0)).unwrap();
+            let first = input.next().unwrap();
+            drop(input);
+            drop(first);
+        });
+    }
+}
+
+#[test]
+fn a_file_is_read_from_its_position_on() {
+    let archive = [b"leading bytes".as_slice(), &frame(b"one"), &frame(b"two")].concat();
+    let mut file = file(&archive);
+    file.seek(SeekFrom::Start(13)).unwrap();
+    let mut input = Input::open(file.try_clone().unwrap(), &options(2, 0)).unwrap();
+    assert_eq!(input.frames().unwrap()[0].offset, 0);
+    assert_eq!(input.total(), Some(archive.len() as u64 - 13));
+    assert_eq!(read_all(&mut input).unwrap(), b"onetwo");
+    assert_eq!(file.stream_position().unwrap(), 13);
+}
+
+/// A plain tar of one member.
+fn tar_of(content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "a", content).unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn a_plain_tar_comes_as_it_is() {
+    let tar = tar_of(&content(3_000_000));
+    for source in [file, pipe] {
+        let mut input = Input::open(source(&tar), &options(1, 0)).unwrap();
+        assert_eq!(input.compression(), Compression::None);
+        assert!(read_all(&mut input).unwrap() == tar);
+    }
+}
+
+#[test]
+fn other_formats_and_nothing_at_all_are_named() {
+    for source in [file, pipe] {
+        assert!(matches!(read(source(b""), options(1, 0)), Err(Error::Empty)));
+        assert!(matches!(read(source(b"hello"), options(1, 0)), Err(Error::Unknown)));
+        let error = read(source(b"BZh91AY&SY"), options(1, 0)).unwrap_err();
+        assert!(error.to_string().starts_with("it is a bzip2 archive;"), "{error}");
+    }
+    let directory = File::open("/").unwrap();
+    assert_eq!(read(directory, options(1, 0)).unwrap_err().to_string(), "read: is a directory");
+}
+
+/// A foreign compression, whole and damaged.
+#[cfg(any(feature = "gzip", feature = "xz"))]
+fn check_foreign(compression: Compression, tar: &[u8], archive: &[u8]) {
+    for source in [file, pipe] {
+        let mut input = Input::open(source(archive), &options(2, 0)).unwrap();
+        assert_eq!(input.compression(), compression);
+        assert!(read_all(&mut input).unwrap() == tar);
+    }
+    for end in (10..archive.len()).step_by(archive.len() / 40) {
+        let result = read(file(&archive[..end]), options(1, 0));
+        let Err(Error::Damaged { cause, .. }) = result else { panic!("cut at {end}: {:?}", result.map(|_| ())) };
+        assert_eq!(cause.kind(), io::ErrorKind::UnexpectedEof, "cut at {end}");
+    }
+    for bit in (80..archive.len() * 8).step_by(archive.len() / 10 + 1) {
+        let mut archive = archive.to_vec();
+        archive[bit / 8] ^= 1 << (bit % 8);
+        assert!(
+            read(file(&archive), options(1, 0)).is_ok_and(|read| read == tar)
+                || read(file(&archive), options(1, 0)).is_err()
+        );
+    }
+    let behind = read(file(&[archive, b"garbage behind"].concat()), options(1, 0));
+    assert!(matches!(behind, Err(Error::Damaged { .. })), "{behind:?}");
+}
+
+#[cfg(feature = "gzip")]
+#[test]
+fn gzip_is_read_in_any_number_of_members() {
+    let tar = tar_of(&content(300_000));
+    let member = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    };
+    check_foreign(Compression::Gzip, &tar, &member(&tar));
+    let members: Vec<u8> = tar.chunks(70_000).chain([b"".as_slice()]).flat_map(member).collect();
+    assert!(read(file(&members), options(1, 0)).unwrap() == tar);
+}
+
+#[cfg(feature = "xz")]
+#[test]
+fn xz_is_read_in_any_number_of_streams_with_padding_within_a_memory_limit() {
+    let tar = tar_of(&content(300_000));
+    let stream = |content: &[u8], preset| {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), preset);
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    };
+    check_foreign(Compression::Xz, &tar, &stream(&tar, 1));
+    let mut streams: Vec<u8> = tar.chunks(70_000).flat_map(|part| [stream(part, 0), vec![0; 8]].concat()).collect();
+    assert!(read(file(&streams), options(1, 0)).unwrap() == tar);
+    streams.push(0);
+    assert!(read(file(&streams), options(1, 0)).is_err(), "padding is in fours");
+    let wide = stream(&tar, 9);
+    let narrow = Options { window_log: 20, ..options(1, 0) };
+    assert!(matches!(read(file(&wide), narrow), Err(Error::XzMemory { limit: 0x110_0000 })));
+}
+
+#[test]
+fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
+    let ahead = Ahead::new(2, 0);
+    drop(ahead.take(|_| 0).unwrap());
+    assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
+}
+
+/// Decodes the archive that ISAR_TARBALL_BENCH names: `cargo test --release --lib decode_rate -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn decode_rate() {
+    let Some(path) = std::env::var_os("ISAR_TARBALL_BENCH") else { return };
+    for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (2, 64 << 20), (4, 256 << 20)] {
+        let mut times: Vec<_> = (0..7)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                let mut input = Input::open(File::open(&path).unwrap(), &options(threads, memory)).unwrap();
+                let opened = start.elapsed();
+                let (mut bytes, mut sum) = (0, 0_u64);
+                while let Some(chunk) = input.next().unwrap() {
+                    bytes += chunk.len();
+                    sum += chunk.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>();
+                }
+                (start.elapsed(), opened, bytes, input.held().1 >> 20, sum)
+            })
+            .collect();
+        times.sort();
+        let (time, opened, bytes, peak, _) = times[3];
+        println!(
+            "{threads} threads, {} MiB: {time:?} (best {:?}, open {opened:?}), {bytes} bytes, peak {peak} MiB",
+            memory >> 20,
+            times[0].0
+        );
+    }
+}
