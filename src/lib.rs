@@ -16,6 +16,7 @@
 
 pub mod acl;
 pub mod archive;
+pub mod contents;
 pub mod entry;
 pub mod error;
 pub mod grant;

@@ -15,8 +15,10 @@ mod man;
 mod pack;
 mod place;
 mod progress;
+mod quoting;
 mod remove;
 mod report;
+mod source;
 mod unpack;
 mod unshare;
 mod values;
@@ -24,8 +26,6 @@ mod values;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use report::Status;
 
 /// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and what that needs around it.
 #[derive(Parser)]
@@ -103,9 +103,6 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(status) => status.into(),
-        Err(error) => {
-            report::error(&error);
-            Status::Failed.into()
-        }
+        Err(error) => report::failure(&error).into(),
     }
 }

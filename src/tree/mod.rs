@@ -2,5 +2,6 @@
 
 pub mod exclude;
 pub mod mounts;
+pub mod selection;
 pub mod walk;
 pub mod xattr;

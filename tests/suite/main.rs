@@ -6,5 +6,6 @@
 mod formats;
 mod grant_acl;
 mod handover;
+mod list;
 mod remove;
 mod world;
