@@ -21,6 +21,7 @@ pub mod entry;
 pub mod error;
 pub mod grant;
 pub mod ids;
+pub mod info;
 pub mod input;
 pub mod pack;
 pub mod remove;

@@ -6,6 +6,7 @@
 mod formats;
 mod grant_acl;
 mod handover;
+mod info;
 mod list;
 mod remove;
 mod world;
