@@ -17,6 +17,7 @@
 pub mod acl;
 pub mod archive;
 pub mod contents;
+pub mod diff;
 pub mod entry;
 pub mod error;
 pub mod grant;

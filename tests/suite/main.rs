@@ -3,6 +3,7 @@
 //! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod diff;
 mod formats;
 mod grant_acl;
 mod handover;
