@@ -16,10 +16,13 @@
 
 pub mod acl;
 pub mod archive;
+pub mod chroot;
 pub mod contents;
 pub mod diff;
+pub mod doctor;
 pub mod entry;
 pub mod error;
+pub mod export;
 pub mod grant;
 pub mod ids;
 pub mod info;

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::pread;
 use rustix::process::Pid;
@@ -47,6 +47,56 @@ pub fn unshare_user_and_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?)
 }
 
+/// Has the next child of this process begin a new pid namespace, as its process 1.
+pub fn unshare_pids() -> io::Result<()> {
+    // SAFETY: as above; this process itself stays where it is.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?)
+}
+
+/// Moves this process into a mount namespace of its own.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: as above.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
+}
+
+/// How a mount and all below it are to be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountChange {
+    /// Nothing can be written.
+    ReadOnly,
+    /// What is mounted below is not seen elsewhere, nor the other way round.
+    Private,
+}
+
+/// Changes the mount that `mount` is the root of, and all mounts below it (mount_setattr(2), Linux 5.12).
+pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<()> {
+    /// `struct mount_attr`.
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    let mut attributes = Attributes { set: 0, clear: 0, propagation: 0, user_namespace: 0 };
+    match change {
+        MountChange::ReadOnly => attributes.set = libc::MOUNT_ATTR_RDONLY,
+        MountChange::Private => attributes.propagation = libc::MS_PRIVATE,
+    }
+    // SAFETY: the path is an empty string, the structure has the size that is given and the layout of the kernel's, and the call only reads both.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
 pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     let set = signal_set(signals);
@@ -57,6 +107,11 @@ pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
         // SAFETY: the call has just made this descriptor, and nobody else has it.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
+}
+
+/// Keeps the signals waiting for this thread, and for those that it starts.
+pub fn block_signals(signals: &[i32]) -> io::Result<()> {
+    change_signal_mask(libc::SIG_BLOCK, &signal_set(signals))
 }
 
 /// Lets the signals through to this thread again.

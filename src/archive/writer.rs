@@ -226,3 +226,41 @@ fn xattr_key(name: &[u8]) -> Vec<u8> {
 fn needs_record(mtime: Timestamp) -> bool {
     mtime.nanoseconds != 0 || !(0..=MAX_MTIME).contains(&mtime.seconds)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::entry::Extent;
+
+    #[test]
+    fn what_counts_against_the_8_gib_of_a_member_is_its_data_and_its_map() {
+        const GIB: u64 = 1 << 30;
+        let cases: &[(u64, Option<&[Extent]>, bool)] = &[
+            (8 * GIB - 1, None, true),
+            (8 * GIB, None, false),
+            (9 * GIB, Some(&[]), true),
+            (9 * GIB, Some(&[Extent { offset: GIB, length: 8 * GIB - 513 }]), true),
+            (9 * GIB, Some(&[Extent { offset: GIB, length: 8 * GIB - 512 }]), false),
+        ];
+        for (size, extents, fits) in cases {
+            let kind = Kind::File { size: *size, extents: extents.map(<[Extent]>::to_vec) };
+            let entry = Entry {
+                path: b"disk".to_vec(),
+                kind,
+                uid: 0,
+                gid: 0,
+                mode: 0o644,
+                mtime: Timestamp::default(),
+                xattrs: Vec::new(),
+                access_acl: None,
+                default_acl: None,
+            };
+            let done = append_header(&mut Vec::new(), &entry, None);
+            assert_eq!(done.is_ok(), *fits, "{size} {extents:?}");
+            if let Err(error) = done {
+                assert!(error.to_string().starts_with("disk: ") && error.to_string().contains("8 GiB"), "{error}");
+            }
+        }
+    }
+}

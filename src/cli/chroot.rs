@@ -1,14 +1,171 @@
 //! `isar-tarball chroot`.
 
-use anyhow::bail;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::Globals;
-use super::report::Status;
+use anyhow::Context;
+use isar_tarball::chroot::proc::{self, Proc};
+use isar_tarball::chroot::{Bind, Prepared, Sources, resolv_conf, search_path};
+use isar_tarball::userns::init::Init;
+use isar_tarball::userns::supervise_command;
 
-/// To be written.
+use super::report::{self, Status};
+use super::{Globals, place};
+
+/// Run a command in a tree, with /dev, /proc, /sys and parts of the host in it
+///
+/// The tree gets a private /dev (null, zero, full, random, urandom, tty, pts, ptmx, shm), a /proc of the command's own processes and the host's /sys. Nothing of
+/// that is seen outside, and mount points that the tree lacked are gone afterwards. The command is root in namespaces of its own as with `unshare`;
+/// without one, /bin/bash reads its script from stdin.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = DETAILS, after_help = EXAMPLE)]
+pub struct Args {
+    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there (repeatable)
+    #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
+    bind: Vec<Bind>,
+    /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    env: Vec<(OsString, OsString)>,
+    /// First write the host's resolv.conf into the tree, in place of a file or link there
+    #[arg(long)]
+    resolv_conf: bool,
+    /// The tree
+    rootfs: PathBuf,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
 
-pub fn run(_args: Args, _globals: &Globals) -> anyhow::Result<Status> {
-    bail!("to be written")
+const EXAMPLE: &str = "Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get update";
+
+const DETAILS: &str = "\
+Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed.
+
+PATH is the caller's, followed by the usual directories that it lacks. The command begins in the tree's root directory.
+
+Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get update
+         isar-tarball chroot rootfs <<'EOF'
+           dpkg --configure -a
+         EOF";
+
+/// `HOST[:INNER][:ro]`
+fn bind(text: &str) -> Result<Bind, String> {
+    let mut parts: Vec<&str> = text.split(':').collect();
+    let read_only = parts.len() > 1 && parts.last() == Some(&"ro");
+    if read_only {
+        parts.pop();
+    }
+    let (host, inner) = match parts.as_slice() {
+        [host] => (*host, None),
+        [host, inner] => (*host, Some(*inner)),
+        _ => return Err(String::from("take HOST, HOST:INNER, HOST:ro or HOST:INNER:ro")),
+    };
+    if host.is_empty() {
+        return Err(String::from("HOST is empty"));
+    }
+    let inner = match inner {
+        Some(inner) if inner.starts_with('/') => PathBuf::from(inner),
+        Some(_) => return Err(String::from("INNER must begin with /")),
+        None => std::path::absolute(host).map_err(|error| error.to_string())?,
+    };
+    if inner.components().all(|component| component == std::path::Component::RootDir) {
+        return Err(String::from("INNER must not be the root of the tree"));
+    }
+    Ok(Bind { host: PathBuf::from(host), inner, read_only })
+}
+
+fn variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(String::from("take NAME=VALUE")),
+    }
+}
+
+pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let place = place::place(globals)?;
+    let resolv_conf =
+        if args.resolv_conf { Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?) } else { None };
+    let ended = supervise_command(
+        &place,
+        |_| Ok(()),
+        || Sources::open(&args.rootfs, &args.bind),
+        |_, sources| {
+            let work = || -> anyhow::Result<u8> {
+                let init = Init::new()?;
+                let sources = sources?;
+                if let Some(text) = &resolv_conf {
+                    resolv_conf::write(sources.root(), text)?;
+                }
+                let prepared = Prepared::new(sources)?;
+                let status = init.run(|| enter(&prepared, &args, globals), |error| say(&args.rootfs, error));
+                let cleared = prepared.clear();
+                let status = status?;
+                cleared?;
+                Ok(status)
+            };
+            work().unwrap_or_else(|error| {
+                report::error(&error.context(format!("cannot run a command in {:?}", args.rootfs)));
+                Status::TOOL_FAILED.code()
+            })
+        },
+    )?;
+    Ok(place::of_command(ended))
+}
+
+fn say(rootfs: &Path, error: &impl std::fmt::Display) {
+    report::error(&anyhow::anyhow!("{error}").context(format!("cannot run a command in {rootfs:?}")));
+}
+
+fn enter(prepared: &Prepared, args: &Args, globals: &Globals) -> anyhow::Result<Command> {
+    if prepared.enter()? == Proc::Masked && !globals.quiet {
+        report::warning(proc::MASKED);
+    }
+    let mut command = match args.command.split_first() {
+        Some((program, rest)) => {
+            let mut command = Command::new(program);
+            command.args(rest);
+            command
+        }
+        None => {
+            let mut shell = Command::new("/bin/bash");
+            shell.arg("-s");
+            shell
+        }
+    };
+    command.env("PATH", search_path(std::env::var_os("PATH")));
+    command.envs(args.env.iter().cloned());
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn binds_are_read_in_all_their_forms() {
+        let here = std::env::current_dir().unwrap();
+        type Parts = (&'static str, PathBuf, bool);
+        let cases: &[(&str, Option<Parts>)] = &[
+            ("/a", Some(("/a", "/a".into(), false))),
+            ("/a:ro", Some(("/a", "/a".into(), true))),
+            ("/a:/b", Some(("/a", "/b".into(), false))),
+            ("/a:/b:ro", Some(("/a", "/b".into(), true))),
+            ("a", Some(("a", here.join("a"), false))),
+            ("ro", Some(("ro", here.join("ro"), false))),
+            ("", None),
+            (":/b", None),
+            ("/a:b", None),
+            ("/a:/", None),
+            ("/a:/b:rw", None),
+            ("/a:/b:ro:ro", None),
+        ];
+        for (text, expected) in cases {
+            let expected =
+                expected.clone().map(|(host, inner, read_only)| Bind { host: host.into(), inner, read_only });
+            assert_eq!(bind(text).ok(), expected, "{text}");
+        }
+    }
 }

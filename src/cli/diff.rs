@@ -112,7 +112,7 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
         |_| Err(io::ErrorKind::InvalidInput.into()),
         |_| {
             let done = job();
-            done.unwrap_or_else(|error| report::failure(&error.context(names()))).code()
+            done.unwrap_or_else(|error| report::failure(&error.context(names()), Status::Failed)).code()
         },
     )?;
     Ok(outcome.into())

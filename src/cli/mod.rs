@@ -26,6 +26,7 @@ mod values;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use report::Status;
 
 /// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and what that needs around it.
 #[derive(Parser)]
@@ -83,6 +84,10 @@ enum Command {
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
+    let failed = match command {
+        Command::Unshare(_) | Command::Chroot(_) | Command::Imager(_) => Status::TOOL_FAILED,
+        _ => Status::Failed,
+    };
     let done = match command {
         Command::Pack(args) => pack::run(args, &globals),
         Command::Unpack(args) => unpack::run(args, &globals),
@@ -103,6 +108,6 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(status) => status.into(),
-        Err(error) => report::failure(&error).into(),
+        Err(error) => report::failure(&error, failed).into(),
     }
 }

@@ -63,6 +63,14 @@ impl From<Outcome> for Status {
     }
 }
 
+/// The status of a command that ran in the place: its own.
+pub fn of_command(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Exited(code) => Status::Command(code),
+        Outcome::Killed(_) => outcome.into(),
+    }
+}
+
 /// A namespace over the subordinate ids of a user.
 pub struct Namespace {
     /// Whose.
@@ -110,7 +118,7 @@ pub fn namespace(globals: &Globals) -> anyhow::Result<Option<Namespace>> {
 }
 
 /// Whose subordinate ids are used; `None` to work without a namespace.
-fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
+pub fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
     let is_root = rustix::process::geteuid().is_root();
     match userns {
         Userns::Off => Ok(None),

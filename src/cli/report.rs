@@ -17,9 +17,14 @@ pub enum Status {
     Failed,
     /// Killed by this signal.
     Killed(u8),
+    /// The status of a command that was run, or why it was not.
+    Command(u8),
 }
 
 impl Status {
+    /// This program failed, so that the command was not run.
+    pub const TOOL_FAILED: Status = Status::Command(125);
+
     /// The exit status as the shell sees it.
     pub fn code(self) -> u8 {
         match self {
@@ -27,6 +32,7 @@ impl Status {
             Status::No => 1,
             Status::Failed => 2,
             Status::Killed(signal) => 128u8.saturating_add(signal),
+            Status::Command(code) => code,
         }
     }
 
@@ -57,13 +63,13 @@ pub fn error(error: &anyhow::Error) {
 #[error("write to stdout: Broken pipe")]
 pub struct ClosedPipe;
 
-/// Reports why a command failed, and gives its status. A closed stdout is told by the status alone, as it is for any program that a shell sees end so.
-pub fn failure(cause: &anyhow::Error) -> Status {
+/// Reports why a command failed, and gives its status: `failed`, but for a closed stdout, which is told by the status alone, as by any program that a shell sees end so.
+pub fn failure(cause: &anyhow::Error, failed: Status) -> Status {
     if cause.is::<ClosedPipe>() {
         return Status::Killed(SIGPIPE);
     }
     error(cause);
-    Status::Failed
+    failed
 }
 
 /// The number of the signal that a closed stdout would send.

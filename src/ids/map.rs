@@ -4,10 +4,10 @@
 //!
 //! | layout | N ≥ 65535 | 3 ≤ N < 65535 | N = 2 | N = 1 |
 //! |---|---|---|---|---|
-//! | subid | 0..N ↔ s[0..N] | 0..N-2 ↔ s[0..N-2], 65534 ↔ s[N-2] (s[N-1] stays unused) | 0..2 ↔ s[0..2] | 0 ↔ s[0] |
-//! | caller | 0 ↔ caller, 1..N ↔ s[1..N] | 0 ↔ caller, 1..N-1 ↔ s[1..N-1], 65534 ↔ s[N-1] | 0 ↔ caller, 65534 ↔ s[1] | 0 ↔ caller |
+//! | subid | 0..N ↔ `s[0..N]` | 0..N-2 ↔ `s[0..N-2]`, 65534 ↔ `s[N-2]` (`s[N-1]` stays unused) | 0..2 ↔ `s[0..2]` | 0 ↔ `s[0]` |
+//! | caller | 0 ↔ caller, 1..N ↔ `s[1..N]` | 0 ↔ caller, 1..N-1 ↔ `s[1..N-1]`, 65534 ↔ `s[N-1]` | 0 ↔ caller, 65534 ↔ `s[1]` | 0 ↔ caller |
 //!
-//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, s[0] stays unused, so that 1.. mean the same ids on disk in both layouts.
+//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` stays unused, so that 1.. mean the same ids on disk in both layouts.
 
 use super::{IdKind, Range, subid};
 

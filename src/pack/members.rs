@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{OFlags, Statx};
+use rustix::fs::{FileType, OFlags, Statx};
 
 use super::plan::{Content, Plan, stored};
 use super::{Error, Options};
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         let node = tree.node(id);
         let linked = plan.hard_links.get(&id);
         let file = match node.kind {
-            NodeKind::File if linked.is_none() => Some(self.open(id, &path, OFlags::RDONLY)?),
+            NodeKind::File if linked.is_none() && !node.is_mount_point => Some(self.open(id, &path, OFlags::RDONLY)?),
             NodeKind::Directory if !node.is_mount_point => {
                 Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?)
             }
@@ -162,7 +162,10 @@ impl<'a> Reader<'a> {
 fn unchanged(node: &walk::Node, now: &Statx, path: &[u8]) -> Result<(), Error> {
     let path = || path.to_vec();
     let identity = Identity::of(now);
-    if (identity.device, identity.inode) != (node.identity.device, node.identity.inode) {
+    // The number of a file that has gone may be that of the next one: of another kind, perhaps.
+    let is_other_kind =
+        (node.kind == NodeKind::File) != (FileType::from_raw_mode(now.stx_mode.into()) == FileType::RegularFile);
+    if is_other_kind || (identity.device, identity.inode) != (node.identity.device, node.identity.inode) {
         return Err(Error::Replaced { path: path() });
     }
     if identity.ctime == node.identity.ctime {

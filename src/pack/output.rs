@@ -56,9 +56,7 @@ impl Output {
         let shown = path.as_os_str().as_bytes();
         let no_name = || Error::NoName(path.to_owned());
         let name = path.file_name().filter(|_| !shown.ends_with(b"/")).ok_or_else(no_name)?.to_owned();
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .at(parent.as_os_str().as_bytes(), "open the directory")?;
+        let directory = open_parent(path)?;
         refuse_special(&directory, &name, path)?;
         remove_abandoned(&directory, &name).at(shown, "remove what an earlier run has left")?;
         let (temporary, file) = create_temporary(&directory, &name).at(shown, "create a file beside it")?;
@@ -70,26 +68,13 @@ impl Output {
         &self.file
     }
 
-    /// Is this place inside the directory `root`?
-    pub fn refuse_inside(&self, root: &OwnedFd) -> Result<(), Error> {
-        let shown = self.path.as_os_str().as_bytes();
-        let id = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
-        let root = id(root)?;
-        let mut at =
-            openat(&self.directory, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(shown, "find its place")?;
-        let mut here = id(&at)?;
-        loop {
-            if here == root {
-                return Err(Error::InsideTree { path: self.path.clone() });
-            }
-            // A directory above that cannot be searched ends the look: the tree was reached another way then.
-            let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
-            let next = id(&above)?;
-            if next == here {
-                return Ok(());
-            }
-            (at, here) = (above, next);
-        }
+    /// Would `other` replace what this puts into its place?
+    pub fn is_place_of(&self, other: &Output) -> Result<bool, FileError> {
+        let id = |output: &Output| {
+            let stat = fstat(&output.directory).at(output.path.as_os_str().as_bytes(), "find its place")?;
+            Ok((stat.st_dev, stat.st_ino))
+        };
+        Ok(self.name == other.name && id(self)? == id(other)?)
     }
 
     /// Puts the file into its place, in one step. Its content must have been synced.
@@ -109,6 +94,34 @@ impl Drop for Output {
             let _ = unlinkat(&self.directory, &self.temporary, AtFlags::empty());
         }
     }
+}
+
+/// Refuses a place inside the directory `tree`, whichever way `path` leads there. To be asked before anything is made: a temporary file would change the tree.
+pub fn refuse_inside(path: &Path, tree: &OwnedFd) -> Result<(), Error> {
+    let shown = path.as_os_str().as_bytes();
+    let id = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
+    let tree = id(tree)?;
+    let mut at = open_parent(path)?;
+    let mut here = id(&at)?;
+    loop {
+        if here == tree {
+            return Err(Error::InsideTree { path: path.to_owned() });
+        }
+        // A directory above that cannot be searched ends the look: the tree was reached another way then.
+        let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
+        let next = id(&above)?;
+        if next == here {
+            return Ok(());
+        }
+        (at, here) = (above, next);
+    }
+}
+
+/// The directory that holds `path`.
+fn open_parent(path: &Path) -> Result<OwnedFd, FileError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at(parent.as_os_str().as_bytes(), "open the directory")
 }
 
 fn refuse_special(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
@@ -244,13 +257,23 @@ mod tests {
     }
 
     #[test]
+    fn two_outputs_for_one_place_are_told_apart_from_neighbours() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("d")).unwrap();
+        let first = Output::create(&scratch.path().join("a")).unwrap();
+        for (path, same) in [("a", true), ("d/../a", true), ("b", false), ("d/a", false)] {
+            let other = Output::create(&scratch.path().join(path)).unwrap();
+            assert_eq!(first.is_place_of(&other).unwrap(), same, "{path}");
+        }
+    }
+
+    #[test]
     fn a_place_inside_the_tree_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir_all(scratch.path().join("rootfs/etc")).unwrap();
         let root = rustix::fs::open(scratch.path().join("rootfs"), OFlags::PATH, Mode::empty()).unwrap();
         for (path, inside) in [("rootfs/a", true), ("rootfs/etc/a", true), ("a", false), ("rootfs/../a", false)] {
-            let output = Output::create(&scratch.path().join(path)).unwrap();
-            assert_eq!(output.refuse_inside(&root).is_err(), inside, "{path}");
+            assert_eq!(refuse_inside(&scratch.path().join(path), &root).is_err(), inside, "{path}");
         }
     }
 }

@@ -4,4 +4,5 @@ pub mod exclude;
 pub mod mounts;
 pub mod selection;
 pub mod walk;
+pub mod within;
 pub mod xattr;

@@ -99,7 +99,7 @@ pub struct Node {
     pub is_unmapped: bool,
     /// Number of names that the file has, in this tree or elsewhere.
     pub links: u32,
-    /// A directory that was not entered because something is mounted there.
+    /// A directory that was not entered, or a file that is not read, because something is mounted there. It counts as empty.
     pub is_mount_point: bool,
     /// Its files, when it is a directory: ids in byte order of their names.
     pub children: Range<NodeId>,
@@ -262,9 +262,10 @@ impl Walker<'_> {
         node.is_unmapped = [node.uid, node.gid].contains(&OVERFLOW_ID) && has_unmapped_owner(directory, name);
         node.name = self.tree.add_text(name.to_bytes()).at(path, "remember the name")?;
         match kind {
-            NodeKind::Directory if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
+            NodeKind::Directory | NodeKind::File if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
                 self.tree.skipped.mounts += 1;
                 node.is_mount_point = true;
+                (node.size, node.links) = (0, 1);
             }
             NodeKind::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).at(path, "read the link")?;

@@ -8,20 +8,20 @@ use super::error::{Error, Step};
 
 /// The settings that decide about user namespaces; `None` for one that this kernel lacks or hides.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sysctls {
+pub struct Sysctls {
     /// `kernel.unprivileged_userns_clone`, Debian's own: 0 forbids.
-    clone: Option<u64>,
+    pub clone: Option<u64>,
     /// `kernel.apparmor_restrict_unprivileged_userns`: 1 takes the capabilities away, or forbids.
-    apparmor: Option<u64>,
+    pub apparmor: Option<u64>,
     /// `user.max_user_namespaces`, per user.
-    max_user: Option<u64>,
+    pub max_user: Option<u64>,
     /// `user.max_mnt_namespaces`, per user.
-    max_mounts: Option<u64>,
+    pub max_mounts: Option<u64>,
 }
 
 impl Sysctls {
     /// Those below `/proc/sys`, or a directory that stands for it.
-    fn read(root: &Path) -> Sysctls {
+    pub fn read(root: &Path) -> Sysctls {
         let number = |name: &str| fs::read_to_string(root.join(name)).ok()?.trim().parse().ok();
         Sysctls {
             clone: number("kernel/unprivileged_userns_clone"),

@@ -14,24 +14,37 @@ use crate::sys;
 /// The step that failed has been reported to the process outside, or there is none any more.
 pub struct Reported;
 
-/// Goes to `place` and binds this process's life to that of `parent`.
-pub fn enter(place: &Place, parent: Pid, signals: &Watched, channel: &mut Channel) -> Result<(), Reported> {
+/// Goes to `place` and binds this process's life to that of `parent`. Gives what `as_caller` gives in the mount namespace there, before the ids change.
+pub fn enter<T>(
+    place: &Place,
+    parent: Pid,
+    signals: &Watched,
+    channel: &mut Channel,
+    as_caller: impl FnOnce() -> T,
+) -> Result<T, Reported> {
     step(channel, Step::Signals, signals.release())?;
     die_with(parent, channel)?;
-    if let Place::Namespace(_) = place {
-        // newuidmap goes by the owner of /proc/PID, which is root for a process that cannot be dumped, as one from an unreadable program file is.
-        dumpable(channel)?;
-        step(channel, Step::Unshare, sys::unshare_user_and_mounts())?;
-        // The reason why there are no maps is known outside.
-        channel.unshared().map_err(|_| Reported)?;
-        become_root(channel)?;
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        step(channel, Step::Mounts, rustix::mount::mount_change("/", private))?;
-        // The kernel takes both back when ids change.
-        dumpable(channel)?;
-        die_with(parent, channel)?;
-    }
-    Ok(())
+    let found = match place {
+        Place::Here => as_caller(),
+        Place::Namespace(_) => enter_namespace(parent, channel, as_caller)?,
+    };
+    Ok(found)
+}
+
+fn enter_namespace<T>(parent: Pid, channel: &mut Channel, as_caller: impl FnOnce() -> T) -> Result<T, Reported> {
+    // newuidmap goes by the owner of /proc/PID, which is root for a process that cannot be dumped, as one from an unreadable program file is.
+    dumpable(channel)?;
+    step(channel, Step::Unshare, sys::unshare_user_and_mounts())?;
+    let found = as_caller();
+    // The reason why there are no maps is known outside.
+    channel.unshared().map_err(|_| Reported)?;
+    become_root(channel)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step(channel, Step::Mounts, rustix::mount::mount_change("/", private))?;
+    // The kernel takes both back when ids change.
+    dumpable(channel)?;
+    die_with(parent, channel)?;
+    Ok(found)
 }
 
 fn become_root(channel: &mut Channel) -> Result<(), Reported> {

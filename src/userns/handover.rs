@@ -69,22 +69,28 @@ fn hand_over(directory: BorrowedFd<'_>, maps: &IdMaps, owner: Owner) -> Result<(
         Ok(())
     };
     let signals = Watched::children().map_err(super::Error::Supervise)?;
-    let outcome = supervise_watching(signals, &Place::Namespace(small), note, |outside| {
-        let id = owner as u32;
-        match change_owner(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))) {
-            Ok(()) => 0,
-            Err(error) => {
-                let errno = match error {
-                    Error::Change(cause) => cause.raw_os_error(),
-                    _ => None,
-                };
-                // The numbers of Linux end below 256.
-                let errno = errno.and_then(|errno| Request::try_from(errno).ok());
-                let _ = outside.ask(errno.unwrap_or(libc::EIO as Request));
-                1
+    let outcome = supervise_watching(
+        signals,
+        &Place::Namespace(small),
+        note,
+        || (),
+        |outside, ()| {
+            let id = owner as u32;
+            match change_owner(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))) {
+                Ok(()) => 0,
+                Err(error) => {
+                    let errno = match error {
+                        Error::Change(cause) => cause.raw_os_error(),
+                        _ => None,
+                    };
+                    // The numbers of Linux end below 256.
+                    let errno = errno.and_then(|errno| Request::try_from(errno).ok());
+                    let _ = outside.ask(errno.unwrap_or(libc::EIO as Request));
+                    1
+                }
             }
-        }
-    })?;
+        },
+    )?;
     match (outcome, failure) {
         (Outcome::Exited(0), _) => Ok(()),
         (_, Some(cause)) => Err(Error::Change(cause)),

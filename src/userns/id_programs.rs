@@ -1,7 +1,6 @@
 //! Setting the maps of a new namespace: through newuidmap(1) and newgidmap(1), or directly where the caller is root.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +39,7 @@ fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
         IdKind::User => "newuidmap",
         IdKind::Group => "newgidmap",
     };
-    let path = find(program, env::var_os("PATH").as_deref()).ok_or(Error::Missing { program })?;
+    let path = find(program, &search()).ok_or(Error::Missing { program })?;
     let output = Command::new(&path)
         .arg(child.as_raw_pid().to_string())
         .args(map.kernel_text().split_ascii_whitespace())
@@ -54,17 +53,28 @@ fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(match powerless(&Privilege::of(&path)) {
+    Err(match why_powerless(&path) {
         Some(why) => Error::Powerless { path, why, stderr },
         None => Error::Refused { path, status: output.status.to_string(), stderr },
     })
 }
 
-/// The first executable file of this name in the absolute directories of `search` (as in `PATH`) and in the usual ones.
-fn find(program: &str, search: Option<&OsStr>) -> Option<PathBuf> {
-    let listed = env::split_paths(search.unwrap_or_default()).filter(|dir| dir.is_absolute());
-    let candidates = listed.chain(USUAL.map(PathBuf::from)).map(|dir| dir.join(program));
-    candidates.into_iter().find(|path| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok())
+/// The absolute directories of `PATH`, and the usual ones.
+pub fn search() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let listed = env::split_paths(&path).filter(|dir| dir.is_absolute());
+    listed.chain(USUAL.map(PathBuf::from)).collect()
+}
+
+/// The first executable file of this name in the directories.
+pub fn find(program: &str, search: &[PathBuf]) -> Option<PathBuf> {
+    let mut candidates = search.iter().map(|dir| dir.join(program));
+    candidates.find(|path| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok())
+}
+
+/// What keeps a program from running with more rights than its caller, if anything does.
+pub fn why_powerless(path: &Path) -> Option<Powerless> {
+    powerless(&Privilege::of(path))
 }
 
 /// What decides whether a program runs with more rights than its caller.
@@ -112,10 +122,10 @@ mod tests {
         fs::write(plain.path().join("sh"), "").unwrap();
         fs::write(executable.path().join("sh"), "").unwrap();
         fs::set_permissions(executable.path().join("sh"), fs::Permissions::from_mode(0o755)).unwrap();
-        let search = env::join_paths([Path::new(""), Path::new("rel"), plain.path(), executable.path()]).unwrap();
-        assert_eq!(find("sh", Some(&search)), Some(executable.path().join("sh")));
-        assert_eq!(find("sh", None), Some("/usr/bin/sh".into()));
-        assert_eq!(find("no-such-program", Some(&search)), None);
+        let search = [plain.path().to_owned(), executable.path().to_owned()];
+        assert_eq!(find("sh", &search), Some(executable.path().join("sh")));
+        assert_eq!(find("sh", &search[..1]), None);
+        assert_eq!(find("sh", &super::search()).map(|path| path.ends_with("sh")), Some(true));
     }
 
     #[test]

@@ -13,11 +13,12 @@
 //! There is no exec, so a program that only the caller may reach works, and every open descriptor stays open.
 
 mod channel;
-mod diagnosis;
+pub(crate) mod diagnosis;
 mod enter;
 mod error;
 pub mod handover;
-mod id_programs;
+pub(crate) mod id_programs;
+pub mod init;
 mod signals;
 mod supervisor;
 
@@ -27,7 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::ids::IdMaps;
 use crate::sys::{self, Forked};
 use channel::Channel;
-pub use error::{Error, Step};
+pub use error::{Error, Powerless, Step};
+pub use id_programs::search as search_path;
 use signals::Watched;
 use supervisor::Supervisor;
 
@@ -68,6 +70,11 @@ pub enum Outcome {
     Killed(i32),
 }
 
+/// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is made that must not stay behind.
+pub fn hold_signals() -> Result<(), Error> {
+    signals::hold().map_err(Error::Supervise)
+}
+
 /// Forks. The new process runs `inside` in `place` and exits with what it returns, or with 2 when it panics.
 /// This one stays the caller, answers the requests of the other with `outside`, hands SIGINT, SIGTERM, SIGHUP and SIGQUIT on to it (those that are not ignored),
 /// and waits for it. Once such a signal has come, requests are answered with EINTR, so that nothing more changes outside.
@@ -88,15 +95,31 @@ pub fn supervise(
     inside: impl FnOnce(&mut Outside) -> u8,
 ) -> Result<Outcome, Error> {
     let signals = Watched::stop_and_children().map_err(Error::Supervise)?;
-    supervise_watching(signals, place, outside, inside)
+    supervise_watching(signals, place, outside, || (), |outside, ()| inside(outside))
+}
+
+/// [`supervise`] for an `inside` that runs a command by [`init::Init`]: signals are the command's business, so none of them stops the requests,
+/// and the outcome is what `inside` says. SIGUSR1, SIGUSR2 and SIGALRM are handed on too.
+///
+/// `as_caller` is called by the new process in its mount namespace, but with the rights of the caller: what it opens can be mounted inside, which the kernel
+/// denies to descriptors from another mount namespace, and which root of the namespace could not reach below a home that is the caller's alone.
+pub fn supervise_command<T>(
+    place: &Place,
+    outside: impl FnMut(Request) -> io::Result<()>,
+    as_caller: impl FnOnce() -> T,
+    inside: impl FnOnce(&mut Outside, T) -> u8,
+) -> Result<Outcome, Error> {
+    let signals = Watched::passed_and_children().map_err(Error::Supervise)?;
+    supervise_watching(signals, place, outside, as_caller, inside)
 }
 
 /// [`supervise`] with the signals that are to be handed on.
-fn supervise_watching(
+fn supervise_watching<T>(
     signals: Watched,
     place: &Place,
     outside: impl FnMut(Request) -> io::Result<()>,
-    inside: impl FnOnce(&mut Outside) -> u8,
+    as_caller: impl FnOnce() -> T,
+    inside: impl FnOnce(&mut Outside, T) -> u8,
 ) -> Result<Outcome, Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Supervise)?;
     // What is buffered now would be written by both processes. A failed write shows when the owner of the buffer flushes it again.
@@ -106,15 +129,15 @@ fn supervise_watching(
         Forked::Child => {
             drop(ours);
             let mut outside = Outside { channel: theirs };
-            let status = match enter::enter(place, parent, &signals, &mut outside.channel) {
-                Ok(()) => catch_unwind(AssertUnwindSafe(|| inside(&mut outside))).unwrap_or(PANICKED),
+            let status = match enter::enter(place, parent, &signals, &mut outside.channel, as_caller) {
+                Ok(found) => catch_unwind(AssertUnwindSafe(|| inside(&mut outside, found))).unwrap_or(PANICKED),
                 Err(enter::Reported) => PANICKED,
             };
             std::process::exit(status.into())
         }
         Forked::Parent(child) => {
             drop(theirs);
-            drop(inside);
+            drop((as_caller, inside));
             Supervisor::new(place, child, ours, signals, outside).run()
         }
     }

@@ -54,7 +54,7 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     fn serve(&mut self) -> io::Result<WaitStatus> {
         loop {
             // Signals first: what is asked for after one is not done any more.
-            while let Some(signal) = self.signals.next_stop()? {
+            while let Some(signal) = self.signals.next()? {
                 self.stop(signal);
             }
             if let Some((_, status)) = rustix::process::waitpid(Some(self.child), WaitOptions::NOHANG)? {
@@ -111,7 +111,9 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     }
 
     fn stop(&mut self, signal: i32) {
-        self.stopped.get_or_insert(signal);
+        if !self.signals.are_passed() {
+            self.stopped.get_or_insert(signal);
+        }
         if let Some(signal) = Signal::from_named_raw(signal) {
             // It can fail only when the child is gone, which is seen next.
             let _ = rustix::process::kill_process(self.child, signal);

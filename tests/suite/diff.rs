@@ -1,13 +1,14 @@
 //! `diff`: each kind of difference put in and found, and nothing else.
 
 use std::fs;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use isar_tarball::error::Shown;
 use serde_json::Value;
 
-use crate::world::{Scratch, as_namespace_root, chroot, fail, isar, isar_as_user, require, run, succeed, text, user};
+use crate::rootfs::{LEFT_OUT, Snapshot, rich, snapshot};
+use crate::world::{Scratch, as_namespace_root, chroot, fail, isar, isar_as_user, require, run, succeed, text};
 
 /// A tree of the namespace with a file of every kind.
 const PLANT: &str = r#"
@@ -22,16 +23,8 @@ name'
     find . -exec touch -h -d '2020-02-02 02:02:02.123456789' {} +
 "#;
 
-/// A directory that root of the test user's namespace owns.
-fn namespace_dir(scratch: &Scratch, name: &str) -> PathBuf {
-    let path = scratch.join(name);
-    fs::create_dir(&path).unwrap();
-    chown(&path, Some(user().base), Some(user().base)).unwrap();
-    path
-}
-
 fn plant(scratch: &Scratch, name: &str, more: &str) -> PathBuf {
-    let tree = namespace_dir(scratch, name);
+    let tree = scratch.namespace_dir(name);
     let script = format!("cd \"$0\"; umask 022; {PLANT}\n{more}");
     succeed(as_namespace_root("sh").args(["-euc", &script]).arg(&tree));
     tree
@@ -205,11 +198,95 @@ fn a_real_chroot_equals_its_archive_for_the_ordinary_user_and_for_tar() {
     expected.sort();
     assert!(names == expected && names.len() > 5000, "{} and {}", names.len(), expected.len());
     // One byte in one file of thousands: tar and diff both see it.
-    let changed = namespace_dir(&scratch, "changed");
+    let changed = scratch.namespace_dir("changed");
     let script = "cd \"$0\" && tar --zstd --numeric-owner -xf - && printf x | dd of=usr/bin/dpkg bs=1 seek=5000 conv=notrunc status=none";
     succeed(as_namespace_root("sh").args(["-ec", script]).arg(&changed).stdin(fs::File::open(&archive).unwrap()));
     let found = diff(&archive, &changed, &[]);
     assert!(found.len() == 1 && found[0].starts_with("usr/bin/dpkg: content: "), "{found:?}");
+}
+
+/// Changes to the tree of [`rich`], whose hard links stay together.
+const CHANGES: &str = r#"
+    chmod 0511 dir-555; chmod 0644 modes/4755; chown 7:8 owners/0:0 times; rm -r dir-3777; echo more >> sizes/513
+    printf x | dd of=sizes/10240 bs=1 seek=10000 conv=notrunc status=none; printf x | dd of=sparse/all bs=1 seek=3000000 conv=notrunc status=none
+    ln -sfn elsewhere links/to-4000; rm fifo-alone; mkdir fifo-alone; setfattr -n user.text -v other attributes/user
+    setfattr -x user.on.directory attributes; setfacl -m u:999:r attributes/acl; setfacl -d -m u:5:r attributes/acl-default
+    setcap cap_chown=ep attributes/capability; echo > 'new in b'; rm names/-rf; chown -h 9:9 links/loop; truncate -s 70M sparse/last
+"#;
+
+/// The paths at which two snapshots differ, as the program shows them. Times and holes do not count; what the names of a file share counts once.
+fn paths_that_differ(a: &Snapshot, b: &Snapshot) -> Vec<String> {
+    let facts = |value: Option<&Value>| {
+        let mut facts = value.and_then(Value::as_object).cloned()?;
+        ["mtime", "extents"].iter().for_each(|key| _ = facts.remove(*key));
+        if facts["xattrs"].as_object().unwrap().contains_key("system.posix_acl_access") {
+            facts.remove("mode");
+        }
+        Some(facts)
+    };
+    let mut paths: Vec<&String> = a.keys().chain(b.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    let differs = |path: &&&String| {
+        let (a, b) = (facts(a.get(**path)), facts(b.get(**path)));
+        let first = |facts: &Option<serde_json::Map<String, Value>>| {
+            facts.as_ref()?.get("same as")?.as_str().map(str::to_owned)
+        };
+        let is_second = first(&a) == first(&b) && first(&a).is_some_and(|first| first != ***path);
+        !LEFT_OUT.contains(&path.as_str()) && !is_second && a != b
+    };
+    // A snapshot has bytes as Latin-1.
+    let shown = |path: &String| Shown(&path.chars().map(|byte| byte as u8).collect::<Vec<u8>>()).to_string();
+    let mut found: Vec<String> = paths.iter().filter(differs).map(|path| shown(path)).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_comparison_by_other_means_finds_the_same_paths() {
+    if require(&["setfattr", "setfacl", "setcap"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let a = rich(&scratch, "a");
+    let b = scratch.namespace_dir("b");
+    let script = format!("cp -a \"$0/.\" \"$1\"; cd \"$1\"; PATH=$PATH:/sbin:/usr/sbin\n{CHANGES}");
+    succeed(as_namespace_root("sh").args(["-euc", &script]).args([&a, &b]));
+    let (archive_a, archive_b) = (scratch.join("a.tar.zst"), scratch.join("b.tar"));
+    pack(&a, &archive_a);
+    pack(&b, &archive_b);
+    let expected = paths_that_differ(&snapshot(&a), &snapshot(&b));
+    assert!(expected.len() >= 20, "{expected:?}");
+    for (a, b) in [(&a, &b), (&archive_a, &b), (&a, &archive_b), (&archive_a, &archive_b)] {
+        let lines = diff(a, b, &[]);
+        // A path may have a colon in it; a word that follows it has none.
+        let mut paths: Vec<String> = lines.iter().map(|line| path_of(line).to_owned()).collect();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths, expected, "{lines:#?}");
+    }
+    assert_eq!(diff(&a, &archive_a, &["--mtime"]), Vec::<String>::new());
+    assert_eq!(diff(&archive_b, &b, &["--mtime"]), Vec::<String>::new());
+}
+
+/// The path in front of `: WHAT: A → B`.
+fn path_of(line: &str) -> &str {
+    let words = [
+        "presence",
+        "kind",
+        "hard link",
+        "size",
+        "content",
+        "target",
+        "device",
+        "mode",
+        "owner",
+        "access ACL",
+        "default ACL",
+        "xattr",
+    ];
+    let ends = words.iter().filter_map(|word| line.find(&format!(": {word}")));
+    &line[..ends.min().unwrap()]
 }
 
 #[test]

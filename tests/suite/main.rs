@@ -3,11 +3,23 @@
 //! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod chroot;
 mod diff;
+mod doctor;
+mod export;
 mod formats;
 mod grant_acl;
 mod handover;
+mod idmap;
 mod info;
 mod list;
+mod pack;
+mod pack_faults;
+mod pack_interop;
+mod pack_refusals;
+mod pack_reproducible;
 mod remove;
+mod rootfs;
+mod sbuild;
+mod unshare;
 mod world;

@@ -69,12 +69,24 @@ fn base() -> &'static Path {
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        remove_old_programs();
         let built = Path::new(env!("CARGO_BIN_EXE_isar-tarball"));
         let place = base().join(format!("isar-tarball.{}", std::process::id()));
         fs::copy(built, &place).unwrap();
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
         place
     })
+}
+
+/// Removes the programs of test runs that have ended.
+fn remove_old_programs() {
+    for name in names(base()) {
+        let run = name.strip_prefix("isar-tarball.").filter(|pid| !Path::new("/proc").join(pid).exists());
+        if run.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
+            // Another run may have been faster.
+            let _ = fs::remove_file(base().join(name));
+        }
+    }
 }
 
 /// The program run as root.
@@ -108,10 +120,19 @@ pub fn as_namespace_root(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A Python script run as root of the test user's namespace.
+pub fn namespace_python(script: &str) -> Command {
+    let mut command = as_namespace_root("python3");
+    command.arg("-c").arg(script);
+    command
+}
+
 /// Runs a command and says on stderr how it ended.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    eprintln!("$ {command:?}\n{}{}{}", text(&output.stdout), text(&output.stderr), output.status);
+    // A script among the arguments would hide the rest.
+    let shown: String = format!("{command:?}").chars().take(600).collect();
+    eprintln!("$ {shown}\n{}{}{}", text(&output.stdout), text(&output.stderr), output.status);
     output
 }
 
@@ -154,10 +175,49 @@ impl Scratch {
 
     /// The names in the directory, sorted.
     pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        names(&self.0)
+    }
+
+    /// Makes a directory that root of the test user's namespace owns: where a tree goes.
+    pub fn namespace_dir(&self, name: &str) -> PathBuf {
+        let path = self.join(name);
+        fs::create_dir(&path).unwrap();
+        chown(&path, Some(user().base), Some(user().base)).unwrap();
+        path
+    }
+
+    /// Makes a directory of the test user.
+    pub fn user_dir(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.join(name);
+        fs::create_dir(&path).unwrap();
+        chown(&path, Some(user().uid), Some(user().gid)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+/// The names in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Something mounted for the time of a test.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts at `place` as the options and the source say: `["-t", "tmpfs", "none"]`, `["--bind", "/a"]`.
+    pub fn new<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>, place: &Path) -> Mounted {
+        succeed(Command::new("mount").args(args).arg(place));
+        Mounted(place.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 
@@ -169,18 +229,21 @@ impl Drop for Scratch {
 }
 
 /// A buildd chroot of `suite`, made by mmdebstrap as the test user and owned by its subordinate ids. It is kept from run to run: tests read it only.
+///
+/// With fakeroot, as isar's have it: sbuild wants it in there and would otherwise need a mirror while it builds.
 pub fn chroot(suite: &str) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     require(&["mmdebstrap"])?;
-    let (place, unfinished) = (base().join(suite), base().join(format!("{suite}.unfinished")));
+    let name = format!("{suite}-sbuild");
+    let (place, unfinished) = (base().join(&name), base().join(format!("{name}.unfinished")));
     // Another run may be making it.
-    let lock = File::create(base().join(format!("{suite}.lock"))).unwrap();
+    let lock = File::create(base().join(format!("{name}.lock"))).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     if !place.exists() {
         let _ = Command::new("rm").arg("-rf").arg(&unfinished).status();
         let made = run(as_user("mmdebstrap")
-            .args(["--mode=unshare", "--variant=buildd", "--format=directory", suite])
+            .args(["--mode=unshare", "--variant=buildd", "--include=fakeroot", "--format=directory", suite])
             .arg(&unfinished));
         if !made.status.success() {
             return skip(&format!("mmdebstrap makes no chroot of {suite}"));
@@ -188,6 +251,56 @@ pub fn chroot(suite: &str) -> Option<PathBuf> {
         fs::rename(&unfinished, &place).unwrap();
     }
     Some(place)
+}
+
+/// The versions of sbuild whose loaders differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sbuild {
+    /// The machine's own (bookworm).
+    V0_85,
+    /// trixie's, see `tests/sbuild-0.89.sh`.
+    V0_89,
+}
+
+/// sbuild as the test user, in unshare mode, with a configuration that needs no mirror and works below `scratch`.
+pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
+    require(&["sbuild"])?;
+    let config = scratch.join("sbuild.conf");
+    let work = scratch.path().display();
+    let text = format!(
+        "$chroot_mode = 'unshare';
+        $unshare_tmpdir_template = '{work}/tmp.sbuild.XXXXXXXXXX';
+        $run_lintian = $run_autopkgtest = $run_piuparts = 0;
+        $apt_update = $apt_upgrade = $apt_distupgrade = 0;
+        $bd_uninstallable_explainer = '';
+        $nolog = 1;
+        1;\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = as_user("env");
+    command.arg(format!("SBUILD_CONFIG={}", config.display()));
+    match version {
+        Sbuild::V0_85 => {
+            let said = succeed(as_user("sbuild").arg("--version"));
+            if !said.contains(" 0.85.") {
+                return skip(&format!("the installed sbuild is not 0.85: {}", said.lines().next().unwrap_or_default()));
+            }
+            command.arg("sbuild");
+        }
+        Sbuild::V0_89 => {
+            let place = base().join("sbuild-0.89");
+            static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+            let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sbuild-0.89.sh");
+            if !place.exists() && !run(&mut Command::new(script)).status.success() {
+                return skip("sbuild 0.89 cannot be had");
+            }
+            command.arg(format!("PERL5LIB={}", place.join("usr/share/perl5").display()));
+            command.arg(place.join("usr/bin/sbuild"));
+        }
+    }
+    command.current_dir(scratch.path());
+    Some(command)
 }
 
 /// `Some` when all programs are there, else a loud skip.

@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::describe;
-use isar_tarball::pack::output::Output;
+use isar_tarball::pack::output::{self, Output};
 use isar_tarball::pack::{self, Options, Progress, Summary};
 use isar_tarball::remove;
 use isar_tarball::sbuild::check;
-use isar_tarball::userns::{Outside, Request, supervise};
+use isar_tarball::userns::{Outside, Request, hold_signals, supervise};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
 use super::report::{self, Status};
@@ -38,6 +38,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let options = args.options()?;
     let root = open_root(&args.rootfs)?;
+    hold_signals()?;
     let mut outputs = Outputs::create(&args, &root)?;
     let place = place::place(globals)?;
     let job =
@@ -77,14 +78,17 @@ struct Outputs {
 impl Outputs {
     fn create(args: &Args, root: &OwnedFd) -> anyhow::Result<Outputs> {
         let create = |path: &Path| -> anyhow::Result<Output> {
-            let output = Output::create(path)?;
-            output.refuse_inside(root)?;
-            Ok(output)
+            output::refuse_inside(path, root)?;
+            Ok(Output::create(path)?)
         };
-        Ok(Outputs {
-            archive: if args.is_stream() { None } else { Some(create(&args.archive)?) },
-            digest: args.digest.as_deref().map(create).transpose()?,
-        })
+        let archive = if args.is_stream() { None } else { Some(create(&args.archive)?) };
+        let digest = args.digest.as_deref().map(create).transpose()?;
+        if let (Some(archive), Some(digest)) = (&archive, &digest)
+            && archive.is_place_of(digest)?
+        {
+            bail!("--digest names the archive itself; choose another file");
+        }
+        Ok(Outputs { archive, digest })
     }
 
     fn archive_file(&self) -> anyhow::Result<File> {

@@ -1,0 +1,98 @@
+//! A `/dev` of its own, with the devices that every program counts on.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::mounts::{NOTHING_SPECIAL, attach, copy, copy_path, file_system};
+use crate::error::{At, FileError};
+
+/// The host's devices that are shown.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Links into `/dev/pts` and `/proc`.
+const LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+/// The file system that is to be mounted on `/dev`, with all that belongs on it. To be called while `/dev` is still the host's.
+pub fn make() -> Result<Dev, FileError> {
+    let mount = file_system(c"tmpfs", &[(c"mode", c"755")], NOTHING_SPECIAL).at("/dev", "make a file system")?;
+    let mut over = Vec::new();
+    for name in DEVICES {
+        let path = format!("/dev/{name}");
+        let device = match open(path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            // A container may lack some; the programs in the tree would there too.
+            Err(Errno::NOENT) => continue,
+            opened => opened.at(&path, "open")?,
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(&mount, name, flags, Mode::from_raw_mode(0o666)).at(&path, "make the mount point")?;
+        over.push((CString::new(name).unwrap_or_default(), copy(device.as_fd()).at(&path, "copy the mount")?));
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, &mount, name).at(format!("/dev/{name}"), "make the link")?;
+    }
+    for (name, made) in [(c"pts", pts()?), (c"shm", shm()?)] {
+        mkdirat(&mount, name, Mode::from_raw_mode(0o755)).at(name.to_bytes(), "make the mount point")?;
+        over.push((name.to_owned(), made));
+    }
+    Ok(Dev { mount, over })
+}
+
+/// An own instance, so that the tree's terminals are no others'. Group 5 is `tty` in every Debian.
+fn pts() -> Result<OwnedFd, FileError> {
+    let options: [(&CStr, &CStr); 3] = [(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")];
+    // Its ptmx is a device.
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let made = match file_system(c"devpts", &options, attributes) {
+        // A map of very few ids has no group 5.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            file_system(c"devpts", options.get(..2).unwrap_or_default(), attributes)
+        }
+        made => made,
+    };
+    made.at("/dev/pts", "make a file system")
+}
+
+fn shm() -> Result<OwnedFd, FileError> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    file_system(c"tmpfs", &[(c"mode", c"1777")], attributes).at("/dev/shm", "make a file system")
+}
+
+/// See [`make`].
+pub struct Dev {
+    mount: OwnedFd,
+    over: Vec<(CString, OwnedFd)>,
+}
+
+impl Dev {
+    /// Mounts all of it over the directory `at`.
+    pub fn attach(&self, at: BorrowedFd<'_>) -> Result<(), FileError> {
+        attach(&self.mount, at).at("/dev", "mount")?;
+        for (name, mount) in &self.over {
+            let point = openat(&self.mount, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+            let point = point.at(name.to_bytes(), "open")?;
+            attach(mount, point.as_fd()).at(format!("/dev/{}", name.to_string_lossy()), "mount")?;
+        }
+        Ok(())
+    }
+}
+
+/// The host's `/sys` with all below it: a new one would need a network namespace too.
+pub fn sys() -> Result<OwnedFd, FileError> {
+    copy_path(c"/sys").at("/sys", "copy the mount")
+}
+
+/// The host's `/proc`, where the kernel makes no new one.
+pub fn host_proc() -> Result<OwnedFd, FileError> {
+    let proc = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    copy(proc.at("/proc", "open")?.as_fd()).at("/proc", "copy the mount")
+}

@@ -1,0 +1,173 @@
+//! Running a command in a tree: what is mounted there, and what is taken away again.
+//!
+//! ```text
+//! as the caller, in the new mount namespace      Sources: the tree and the bound files, opened
+//! as root of the namespace                       Prepared: copies of their mounts, attached nowhere; missing mount points made
+//! in process 1, in a mount namespace of its own  enter: all is attached, the tree becomes the root
+//! as root of the namespace, afterwards           clear: the mount points go
+//! ```
+//!
+//! Nothing has to be unmounted: the mount namespace with the mounts goes with its last process, and from outside of it the tree is bare all the time.
+
+pub mod dev;
+pub mod mounts;
+pub mod points;
+pub mod proc;
+pub mod resolv_conf;
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+
+use crate::error::{At, FileError};
+use crate::tree::within;
+use points::{Kind, MountPoints};
+use proc::Proc;
+
+/// A file or directory of the host that is shown in the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// What is shown.
+    pub host: PathBuf,
+    /// Where, as an absolute path of the tree.
+    pub inner: PathBuf,
+    /// Nothing can be written there.
+    pub read_only: bool,
+}
+
+/// The tree and the files to bind, open.
+pub struct Sources {
+    root: OwnedFd,
+    binds: Vec<(Bind, OwnedFd)>,
+}
+
+impl Sources {
+    /// Opens them as the caller, in the mount namespace that [`Prepared::new`] is going to be called in.
+    pub fn open(root: &Path, binds: &[Bind]) -> Result<Sources, FileError> {
+        let root = open_path(root, OFlags::DIRECTORY)?;
+        Sources::with_root(root, binds)
+    }
+
+    /// The same for a tree that is open already, in any mode.
+    pub fn with_root(root: OwnedFd, binds: &[Bind]) -> Result<Sources, FileError> {
+        let open = |bind: &Bind| Ok((bind.clone(), open_path(&bind.host, OFlags::empty())?));
+        Ok(Sources { root, binds: binds.iter().map(open).collect::<Result<_, FileError>>()? })
+    }
+
+    /// The tree.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+fn open_path(path: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty()).at(path.as_os_str().as_bytes(), "open")
+}
+
+/// A tree that a command can be run in.
+pub struct Prepared {
+    /// A copy of the mount that the tree lies on, attached nowhere.
+    root: OwnedFd,
+    binds: Vec<(Bind, OwnedFd)>,
+    points: MountPoints,
+}
+
+impl Prepared {
+    /// Copies the mounts and makes the mount points that the tree lacks. To be called as root of the place. On an error nothing of it stays.
+    pub fn new(sources: Sources) -> Result<Prepared, FileError> {
+        let Sources { root, binds } = sources;
+        let mut points = MountPoints::new(root.try_clone().at("", "open once more")?)?;
+        let made = provide(&mut points, &binds)
+            .and_then(|()| Ok((mounts::copy(root.as_fd()).at("", "copy the mount")?, copies(binds)?)));
+        match made {
+            Ok((root, binds)) => Ok(Prepared { root, binds, points }),
+            Err(error) => {
+                // The first error is the one to tell of.
+                let _ = points.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// In process 1: mounts everything and makes the tree the root and the working directory. Says what became of `/proc`.
+    pub fn enter(&self) -> Result<Proc, FileError> {
+        let dev = dev::make()?;
+        let sys = dev::sys()?;
+        // Over the root of this mount namespace, and not somewhere below: a process that is in a plain chroot may not make user namespaces.
+        let top = open_path(Path::new("/"), OFlags::DIRECTORY)?;
+        let host_proc = dev::host_proc()?;
+        mounts::attach(&self.root, top.as_fd()).at("/", "mount the tree")?;
+        dev.attach(self.at(b"/dev")?.as_fd())?;
+        mounts::attach(&sys, self.at(b"/sys")?.as_fd()).at("/sys", "mount")?;
+        let at_proc = self.at(b"/proc")?;
+        let proc = proc::mount(at_proc.as_fd()).at("/proc", "mount")?;
+        if proc == Proc::Masked {
+            mounts::attach(&host_proc, at_proc.as_fd()).at("/proc", "mount")?;
+        }
+        for (bind, mount) in &self.binds {
+            let inner = bind.inner.as_os_str().as_bytes();
+            if bind.inner.starts_with("/dev") {
+                // It goes with the private file system there.
+                points::provide(self.root.as_fd(), inner, kind(mount, inner)?)?;
+            }
+            mounts::attach(mount, self.at(inner)?.as_fd()).at(inner, "mount")?;
+        }
+        rustix::process::fchdir(&self.root).and_then(|()| rustix::process::chroot(c".")).at("/", "change the root")?;
+        Ok(proc)
+    }
+
+    fn at(&self, inner: &[u8]) -> Result<OwnedFd, FileError> {
+        within::open(self.root.as_fd(), inner, OFlags::PATH).at(inner, "open the mount point")
+    }
+
+    /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the end of process 1.
+    pub fn clear(mut self) -> Result<(), FileError> {
+        self.points.clear()
+    }
+}
+
+fn provide(points: &mut MountPoints, binds: &[(Bind, OwnedFd)]) -> Result<(), FileError> {
+    for directory in [b"/dev", &b"/proc"[..], b"/sys"] {
+        points.provide(directory, Kind::Directory)?;
+    }
+    for (bind, host) in binds {
+        let inner = bind.inner.as_os_str().as_bytes();
+        if !bind.inner.starts_with("/dev") {
+            points.provide(inner, kind(host, inner)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The kind of mount point for a file.
+fn kind(file: &OwnedFd, path: &[u8]) -> Result<Kind, FileError> {
+    let stat = fstat(file).at(path, "look at what is bound there")?;
+    Ok(if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { Kind::Directory } else { Kind::File })
+}
+
+fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<(Bind, OwnedFd)>, FileError> {
+    let copied = binds.into_iter().map(|(bind, host)| {
+        let path = bind.host.as_os_str().as_bytes();
+        let mount = mounts::copy(host.as_fd()).at(path, "copy the mount")?;
+        if bind.read_only {
+            mounts::make_read_only(mount.as_fd()).at(path, "make read-only")?;
+        }
+        Ok((bind, mount))
+    });
+    copied.collect()
+}
+
+/// Where Debian has programs.
+const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The search path of the caller with the directories that programs of the tree are in, which that of a build tool often lacks.
+pub fn search_path(callers: Option<OsString>) -> OsString {
+    let mut dirs: Vec<PathBuf> = callers.iter().flat_map(std::env::split_paths).collect();
+    let missing: Vec<PathBuf> = SEARCH.iter().map(PathBuf::from).filter(|dir| !dirs.contains(dir)).collect();
+    dirs.extend(missing);
+    // Only a directory with a colon in its name cannot be joined, and none can come from splitting.
+    std::env::join_paths(dirs).unwrap_or_default()
+}

@@ -1,0 +1,266 @@
+//! Mount points that a tree lacks: made for as long as somebody works in the tree, and taken away by whoever leaves last.
+//!
+//! What is made is first written down in a file at the top of the tree, which everyone who works there keeps locked (shared). Who gets the lock for itself
+//! is alone and removes what is written down. So a run that was killed leaves at most empty mount points and that file, and the next one clears both.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use crate::error::{At, FileError};
+use crate::tree::within::open as open_in;
+
+/// The file's name in the root of the tree.
+pub const RECORD: &str = ".isar-tarball-mount-points";
+
+/// What a mount point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For directories.
+    Directory,
+    /// For everything else.
+    File,
+}
+
+/// The mount points of this process in a tree.
+pub struct MountPoints {
+    root: OwnedFd,
+    /// `None` while nothing has been made by anyone.
+    record: Option<File>,
+}
+
+impl MountPoints {
+    /// In the directory `root`, open in any mode. Clears what a killed run has left, when nobody works there.
+    pub fn new(root: OwnedFd) -> Result<MountPoints, FileError> {
+        let mut points = MountPoints { root, record: None };
+        if let Some(record) = points.open_record(OFlags::empty())? {
+            points.record = Some(record);
+            points.clear()?;
+            // Others may still be there: they must not take away what this run relies on.
+            points.record = points.open_record(OFlags::empty())?;
+        }
+        Ok(points)
+    }
+
+    /// Makes sure that something of this kind stands at `path`, an absolute path as the tree itself sees it.
+    pub fn provide(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
+        for (prefix, kind) in prefixes(path, kind)? {
+            if is_missing(self.root.as_fd(), &prefix)? {
+                self.write_down(&prefix, kind)?;
+                make(self.root.as_fd(), &prefix, kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_down(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
+        if self.record.is_none() {
+            self.record = self.open_record(OFlags::CREATE)?;
+        }
+        let letter: &[u8] = match kind {
+            Kind::Directory => b"d",
+            Kind::File => b"f",
+        };
+        let line = [letter, path, b"\0"].concat();
+        match &mut self.record {
+            Some(record) => record.write_all(&line).at(RECORD, "write"),
+            None => Err(FileError::new(RECORD, "create", Errno::NOENT)),
+        }
+    }
+
+    /// Opens the file and waits until nobody removes it; `None` when there is none.
+    fn open_record(&self, create: OFlags) -> Result<Option<File>, FileError> {
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | create;
+        loop {
+            let file = match openat(&self.root, RECORD, flags, Mode::from_raw_mode(0o600)) {
+                Err(Errno::NOENT) => return Ok(None),
+                opened => opened.at(RECORD, "open")?,
+            };
+            flock(&file, FlockOperation::LockShared).at(RECORD, "lock")?;
+            if fstat(&file).at(RECORD, "look at it")?.st_nlink > 0 {
+                return Ok(Some(file.into()));
+            }
+        }
+    }
+
+    /// Removes all that is written down, unless somebody else works in the tree.
+    pub fn clear(&mut self) -> Result<(), FileError> {
+        let Some(mut record) = self.record.take() else { return Ok(()) };
+        match flock(&record, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) => return Ok(()),
+            locked => locked.at(RECORD, "lock")?,
+        }
+        let mut text = Vec::new();
+        record.rewind().and_then(|()| record.read_to_end(&mut text)).at(RECORD, "read")?;
+        // A last line without an end was never acted upon.
+        let end = text.iter().rposition(|byte| *byte == 0).unwrap_or(0);
+        for line in text.get(..end).unwrap_or_default().split(|byte| *byte == 0).rev() {
+            if let Some((letter, path)) = line.split_first() {
+                self.remove(path, *letter == b'd')?;
+            }
+        }
+        unlinkat(&self.root, RECORD, AtFlags::empty()).at(RECORD, "remove")
+    }
+
+    /// What has become more than a mount point stays.
+    fn remove(&self, path: &[u8], is_directory: bool) -> Result<(), FileError> {
+        let Ok((parent, name)) = parent(self.root.as_fd(), path) else { return Ok(()) };
+        let flags = match (is_directory, statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)) {
+            (true, _) => AtFlags::REMOVEDIR,
+            (false, Ok(file)) if file.st_size == 0 && FileType::from_raw_mode(file.st_mode).is_file() => {
+                AtFlags::empty()
+            }
+            (false, _) => return Ok(()),
+        };
+        match unlinkat(&parent, &name, flags) {
+            Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(()),
+            removed => removed.at(path, "remove the mount point"),
+        }
+    }
+}
+
+/// [`MountPoints::provide`] on a file system that goes by itself, where nothing has to be written down.
+pub fn provide(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> {
+    for (prefix, kind) in prefixes(path, kind)? {
+        if is_missing(root, &prefix)? {
+            make(root, &prefix, kind)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directories on the way to `path` and the path itself, relative to the root.
+fn prefixes(path: &[u8], kind: Kind) -> Result<Vec<(Vec<u8>, Kind)>, FileError> {
+    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    if names.contains(&&b".."[..]) {
+        return Err(FileError::new(path, "make the mount point: `..` in it", Errno::INVAL));
+    }
+    let prefix = |end: usize| names.get(..end).unwrap_or_default().join(&b'/');
+    let kind_of = |end: usize| if end == names.len() { kind } else { Kind::Directory };
+    Ok((1..=names.len()).map(|end| (prefix(end), kind_of(end))).collect())
+}
+
+fn is_missing(root: BorrowedFd<'_>, path: &[u8]) -> Result<bool, FileError> {
+    match open_in(root, path, OFlags::PATH) {
+        Ok(_) => Ok(false),
+        Err(Errno::NOENT) => Ok(true),
+        Err(error) => Err(FileError::new(path, "look for the mount point", error)),
+    }
+}
+
+fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> {
+    let (parent, name) = parent(root, path).at(path, "make the mount point")?;
+    let made = match kind {
+        Kind::Directory => mkdirat(&parent, &name, Mode::from_raw_mode(0o755)),
+        Kind::File => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(&parent, &name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        }
+    };
+    match made {
+        // Another run was faster.
+        Err(Errno::EXIST) if open_in(root, path, OFlags::PATH).is_ok() => Ok(()),
+        Err(Errno::EXIST) => {
+            Err(FileError::new(path, "make the mount point: a link to nowhere stands there", Errno::EXIST))
+        }
+        made => made.at(path, "make the mount point"),
+    }
+}
+
+/// The directory that holds `path`, and the name in it.
+fn parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
+    let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        None => (&b"."[..], path),
+    };
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    Ok((open_in(root, above, OFlags::PATH | OFlags::DIRECTORY)?, name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    fn points(root: &Path) -> MountPoints {
+        MountPoints::new(File::open(root).unwrap().into()).unwrap()
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_missing_is_made_within_the_tree_and_taken_away_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        fs::create_dir_all(root.join("var")).unwrap();
+        fs::create_dir_all(root.join("run")).unwrap();
+        symlink("/run", root.join("var/run")).unwrap();
+        symlink("../../..", root.join("out")).unwrap();
+        let mut points = points(&root);
+        points.provide(b"/var/run/a/b", Kind::Directory).unwrap();
+        points.provide(b"out/c", Kind::File).unwrap();
+        points.provide(b"/var", Kind::Directory).unwrap();
+        assert!(root.join("run/a/b").is_dir() && root.join("c").is_file());
+        points.clear().unwrap();
+        assert_eq!(names(&root), ["out", "run", "var"]);
+        assert_eq!(names(&root.join("run")), Vec::<String>::new());
+        assert_eq!(names(scratch.path()), ["root"]);
+    }
+
+    #[test]
+    fn links_to_nowhere_and_dots_are_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        symlink("missing", scratch.path().join("link")).unwrap();
+        let mut points = points(scratch.path());
+        let message = points.provide(b"/link", Kind::Directory).unwrap_err().to_string();
+        assert!(message.contains("a link to nowhere"), "{message}");
+        assert!(points.provide(b"/a/../b", Kind::Directory).unwrap_err().to_string().contains("`..`"));
+        points.clear().unwrap();
+        assert_eq!(names(scratch.path()), ["link"]);
+    }
+
+    #[test]
+    fn the_last_of_several_runs_takes_away_and_one_after_a_kill_too() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut one = points(scratch.path());
+        one.provide(b"/a", Kind::Directory).unwrap();
+        let mut other = points(scratch.path());
+        other.provide(b"/a", Kind::Directory).unwrap();
+        one.clear().unwrap();
+        assert!(scratch.path().join("a").exists());
+        other.clear().unwrap();
+        assert!(names(scratch.path()).is_empty());
+        let mut killed = points(scratch.path());
+        killed.provide(b"/b/c", Kind::File).unwrap();
+        drop(killed);
+        assert_eq!(names(scratch.path()), [RECORD, "b"]);
+        let mut next = points(scratch.path());
+        assert!(names(scratch.path()).is_empty());
+        next.clear().unwrap();
+    }
+
+    #[test]
+    fn what_was_filled_meanwhile_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut points = points(scratch.path());
+        points.provide(b"/d", Kind::Directory).unwrap();
+        points.provide(b"/f", Kind::File).unwrap();
+        fs::write(scratch.path().join("f"), "x").unwrap();
+        fs::write(scratch.path().join("d/x"), "x").unwrap();
+        points.clear().unwrap();
+        assert_eq!(names(scratch.path()), ["d", "f"]);
+    }
+}

@@ -1,0 +1,249 @@
+//! Can this machine and user build rootless? Each question with what was found and what helps.
+//!
+//! [`examine`] looks at settings and files; [`probe`] tries what only trying tells, in a namespace and in a scratch directory.
+
+pub mod probe;
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+use crate::error::{Shown, describe};
+use crate::ids::source::Ranges;
+use crate::ids::{Account, IdKind, IdMaps, Layout, Range, Source, SourceError};
+use crate::userns::diagnosis::Sysctls;
+use crate::userns::id_programs::{find, why_powerless};
+
+/// How good an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// Works, but something will be slower or missing.
+    Worse,
+    /// Rootless builds fail.
+    Fault,
+}
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, a short stable name: `newuidmap`.
+    pub name: &'static str,
+    /// The verdict.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What helps, when something is wrong.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    /// All is well.
+    pub fn good(name: &'static str, found: impl Into<String>) -> Finding {
+        Finding { name, state: State::Good, found: found.into(), remedy: None }
+    }
+
+    /// Something is not.
+    pub fn bad(name: &'static str, state: State, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { name, state, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// `/proc/sys`.
+    pub sysctls: PathBuf,
+    /// Where programs are looked for.
+    pub search: Vec<PathBuf>,
+    /// Where subordinate ids are written down.
+    pub source: Source,
+    /// Whose; `None` when no namespace is used.
+    pub account: Option<Account>,
+    /// How a tree's ids are numbered.
+    pub layout: Layout,
+    /// Where trees are going to be.
+    pub dir: PathBuf,
+}
+
+/// What settings and files say.
+pub fn examine(machine: &Machine) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(account) = &machine.account {
+        findings.extend(namespaces(&Sysctls::read(&machine.sysctls)));
+        findings.extend(["newuidmap", "newgidmap"].map(|name| id_program(name, &machine.search)));
+        findings.extend(subordinate_ids(machine, account));
+    } else {
+        findings.push(Finding::good("user-namespace", "not used: root works as it is"));
+    }
+    findings.push(set_id(&machine.dir));
+    findings.extend(setuid_to_caller(machine));
+    findings.push(program("sbuild", "sbuild", &machine.search));
+    findings.push(program("mmdebstrap", "mmdebstrap", &machine.search));
+    findings
+}
+
+fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
+    let shut = [
+        ("kernel.unprivileged_userns_clone", sysctls.clone, 1),
+        ("user.max_user_namespaces", sysctls.max_user, 15000),
+        ("user.max_mnt_namespaces", sysctls.max_mounts, 15000),
+    ];
+    let mut findings: Vec<Finding> = shut
+        .into_iter()
+        .filter(|(_, value, _)| *value == Some(0))
+        .map(|(name, _, wanted)| {
+            let remedy = format!("as root, run `sysctl -w {name}={wanted}` and write it to /etc/sysctl.d");
+            Finding::bad("sysctls", State::Fault, format!("{name} is 0"), remedy)
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::good("sysctls", "they allow user namespaces"));
+    }
+    findings.push(match sysctls.apparmor {
+        // Whether it is in the way of this program, only trying tells.
+        Some(value) if value != 0 => Finding::bad(
+            "apparmor",
+            State::Worse,
+            "kernel.apparmor_restrict_unprivileged_userns is set: programs need a profile that allows user namespaces",
+            "as root, run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give isar-tarball, sbuild and mmdebstrap profiles that allow `userns`",
+        ),
+        _ => Finding::good("apparmor", "does not restrict user namespaces"),
+    });
+    findings
+}
+
+fn id_program(name: &'static str, search: &[PathBuf]) -> Finding {
+    match find(name, search) {
+        None => Finding::bad(name, State::Fault, "not found", "install the package uidmap (shadow-utils elsewhere)"),
+        Some(path) => match why_powerless(&path) {
+            None => Finding::good(name, shown(&path)),
+            Some(why) => {
+                let text = why.to_string();
+                // The reason and the remedy stand on both sides of the colon.
+                let (found, remedy) = text.split_once(": ").unwrap_or((&text, "reinstall the package uidmap"));
+                Finding::bad(name, State::Fault, format!("{} {found}", shown(&path)), remedy)
+            }
+        },
+    }
+}
+
+fn subordinate_ids(machine: &Machine, account: &Account) -> Vec<Finding> {
+    let looked_up = machine.source.ranges(account).and_then(|ranges| {
+        let maps = machine.source.maps(machine.layout, account, &ranges)?;
+        Ok((ranges, maps))
+    });
+    match looked_up {
+        Ok((ranges, maps)) => ranges_found(account, &ranges, &maps),
+        Err(error) => vec![no_ranges(&error)],
+    }
+}
+
+fn no_ranges(error: &SourceError) -> Finding {
+    let text = error.to_string();
+    let (found, remedy) = match text.rsplit_once(": ") {
+        Some((found, remedy)) => (found.to_owned(), remedy.to_owned()),
+        None => (text, String::from("see subuid(5)")),
+    };
+    Finding::bad("subordinate-ids", State::Fault, found, remedy)
+}
+
+/// How many ids a Debian system uses: up to nobody, and the one behind it.
+const ENOUGH: u64 = 65536;
+
+fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, kind, ranges) in
+        [("subordinate-uids", IdKind::User, &ranges.uids), ("subordinate-gids", IdKind::Group, &ranges.gids)]
+    {
+        let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
+        let list: Vec<String> = ranges.iter().map(|Range { base, count }| format!("{base}:{count}")).collect();
+        let found = format!("{account} has {}", list.join(", "));
+        findings.push(if count >= ENOUGH {
+            Finding::good(name, found)
+        } else {
+            Finding::bad(
+                name,
+                State::Fault,
+                format!("{found}: fewer than {ENOUGH}, so sbuild and mmdebstrap have no nobody and nogroup"),
+                format!("as root, give {account} {ENOUGH} {kind} ids: `usermod --add-sub{}s 100000-165535 {account}` (or with ids that are free)", kind.short()),
+            )
+        });
+        if maps.of(kind).to_outer(crate::ids::map::NOBODY).is_none() {
+            findings.push(Finding::bad(
+                "nobody",
+                State::Fault,
+                format!("the map of {kind} ids has no {}", crate::ids::map::NOBODY),
+                format!("give {account} at least 3 subordinate {kind} ids that are offered here"),
+            ));
+        }
+    }
+    for line in &ranges.passed_over {
+        findings.push(Finding::bad("subordinate-ids", State::Worse, line.to_string(), "correct the line"));
+    }
+    if !findings.iter().any(|finding| finding.name == "nobody") {
+        findings.push(Finding::good("nobody", "65534 is mapped"));
+    }
+    findings
+}
+
+fn set_id(dir: &Path) -> Finding {
+    match statvfs(dir) {
+        Ok(found) if found.f_flag.contains(StatVfsMountFlags::NOSUID) => Finding::bad(
+            "nosuid",
+            State::Fault,
+            format!(
+                "{} lies on a mount with nosuid: setuid programs and file capabilities of a chroot have no effect there",
+                shown(dir)
+            ),
+            format!(
+                "build elsewhere, or as root, run `mount -o remount,suid` on what `findmnt -T {}` shows",
+                shown(dir)
+            ),
+        ),
+        Ok(_) => Finding::good("nosuid", format!("setuid programs work in {}", shown(dir))),
+        Err(error) => Finding::bad(
+            "nosuid",
+            State::Fault,
+            format!("{}: {}", shown(dir), describe(&error.into())),
+            "give a directory that is there",
+        ),
+    }
+}
+
+/// A setuid file of a tree is one of the caller's then.
+fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
+    machine.account.as_ref().filter(|_| machine.layout == Layout::Caller)?;
+    let is_reachable = |dir: &Path| {
+        let mode = |dir: &Path| std::fs::metadata(dir).map(|dir| std::os::unix::fs::MetadataExt::mode(&dir));
+        dir.canonicalize().is_ok_and(|dir| dir.ancestors().all(|dir| mode(dir).is_ok_and(|mode| mode & 0o001 != 0)))
+    };
+    Some(if is_reachable(&machine.dir) {
+        Finding::bad(
+            "setuid-to-caller",
+            State::Worse,
+            format!(
+                "with --id-layout caller, setuid files of trees in {} run as the caller for every user of this machine",
+                shown(&machine.dir)
+            ),
+            format!("run `chmod o-x` on {} or a directory above it, or take --id-layout subid", shown(&machine.dir)),
+        )
+    } else {
+        Finding::good("setuid-to-caller", format!("other users do not get into {}", shown(&machine.dir)))
+    })
+}
+
+fn program(name: &'static str, package: &str, search: &[PathBuf]) -> Finding {
+    match find(name, search) {
+        Some(path) => Finding::good(name, shown(&path)),
+        None => Finding::bad(name, State::Fault, "not found", format!("install the package {package}")),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    Shown(path.as_os_str().as_encoded_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests;

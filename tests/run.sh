@@ -1,0 +1,80 @@
+#!/bin/bash
+# All checks and tests. Does its own set-up on a Debian machine that has a Rust toolchain: packages by apt-get, a test user, sbuild of the next release.
+# Root, or a user that may sudo: the end-to-end tests start as root, make an ordinary user and act as it.
+#
+# CI=true: a test that cannot run here is a failure instead of a skip.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PACKAGES=(
+    # to build, and for the faults that are injected with a preloaded library
+    build-essential
+    # what the tool is made for, and what it is compared with
+    mmdebstrap sbuild uidmap debian-archive-keyring dpkg-dev
+    acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3
+    # for the scripts themselves
+    e2fsprogs procps shellcheck util-linux
+)
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# section NAME COMMAND...: runs the command, says how long it took, and stops when it fails.
+section() {
+    local name=$1 begin=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    if ! "$@"; then
+        printf '== %s: FAILED after %d s\n' "$name" "$((SECONDS - begin))"
+        exit 1
+    fi
+    printf '== %s: %d s\n' "$name" "$((SECONDS - begin))"
+}
+
+install_packages() {
+    local package missing=()
+    for package in "${PACKAGES[@]}"; do
+        dpkg-query --show --showformat '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+            missing+=("$package")
+    done
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    echo "installing ${missing[*]}"
+    as_root apt-get --quiet --option Acquire::Retries=3 update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --option Acquire::Retries=3 \
+            install --no-install-recommends "${missing[@]}"
+}
+
+install_rust_components() {
+    local component
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 && continue
+        [ "$component" = fmt ] && component=rustfmt
+        rustup component add "$component" || return
+    done
+}
+
+# The tests run as root, the build does not unless all of this does: no file of another user in target/.
+as_root_runner=()
+if [ "$(id -u)" != 0 ]; then
+    as_root_runner=(--config "target.'cfg(all())'.runner = ['sudo', 'env', 'CI=${CI:-}']")
+    # An unset variable and an empty one are different things to the tests.
+    [ -n "${CI:-}" ] || as_root_runner=(--config "target.'cfg(all())'.runner = ['sudo']")
+fi
+
+check_scripts() {
+    find tests fixtures -name '*.sh' -exec shellcheck .ci/run {} +
+}
+
+section 'packages' install_packages
+section 'rustfmt and clippy' install_rust_components
+section 'sbuild 0.89' as_root tests/sbuild-0.89.sh
+section 'shell scripts' check_scripts
+section 'format' cargo fmt --check
+section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
+section 'build' cargo test --locked --no-run
+section 'unit tests' cargo test --locked --lib --quiet
+section 'end-to-end tests' cargo test --locked --test suite --quiet "${as_root_runner[@]}"
+section 'examples in the documentation' cargo test --locked --doc --quiet
+section 'documentation' env RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --quiet
+printf '\n== all passed in %d s\n' "$SECONDS"
