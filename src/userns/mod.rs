@@ -122,7 +122,7 @@ pub fn supervise_command<T>(
 /// What kept the new process from entering the place.
 pub fn clean_up(place: &Place, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
     let signals = Watched::children().map_err(Error::Supervise)?;
-    supervise_watching(signals, place, |_| Err(io::ErrorKind::InvalidInput.into()), |_| inside())
+    supervise_watching(signals, place, |_| Err(io::ErrorKind::InvalidInput.into()), || (), |_, ()| inside())
 }
 
 /// [`supervise`] with the signals that are to be handed on.
