@@ -17,12 +17,15 @@
 pub mod acl;
 pub mod archive;
 pub mod chroot;
+pub mod contents;
+pub mod diff;
 pub mod doctor;
 pub mod entry;
 pub mod error;
 pub mod export;
 pub mod grant;
 pub mod ids;
+pub mod info;
 pub mod input;
 pub mod pack;
 pub mod progress;

@@ -6,12 +6,15 @@
 mod check;
 mod chroot;
 mod crafted;
+mod diff;
 mod doctor;
 mod export;
 mod formats;
 mod grant_acl;
 mod handover;
 mod idmap;
+mod info;
+mod list;
 mod pack;
 mod pack_faults;
 mod pack_interop;

@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use super::report::{self, Status};
 use super::{Globals, place, progress};
 
-pub use args::Args;
+pub use args::{Args, DEFAULT_EXCLUDES};
 
 /// What the process inside asks of the caller outside: to put the archive and its digest into their places.
 const PUBLISH: Request = b'p';
