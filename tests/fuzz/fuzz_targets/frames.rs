@@ -1,0 +1,81 @@
+//! Any bytes as a zstd archive in a file: frames that are found lie one after the other, are as long as zstd itself finds them, and decode to what they say.
+#![no_main]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+
+use isar_tarball::zst::decode::{Decoder, Stream};
+use isar_tarball::zst::frames::{self, Fault, Frame};
+use libfuzzer_sys::fuzz_target;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+/// Windows are decoded up to this, as an exponent of two.
+const WINDOW_LOG: u32 = 20;
+
+/// More content is not decoded, in bytes.
+const MOST: u64 = 1 << 20;
+
+// The first byte says how many bytes stand before the archive.
+fuzz_target!(|bytes: &[u8]| {
+    let Some((before, archive)) = bytes.split_first() else { return };
+    let start = u64::from(before % 4);
+    let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
+    file.write_all_at(archive, start).expect("written");
+    let scanned = frames::scan(&file, start, archive.len() as u64);
+    match &scanned {
+        Ok(frames) => check(archive, frames),
+        // zstd has the last word on whether this is an archive. Of what it takes, these three are refused here.
+        Err(error) => assert!(
+            !zstd_finds_frames(archive) || matches!(error.fault, Fault::Dictionary(_) | Fault::Corrupt(_)),
+            "{error}"
+        ),
+    }
+    // Whoever decodes while the file is being cut short gets an error, too.
+    ftruncate(&file, start + archive.len() as u64 / 2).expect("cut");
+    (&file).flush().expect("nothing");
+    let _ = frames::scan(&file, start, archive.len() as u64);
+});
+
+fn check(archive: &[u8], frames: &[Frame]) {
+    let mut decoder = Decoder::new(WINDOW_LOG).expect("a decoder");
+    let mut end = 0;
+    for frame in frames {
+        assert_eq!(frame.offset, end);
+        end += frame.compressed;
+        let bytes = &archive[frame.offset as usize..end as usize];
+        assert_eq!(zstd_safe::find_frame_compressed_size(bytes).ok(), Some(bytes.len()), "{frame:?}");
+        if frame.is_skippable {
+            assert_eq!((frame.content, frame.window), (Some(0), 0));
+            continue;
+        }
+        assert_eq!(zstd_safe::get_frame_content_size(bytes).ok(), Some(frame.content), "{frame:?}");
+        decode(&mut decoder, bytes, frame);
+    }
+    assert_eq!(end, archive.len() as u64);
+}
+
+/// What is decoded piece by piece is what zstd decodes at once.
+fn decode(decoder: &mut Decoder, bytes: &[u8], frame: &Frame) {
+    let Some(size) = frame.content.filter(|content| *content <= MOST && frame.window <= 1 << WINDOW_LOG) else { return };
+    let mut whole = Vec::with_capacity(size as usize);
+    let decoded = zstd_safe::decompress(&mut whole, bytes);
+    // One byte of room is left, so that the end is seen.
+    let mut pieces = Vec::with_capacity(size as usize + 1);
+    let streamed = Stream::new(decoder, bytes, 0).fill(&mut pieces);
+    assert_eq!(decoded.is_ok(), matches!(streamed, Ok(false)), "{decoded:?} and {streamed:?}");
+    if decoded.is_ok() {
+        assert_eq!(whole.len() as u64, size);
+        assert!(whole == pieces, "other content");
+    }
+}
+
+fn zstd_finds_frames(mut archive: &[u8]) -> bool {
+    while !archive.is_empty() {
+        match zstd_safe::find_frame_compressed_size(archive) {
+            Ok(length) if length > 0 && length <= archive.len() => archive = &archive[length..],
+            _ => return false,
+        }
+    }
+    true
+}
