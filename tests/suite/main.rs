@@ -7,6 +7,7 @@ mod check;
 mod chroot;
 mod crafted;
 mod diff;
+mod differential;
 mod doctor;
 mod export;
 mod formats;

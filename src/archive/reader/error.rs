@@ -128,6 +128,12 @@ pub enum Fault {
     /// The first part of a member is in another archive.
     #[error("a member begins in another volume; multi-volume archives cannot be read")]
     MultiVolume,
+    /// `tar -t` and bsdtar then pass over data that `tar -x`, Python and Perl take for the next member.
+    #[error("a PAX record gives it a size and it is a {kind}, which has no data: programs differ in what comes next")]
+    SizeWithoutData {
+        /// What it is.
+        kind: &'static str,
+    },
     /// Half a file, half a directory: its name ends in a slash.
     #[error("it is a directory by its name and a file with data by its type")]
     DirectoryWithData,

@@ -82,6 +82,9 @@ pub fn describe(
     let size = field("size", header.size())?;
     let stored = records.size.unwrap_or(size);
     let (kind, content) = content(header, kind, stored, sparse.form()?, limits)?;
+    if matches!(content, Content::None) && records.size.is_some_and(|size| size > 0) {
+        return Err(Fault::SizeWithoutData { kind: kind.name() });
+    }
     let ownership = records.ownership.or(global);
     let (uname, gname) = header.owner_names();
     let mode = field("mode", header.mode())?;
@@ -170,8 +173,9 @@ fn is_mode(text: &[u8], mode: u32) -> bool {
 
 /// What follows the header, and the kind with the size of a file filled in.
 ///
-/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none, whatever their size says. (A hard link with data, as POSIX
-/// allows with `pax -o linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would find other members than they do. Its data is then no header, and an error.)
+/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none, whatever the size in their header says. (A hard link with data, as POSIX
+/// allows with `pax -o linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would find other members than they do. Its data is then no header, and an error.
+/// With its size in a PAX record programs do differ, and it is refused.)
 fn content(
     header: Header<'_>,
     kind: Kind,

@@ -26,8 +26,9 @@ fn main() {
         put("frames", name, &[&[0x01], frames(pieces).as_slice()].concat());
         // What stands in PAX headers.
         for at in (0..tar.len()).step_by(512).filter(|at| matches!(tar.get(at + 156), Some(b'x' | b'g'))) {
-            let size = usize::from_str_radix(str::from_utf8(&tar[at + 124..at + 135]).unwrap_or_default(), 8).unwrap_or(0);
-            put("pax", name, &tar[at + 512..][..size]);
+            let size =
+                usize::from_str_radix(str::from_utf8(&tar[at + 124..at + 135]).unwrap_or_default(), 8).unwrap_or(0);
+            put("pax", name, tar.get(at + 512..at + 512 + size).unwrap_or_default());
         }
     }
     let tar = &archives::all()[1].1.0;
@@ -46,12 +47,15 @@ fn main() {
         put("sparse", name, &[b"\xa0\x0f\x03\x02", &tar.0[386..512], &tar.0[512..1024]].concat());
     }
     put("subid", "file", b"u:100000:65536\n1:200000:1\n# u\nother:300000:65536\nu:4294967295:1\n0: u 100000 65536\n");
-    for (number, pattern) in ["var/cache/*\nvar/cache/apt", "**/*.pyc\na/b.pyc", "[a-c]?\nab", "/./{a,b}\nb"].iter().enumerate() {
+    for (number, pattern) in
+        ["var/cache/*\nvar/cache/apt", "**/*.pyc\na/b.pyc", "[a-c]?\nab", "/./{a,b}\nb"].iter().enumerate()
+    {
         put("exclude", &number.to_string(), pattern.as_bytes());
     }
     // What the unpack target makes members of: see there.
     for number in 0u8..8 {
-        let bytes: Vec<u8> = (0..96u8).map(|place| place.wrapping_mul(37).wrapping_add(number.wrapping_mul(101))).collect();
+        let bytes: Vec<u8> =
+            (0..96u8).map(|place| place.wrapping_mul(37).wrapping_add(number.wrapping_mul(101))).collect();
         put("unpack", &format!("members {number}"), &[&[0x02], bytes.as_slice()].concat());
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | what | theirs | ours, and why |
 //! |---|---|---|
-//! | a directory, link, device or pipe with a size | data of that size follows | no data, as GNU tar and the loaders of sbuild have it |
+//! | a directory, link, device or pipe with a size in its header | data of that size follows | no data, as GNU tar and the loaders of sbuild have it |
 //! | an extension header without a magic, or with one of another version | a member | an extension, as in GNU tar |
 //! | a checksum of signed bytes, or in base 256 | refused | taken: old programs wrote the first, GNU tar reads both |
 //! | a size field of NULs alone | refused | 0, as in GNU tar |
@@ -41,8 +41,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut archive = Archive::new(stream.as_slice());
     let entries = archive.entries().expect("nothing is read yet");
     // They show global headers and labels as members.
-    let mut theirs = entries
-        .filter(|entry| !entry.as_ref().is_ok_and(|entry| matches!(entry.header().entry_type().as_byte(), b'g' | b'V')));
+    let mut theirs = entries.filter(|entry| {
+        !entry.as_ref().is_ok_and(|entry| matches!(entry.header().entry_type().as_byte(), b'g' | b'V'))
+    });
     let mut has_global = false;
     for seen in &members {
         let member = &seen.member;
@@ -58,8 +59,9 @@ fuzz_target!(|bytes: &[u8]| {
             other => panic!("{:?} is not there for them: {:?}", member.entry, other.map(|entry| entry.map(|_| ()))),
         }
     }
+    // An error can still come of a label behind the last member.
     if is_whole {
-        assert!(theirs.next().is_none(), "they find another member");
+        assert!(!matches!(theirs.next(), Some(Ok(_))), "they find another member");
     }
 });
 
@@ -114,13 +116,17 @@ fn typeflag(member: &Member) -> u8 {
 fn parts_ways(member: &Member, records: &Records, stream: &[u8]) -> bool {
     let is_file = matches!(member.entry.kind, Kind::File { .. });
     let own = own_header(member);
-    let says_size = records.get(b"size").is_some_and(|size| size.iter().any(|digit| *digit != b'0'))
-        || own.entry_size().is_ok_and(|size| size > 0);
+    let says_size = records.get(b"size").is_none() && own.entry_size().is_ok_and(|size| size > 0);
     let has_odd_header = member.headers.iter().any(|raw| {
         let header = Header::from_byte_slice(raw.block.as_slice());
         let is_known = header.as_ustar().is_some() || header.as_gnu().is_some();
         let is_extension = matches!(header.as_bytes()[156], b'x' | b'L' | b'K');
-        let sum: u32 = raw.block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+        let sum: u32 = raw
+            .block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .sum();
         is_extension && !is_known || header.cksum().ok() != Some(sum) || raw.block[124..136] == [0; 12]
     });
     (!is_file && typeflag(member) != b'D' && says_size)
@@ -156,7 +162,10 @@ fn compare(seen: &Seen, mut entry: tar::Entry<'_, &[u8]>, records: &Records, has
     }
     if !has_global {
         let ids = [(header.uid(), ours.uid), (header.gid(), ours.gid)];
-        assert!(ids.iter().all(|(theirs, ours)| theirs.as_ref().map_or(true, |theirs| *theirs == u64::from(*ours))), "{ids:?}");
+        assert!(
+            ids.iter().all(|(theirs, ours)| theirs.as_ref().map_or(true, |theirs| *theirs == u64::from(*ours))),
+            "{ids:?}"
+        );
         if records.get(b"mtime").is_none() && ours.mtime.seconds >= 0 {
             assert!(header.mtime().map_or(true, |mtime| mtime == ours.mtime.seconds as u64));
         }
@@ -183,7 +192,7 @@ fn compare_kinds(ours: &Kind, entry: &tar::Entry<'_, &[u8]>) {
     match (ours, entry.header().entry_type()) {
         (Kind::File { .. }, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse) => {}
         // Told by the slash at the end of its name.
-        (Kind::Directory, EntryType::Regular | EntryType::Continuous) => assert!(entry.path_bytes().ends_with(b"/")),
+        (Kind::Directory, EntryType::Regular | EntryType::Continuous) => {}
         (Kind::Directory, kind) => assert!(kind.is_dir() || kind.as_byte() == b'D'),
         (Kind::Symlink { target: ours }, EntryType::Symlink) => assert_eq!(ours, &target()),
         // Ours is without `./` in front and slashes behind.
@@ -193,7 +202,8 @@ fn compare_kinds(ours: &Kind, entry: &tar::Entry<'_, &[u8]>) {
             assert!(theirs[..end.max(1)].ends_with(ours) || theirs.ends_with(ours));
         }
         (Kind::Fifo, EntryType::Fifo) => {}
-        (Kind::CharDevice { major, minor }, EntryType::Char) | (Kind::BlockDevice { major, minor }, EntryType::Block) => {
+        (Kind::CharDevice { major, minor }, EntryType::Char)
+        | (Kind::BlockDevice { major, minor }, EntryType::Block) => {
             if let (Ok(Some(their_major)), Ok(Some(their_minor))) = device() {
                 assert_eq!((their_major, their_minor), (*major, *minor));
             }

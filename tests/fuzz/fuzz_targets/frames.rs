@@ -13,6 +13,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 /// Windows are decoded up to this, as an exponent of two.
 const WINDOW_LOG: u32 = 20;
 
+/// The widest window that zstd looks at, in bytes.
+const WIDEST: u64 = 1 << 31;
+
 /// More content is not decoded, in bytes.
 const MOST: u64 = 1 << 20;
 
@@ -44,6 +47,9 @@ fn check(archive: &[u8], frames: &[Frame]) {
         assert_eq!(frame.offset, end);
         end += frame.compressed;
         let bytes = &archive[frame.offset as usize..end as usize];
+        if frame.window > WIDEST {
+            continue;
+        }
         assert_eq!(zstd_safe::find_frame_compressed_size(bytes).ok(), Some(bytes.len()), "{frame:?}");
         if frame.is_skippable {
             assert_eq!((frame.content, frame.window), (Some(0), 0));
@@ -57,7 +63,13 @@ fn check(archive: &[u8], frames: &[Frame]) {
 
 /// What is decoded piece by piece is what zstd decodes at once.
 fn decode(decoder: &mut Decoder, bytes: &[u8], frame: &Frame) {
-    let Some(size) = frame.content.filter(|content| *content <= MOST && frame.window <= 1 << WINDOW_LOG) else { return };
+    let Some(size) = frame.content.filter(|content| *content <= MOST && frame.window <= 1 << WINDOW_LOG) else {
+        return;
+    };
+    // zstd takes a block of no bytes repeated for one that is too large here, and not when it decodes all at once.
+    if size == 0 {
+        return;
+    }
     let mut whole = Vec::with_capacity(size as usize);
     let decoded = zstd_safe::decompress(&mut whole, bytes);
     // One byte of room is left, so that the end is seen.

@@ -40,18 +40,27 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let one = read(file(), &options(1));
     let two = read(file(), &options(2));
-    assert!(one.content == two.content && one.error == two.error, "{:?} and {:?}", one.error, two.error);
+    assert!(one.content == two.content, "other content with two threads");
+    assert_eq!(place(&one.error), place(&two.error));
     let (reader, writer) = pipe().expect("a pipe");
     File::from(writer).write_all(archive).expect("written");
     let piped = read(File::from(reader), &options(1));
-    // The frames of a file are looked at before they are decoded, and each of them as a whole: a file is refused sooner, and more of what it holds.
-    assert!(piped.content.starts_with(&one.content));
+    // What comes before an error differs: the frames of a file are looked at before any is decoded, and what was decoded of a piece that has an error in it is lost.
+    let common = one.content.len().min(piped.content.len());
+    assert!(one.content[..common] == piped.content[..common], "other content in a pipe");
     match (&one.error, &piped.error) {
-        (None, piped_error) => assert!(one.content == piped.content && piped_error.is_none(), "{piped_error:?} in a pipe"),
+        (None, piped_error) => {
+            assert!(one.content == piped.content && piped_error.is_none(), "{piped_error:?} in a pipe")
+        }
         (Some(error), None) => assert!(error.starts_with("zstd frame"), "{error} in a file, and none in a pipe"),
         _ => {}
     }
 });
+
+/// An error up to what zstd says is wrong, which depends on what its decoder did before.
+fn place(error: &Option<String>) -> Option<&str> {
+    error.as_deref().map(|text| text.split(": damaged").next().unwrap_or(text))
+}
 
 fn read(file: File, options: &Options) -> Outcome {
     let mut outcome = Outcome { content: Vec::new(), error: None };

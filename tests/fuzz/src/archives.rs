@@ -70,7 +70,9 @@ impl Stream {
     pub fn long(self, typeflag: u8, name: &[u8]) -> Stream {
         let data = [name, b"\0"].concat();
         let size = data.len() as u64;
-        self.header(&Fields { name: b"././@LongLink", size, typeflag, ..Fields::default() }).change(MAGIC, GNU).data(&data)
+        self.header(&Fields { name: b"././@LongLink", size, typeflag, ..Fields::default() })
+            .change(MAGIC, GNU)
+            .data(&data)
     }
 
     /// A regular file.
@@ -90,7 +92,13 @@ impl Stream {
 }
 
 fn fields(name: &[u8], typeflag: u8) -> Fields<'_> {
-    Fields { name, mode: if typeflag == b'5' { 0o755 } else { 0o644 }, mtime: 1_600_000_000, typeflag, ..Fields::default() }
+    Fields {
+        name,
+        mode: if typeflag == b'5' { 0o755 } else { 0o644 },
+        mtime: 1_600_000_000,
+        typeflag,
+        ..Fields::default()
+    }
 }
 
 fn copied<'a>(fields: &Fields<'a>) -> Fields<'a> {
@@ -140,7 +148,7 @@ pub fn all() -> Vec<(&'static str, Stream)> {
 }
 
 /// What honest programs write.
-fn good() -> Vec<(&'static str, Stream)> {
+pub fn good() -> Vec<(&'static str, Stream)> {
     let new = Stream::default;
     let long = [b'n'; 150];
     vec![
@@ -160,9 +168,30 @@ fn good() -> Vec<(&'static str, Stream)> {
                 .header(&Fields { device: (8, 0), ..fields(b"./disk", b'4') })
                 .end(),
         ),
-        ("v7", new().file(b"file", b"x").other(b"dir/", 0, b"").change(MAGIC, &[0; 8]).other(b"l", b'2', b"file").change(MAGIC, &[0; 8]).end()),
-        ("gnu", new().other(b"dir/", b'5', b"").change(MAGIC, GNU).change(USER, b"root").other(b"f", b'0', b"").change(MAGIC, GNU).end()),
-        ("gnu long names", new().long(b'K', &long).long(b'L', &long).other(&long[..100], b'2', &long[..100]).change(MAGIC, GNU).end()),
+        (
+            "v7",
+            new()
+                .file(b"file", b"x")
+                .other(b"dir/", 0, b"")
+                .change(MAGIC, &[0; 8])
+                .other(b"l", b'2', b"file")
+                .change(MAGIC, &[0; 8])
+                .end(),
+        ),
+        (
+            "gnu",
+            new()
+                .other(b"dir/", b'5', b"")
+                .change(MAGIC, GNU)
+                .change(USER, b"root")
+                .other(b"f", b'0', b"")
+                .change(MAGIC, GNU)
+                .end(),
+        ),
+        (
+            "gnu long names",
+            new().long(b'K', &long).long(b'L', &long).other(&long[..100], b'2', &long[..100]).change(MAGIC, GNU).end(),
+        ),
         ("prefix", new().member(&Fields { prefix: b"some/prefix", ..fields(b"name", b'0') }, b"x").end()),
         (
             "base 256",
@@ -174,11 +203,27 @@ fn good() -> Vec<(&'static str, Stream)> {
                 .data(b"abc")
                 .end(),
         ),
-        ("pax names", new().records(b'x', &[("path", &long), ("linkpath", b"t\xc3\xa4rget")]).other(b"short", b'2', b"short").end()),
+        (
+            "pax names",
+            new()
+                .records(b'x', &[("path", &long), ("linkpath", b"t\xc3\xa4rget")])
+                .other(b"short", b'2', b"short")
+                .end(),
+        ),
         (
             "pax numbers",
             new()
-                .records(b'x', &[("size", b"3"), ("uid", b"70000"), ("gid", b"0"), ("mtime", b"-1.5"), ("uname", b"u"), ("atime", b"1")])
+                .records(
+                    b'x',
+                    &[
+                        ("size", b"3"),
+                        ("uid", b"70000"),
+                        ("gid", b"0"),
+                        ("mtime", b"-1.5"),
+                        ("uname", b"u"),
+                        ("atime", b"1"),
+                    ],
+                )
                 .other(b"f", b'0', b"")
                 .data(b"abc")
                 .end(),
@@ -186,15 +231,37 @@ fn good() -> Vec<(&'static str, Stream)> {
         (
             "pax attributes",
             new()
-                .records(b'x', &[("SCHILY.xattr.user.a%3Db", b"1"), ("SCHILY.acl.access", b"user::rw-,user:5:r--,group::r--,mask::r--,other::r--")])
+                .records(
+                    b'x',
+                    &[
+                        ("SCHILY.xattr.user.a%3Db", b"1"),
+                        ("SCHILY.acl.access", b"user::rw-,user:5:r--,group::r--,mask::r--,other::r--"),
+                    ],
+                )
                 .file(b"f", b"x")
-                .records(b'x', &[("LIBARCHIVE.xattr.user.c", b"YQ"), ("SCHILY.acl.default", b"user::rwx,group::r-x,other::---")])
+                .records(
+                    b'x',
+                    &[("LIBARCHIVE.xattr.user.c", b"YQ"), ("SCHILY.acl.default", b"user::rwx,group::r-x,other::---")],
+                )
                 .other(b"d/", b'5', b"")
                 .end(),
         ),
-        ("pax binary value", new().records(b'x', &[("SCHILY.xattr.user.a", b"a\n\0=\xff\n"), ("path", b"g")]).file(b"f", b"x").end()),
-        ("pax binary name", new().records(b'x', &[("hdrcharset", b"BINARY"), ("path", b"\xff\xfe")]).file(b"f", b"x").end()),
-        ("pax global", new().records(b'g', &[("uid", b"7"), ("mtime", b"9"), ("comment", b"c")]).file(b"f", b"x").other(b"d", b'5', b"").end()),
+        (
+            "pax binary value",
+            new().records(b'x', &[("SCHILY.xattr.user.a", b"a\n\0=\xff\n"), ("path", b"g")]).file(b"f", b"x").end(),
+        ),
+        (
+            "pax binary name",
+            new().records(b'x', &[("hdrcharset", b"BINARY"), ("path", b"\xff\xfe")]).file(b"f", b"x").end(),
+        ),
+        (
+            "pax global",
+            new()
+                .records(b'g', &[("uid", b"7"), ("mtime", b"9"), ("comment", b"c")])
+                .file(b"f", b"x")
+                .other(b"d", b'5', b"")
+                .end(),
+        ),
         (
             "sparse 0.0",
             new()
@@ -217,7 +284,12 @@ fn good() -> Vec<(&'static str, Stream)> {
             new()
                 .records(
                     b'x',
-                    &[("GNU.sparse.size", b"4000"), ("GNU.sparse.numblocks", b"2"), ("GNU.sparse.name", b"s"), ("GNU.sparse.map", b"1024,3,4000,0")],
+                    &[
+                        ("GNU.sparse.size", b"4000"),
+                        ("GNU.sparse.numblocks", b"2"),
+                        ("GNU.sparse.name", b"s"),
+                        ("GNU.sparse.map", b"1024,3,4000,0"),
+                    ],
                 )
                 .file(b"GNUSparseFile.0/s", b"abc")
                 .end(),
@@ -225,7 +297,15 @@ fn good() -> Vec<(&'static str, Stream)> {
         (
             "sparse 1.0",
             new()
-                .records(b'x', &[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.name", b"s"), ("GNU.sparse.realsize", b"4000")])
+                .records(
+                    b'x',
+                    &[
+                        ("GNU.sparse.major", b"1"),
+                        ("GNU.sparse.minor", b"0"),
+                        ("GNU.sparse.name", b"s"),
+                        ("GNU.sparse.realsize", b"4000"),
+                    ],
+                )
                 .header(&Fields { size: 515, ..fields(b"GNUSparseFile.0/s", b'0') })
                 .data(b"2\n1024\n3\n4000\n0\n")
                 .data(b"abc")
@@ -234,20 +314,34 @@ fn good() -> Vec<(&'static str, Stream)> {
         ("sparse old", old_sparse(new(), 4000, 515, &[(512, 512), (3997, 3)], &[]).data(&[b'x'; 515]).end()),
         (
             "sparse old, long",
-            old_sparse(new(), 9000, 5 * 512, &[(0, 512), (1024, 512), (2048, 512), (3072, 512)], &[(8000, 512), (9000, 0)])
-                .data(&[b'x'; 5 * 512])
-                .end(),
+            old_sparse(
+                new(),
+                9000,
+                5 * 512,
+                &[(0, 512), (1024, 512), (2048, 512), (3072, 512)],
+                &[(8000, 512), (9000, 0)],
+            )
+            .data(&[b'x'; 5 * 512])
+            .end(),
         ),
-        ("label and names", new().other(b"label", b'V', b"").change(MAGIC, GNU).member(&fields(b"dir/", b'D'), b"Yname\0\0").end()),
+        (
+            "label and names",
+            new().other(b"label", b'V', b"").change(MAGIC, GNU).member(&fields(b"dir/", b'D'), b"Yname\0\0").end(),
+        ),
     ]
 }
 
 /// What is read, and seldom seen.
-fn odd() -> Vec<(&'static str, Stream)> {
+pub fn odd() -> Vec<(&'static str, Stream)> {
     let new = Stream::default;
     let sum_of_signed_bytes = {
         let mut stream = new().other(b"\xff\xfe", b'0', b"");
-        let sum: i64 = stream.0.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { i64::from(*byte as i8) }).sum();
+        let sum: i64 = stream
+            .0
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { i64::from(*byte as i8) })
+            .sum();
         stream.0[CHECKSUM..CHECKSUM + 7].copy_from_slice(format!("{sum:06o}\0").as_bytes());
         stream
     };
@@ -258,7 +352,10 @@ fn odd() -> Vec<(&'static str, Stream)> {
         ("long end", new().file(b"f", b"x").raw(&[0; 10240 - 1024])),
         ("same path twice", new().file(b"f", b"first").file(b"./f", b"second").end()),
         ("signed checksum", sum_of_signed_bytes.end()),
-        ("other version", new().member(&Fields { prefix: b"p", ..fields(b"f", b'0') }, b"").change(MAGIC, b"ustar\0\x20\x20").end()),
+        (
+            "other version",
+            new().member(&Fields { prefix: b"p", ..fields(b"f", b'0') }, b"").change(MAGIC, b"ustar\0\x20\x20").end(),
+        ),
         ("numbers of nothing", new().other(b"f", b'0', b"").change(100, &[0; 8]).change(SIZE, &[0; 12]).end()),
         ("directory with a size", new().header(&Fields { size: 5, ..fields(b"d/", b'5') }).file(b"f", b"x").end()),
         ("file named like a directory", new().other(b"d/", b'0', b"").end()),
@@ -273,16 +370,22 @@ fn odd() -> Vec<(&'static str, Stream)> {
 }
 
 /// What is refused.
-fn bad() -> Vec<(&'static str, Stream)> {
+pub fn bad() -> Vec<(&'static str, Stream)> {
     let new = Stream::default;
     let x = |records: &[(&str, &[u8])]| new().records(b'x', records).file(b"f", b"x").end();
     let old = |first: &[(u64, u64)]| old_sparse(new(), 4000, 515, first, &[]).data(&[b'x'; 515]).end();
     vec![
         ("wrong checksum", new().file(b"e", b"x").raw(&[b'x'; 512]).end()),
         ("record twice", x(&[("path", b"a"), ("path", b"b")])),
-        ("record malformed", new().member(&fields(b"x", b'x'), b"9 path=a\n").file(b"f", b"x").end()),
-        ("record of a wrong length", new().member(&fields(b"x", b'x'), b"12 path=abc\n13 path=a\nb\n").file(b"f", b"x").end()),
-        ("two pax headers", new().records(b'x', &[("path", b"a")]).records(b'x', &[("path", b"b")]).file(b"f", b"x").end()),
+        ("record malformed", new().member(&fields(b"x", b'x'), b"8 path=a\n").file(b"f", b"x").end()),
+        (
+            "record of a wrong length",
+            new().member(&fields(b"x", b'x'), b"12 path=abc\n13 path=a\nb\n").file(b"f", b"x").end(),
+        ),
+        (
+            "two pax headers",
+            new().records(b'x', &[("path", b"a")]).records(b'x', &[("path", b"b")]).file(b"f", b"x").end(),
+        ),
         ("pax and gnu names", new().records(b'x', &[("path", b"a")]).long(b'L', b"b").file(b"f", b"x").end()),
         ("path of nothing", x(&[("path", b"")])),
         ("nul in a path", x(&[("path", b"a\0b")])),
@@ -291,14 +394,23 @@ fn bad() -> Vec<(&'static str, Stream)> {
         ("id of no change", x(&[("uid", b"4294967295")])),
         ("negative size", new().other(b"f", b'0', b"").change(SIZE, &base_256(-512, 12)).end()),
         ("huge size", new().other(b"f", b'0', b"").change(SIZE, &base_256(i64::MAX, 12)).end()),
-        ("pax size of a hard link", new().file(b"f", b"x").records(b'x', &[("size", b"512")]).other(b"h", b'1', b"f").file(b"inner", b"").end()),
-        ("hard link with data", new().file(b"f", b"x").header(&Fields { size: 1, linkname: b"f", ..fields(b"h", b'1') }).data(b"x").end()),
+        (
+            "pax size of a hard link",
+            new().file(b"f", b"x").records(b'x', &[("size", b"512")]).other(b"h", b'1', b"f").file(b"inner", b"").end(),
+        ),
+        (
+            "hard link with data",
+            new().file(b"f", b"x").header(&Fields { size: 1, linkname: b"f", ..fields(b"h", b'1') }).data(b"x").end(),
+        ),
         ("map unsorted", old(&[(512, 512), (0, 3)])),
         ("map overlapping", old(&[(0, 512), (511, 3)])),
         ("map beyond the size", old(&[(0, 512), (3998, 3)])),
         ("map of other data", old(&[(0, 512), (1024, 4)])),
         ("map without size", x(&[("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,1")])),
-        ("map of an unknown version", x(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"1")])),
+        (
+            "map of an unknown version",
+            x(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"1")]),
+        ),
         ("unknown type", new().other(b"f", b'A', b"").end()),
         ("other volume", new().other(b"f", b'M', b"").change(MAGIC, GNU).end()),
         ("device of v7", new().other(b"f", b'3', b"").change(MAGIC, &[0; 8]).end()),

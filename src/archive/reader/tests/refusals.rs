@@ -13,6 +13,11 @@ fn each_refusal_is_its_own() {
     let x = |archive: Archive| archive.pax(&[("uid", b"1")]);
     let long = |archive: Archive| archive.extension(b'L', b"long\0");
     let link = |linkname| archive().block(header::block(&Fields { typeflag: b'2', linkname, ..file(b"f", 0) })).end();
+    // What follows is data to some programs, a member to others.
+    let sized = |typeflag| {
+        let member = header::block(&Fields { typeflag, linkname: b"l", ..file(b"m", 0) });
+        archive().pax(&[("size", b"512")]).block(member).file(b"hidden", b"").end()
+    };
     let whole = archive().file(b"f", &[1; 600]).0;
     let cut = |length| archive().bytes(&whole[..length]);
     let cut_x = |length| archive().bytes(&x(archive()).0[..length]);
@@ -109,6 +114,10 @@ fn each_refusal_is_its_own() {
         ("sparse without GNU", with(&[(156, b"S")]), Fault::UnknownType { typeflag: b'S' }),
         ("device of v7", with(&[V7, (156, b"3")]), Fault::UnknownType { typeflag: b'3' }),
         ("volume", with(&[GNU, (156, b"M")]), Fault::MultiVolume),
+        ("size of a hard link", sized(b'1'), Fault::SizeWithoutData { kind: "hard link" }),
+        ("size of a symbolic link", sized(b'2'), Fault::SizeWithoutData { kind: "symbolic link" }),
+        ("size of a directory", sized(b'5'), Fault::SizeWithoutData { kind: "directory" }),
+        ("size of a pipe", sized(b'6'), Fault::SizeWithoutData { kind: "named pipe" }),
         ("slash and data", archive().file(b"d/", b"x").end(), Fault::DirectoryWithData),
         ("cut in a header", cut(511), Fault::Truncated { within: "a header" }),
         ("cut before data", cut(512), Fault::Truncated { within: "the data of a member" }),

@@ -35,6 +35,8 @@ impl Arena {
             "to be run as root of a user namespace: see tests/fuzz/README.md"
         );
         let place = Path::new("/dev/shm").join(format!("isar-tarball-fuzz.{}", std::process::id()));
+        // Left by a run before: nothing runs at the end of one.
+        let _ = fs::remove_dir_all(&place);
         let canary = place.join("canary");
         fs::create_dir_all(canary.join("dir")).expect("made");
         fs::write(canary.join("file"), "canary").expect("made");
@@ -70,7 +72,8 @@ impl Arena {
 
     pub fn assert_unchanged(&self) {
         assert_eq!(seen(&self.place.join("canary")), self.canary);
-        let mut names: Vec<_> = fs::read_dir(&self.place).expect("listed").map(|entry| entry.expect("listed").file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&self.place).expect("listed").map(|entry| entry.expect("listed").file_name()).collect();
         names.sort();
         assert_eq!(names, ["canary", "tree"]);
     }

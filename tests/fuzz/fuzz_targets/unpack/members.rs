@@ -5,13 +5,60 @@ use isar_tarball_fuzz::archives::Stream;
 
 /// Below DIR, in its place, and where they must not lead; `@` stands for the directory above.
 const NAMES: &[&str] = &[
-    "./", "a", "./a/", "b", "a/b", "./a/b/", "a/b/c", "f", "f/", "f/x", "l", "l/", "l/file", "l/dir/x", "a/l", "a/l/x", "b/a", "b/l/f", "a//b/./c", "d/e/f/g",
-    "../canary/file", "../canary/new", "../new", "a/../../canary/file", "@/canary/file", "@/canary/new", "..", "a/..", ".", "/", "long",
+    "./",
+    "a",
+    "./a/",
+    "b",
+    "a/b",
+    "./a/b/",
+    "a/b/c",
+    "f",
+    "f/",
+    "f/x",
+    "l",
+    "l/",
+    "l/file",
+    "l/dir/x",
+    "a/l",
+    "a/l/x",
+    "b/a",
+    "b/l/f",
+    "a//b/./c",
+    "d/e/f/g",
+    "../canary/file",
+    "../canary/new",
+    "../new",
+    "a/../../canary/file",
+    "@/canary/file",
+    "@/canary/new",
+    "..",
+    "a/..",
+    ".",
+    "/",
+    "long",
 ];
 
 /// Where links lead.
 const TARGETS: &[&str] = &[
-    "a", "f", "a/b", "a/b/c", "b", ".", "..", "../canary", "../canary/file", "../canary/dir", "../../canary/file", "@/canary", "@/canary/file", "l", "l/file", "a/l", "/", "../tree/a", "long",
+    "a",
+    "f",
+    "a/b",
+    "a/b/c",
+    "b",
+    ".",
+    "..",
+    "../canary",
+    "../canary/file",
+    "../canary/dir",
+    "../../canary/file",
+    "@/canary",
+    "@/canary/file",
+    "l",
+    "l/file",
+    "a/l",
+    "/",
+    "../tree/a",
+    "long",
 ];
 
 /// Values of extended attributes and ACLs, by their keys.
@@ -34,7 +81,6 @@ pub fn stream(bytes: &[u8], place: &[u8]) -> Vec<u8> {
     }
     stream.end().0
 }
-
 
 fn add(stream: Stream, &[kind, name, target, mode, owner, more]: &[u8; 6], place: &[u8]) -> Stream {
     let name = text(NAMES, name, place);
