@@ -13,8 +13,8 @@ use rustix::pipe::pipe;
 /// More is not read, in bytes: four of a zstd archive may stand for 128 KiB.
 const MOST: usize = 4 << 20;
 
-/// What may be taken beyond the memory that is allowed, by the part that is read: one frame that is decoded as a whole (32 MiB), or a piece (1 MiB).
-const BEYOND: u64 = 32 << 20;
+/// What the part that is read may take beyond the memory that is allowed, its window not counted: a piece.
+const BEYOND: u64 = 1 << 20;
 
 /// A pipe takes this many bytes before anybody reads.
 const PIPE: usize = 64 << 10;
