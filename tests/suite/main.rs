@@ -14,6 +14,7 @@ mod grant_acl;
 mod handover;
 mod idmap;
 mod info;
+mod isar_class;
 mod list;
 mod pack;
 mod pack_faults;
