@@ -21,6 +21,7 @@ mod pack_faults;
 mod pack_interop;
 mod pack_refusals;
 mod pack_reproducible;
+mod package;
 mod remove;
 mod rootfs;
 mod sbuild;
