@@ -11,7 +11,7 @@ PACKAGES=(
     build-essential
     # what the tool is made for, and what it is compared with
     mmdebstrap sbuild uidmap debian-archive-keyring dpkg-dev
-    acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3
+    acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3 python3-pip
     # for the scripts themselves
     e2fsprogs procps shellcheck util-linux
 )
@@ -62,6 +62,12 @@ if [ "$(id -u)" != 0 ]; then
     [ -n "${CI:-}" ] || as_root_runner=(--config "target.'cfg(all())'.runner = ['sudo']")
 fi
 
+# Built twice, to the same bytes.
+build_package() {
+    local first
+    first=$(fixtures/deb.sh >&2 && sha256sum target/debian/*.deb) && fixtures/deb.sh && sha256sum --check <<<"$first"
+}
+
 check_scripts() {
     find tests fixtures -name '*.sh' -exec shellcheck .ci/run {} +
 }
@@ -69,10 +75,12 @@ check_scripts() {
 section 'packages' install_packages
 section 'rustfmt and clippy' install_rust_components
 section 'sbuild 0.89' as_root tests/sbuild-0.89.sh
+section 'bitbake' as_root tests/bitbake.sh
 section 'shell scripts' check_scripts
 section 'format' cargo fmt --check
 section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
 section 'build' cargo test --locked --no-run
+section 'Debian package' build_package
 section 'unit tests' cargo test --locked --lib --quiet
 section 'end-to-end tests' cargo test --locked --test suite --quiet "${as_root_runner[@]}"
 section 'examples in the documentation' cargo test --locked --doc --quiet

@@ -1,4 +1,5 @@
-//! fixtures/isar/isar-tarball.bbclass: read and run by bitbake where BITBAKE_DIR names one, and always by tests/bitbake.py alone.
+//! fixtures/isar/isar-tarball.bbclass: read and run by bitbake where there is one (tests/bitbake.sh puts it where these tests look,
+//! BITBAKE_DIR names another), and always by tests/bitbake.py alone.
 //!
 //! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything runs as the test user.
 
@@ -7,9 +8,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::world::{Scratch, as_namespace_root, as_user, chroot, fail, program, require, succeed, user};
+use crate::world::{Scratch, as_namespace_root, as_user, chroot, fail, program, require, skip, succeed, user};
 
 const CLASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/isar/isar-tarball.bbclass");
+const BITBAKE: &str = "/var/tmp/isar-tarball-tests/bitbake";
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
 /// A build directory with a layer that inherits the class, and what reads it.
@@ -20,10 +22,10 @@ struct Build {
 
 /// One build directory for each bitbake.
 fn builds() -> impl Iterator<Item = Build> {
-    let bitbake = std::env::var_os("BITBAKE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    if bitbake.is_none() {
-        eprintln!("without bitbake: BITBAKE_DIR names none");
-    }
+    let named = std::env::var_os("BITBAKE_DIR").map(PathBuf::from);
+    let bitbake = named.unwrap_or_else(|| BITBAKE.into());
+    let bitbake =
+        bitbake.is_dir().then_some(bitbake).or_else(|| skip("there is no bitbake; tests/bitbake.sh fetches it"));
     [None].into_iter().chain(bitbake.map(Some)).map(Build::new)
 }
 
