@@ -68,6 +68,14 @@ build_package() {
     first=$(fixtures/deb.sh >&2 && sha256sum target/debian/*.deb) && fixtures/deb.sh && sha256sum --check <<<"$first"
 }
 
+# The oldest toolchain that Cargo.toml promises. It only checks, so nothing is optimised.
+check_oldest_rust() {
+    local version
+    version=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    rustup toolchain install --profile minimal --no-self-update "$version" &&
+        cargo "+$version" check --locked --target-dir target/oldest-rust --config 'profile.dev.package."*".opt-level=0'
+}
+
 check_scripts() {
     find tests fixtures -name '*.sh' -exec shellcheck .ci/run {} +
 }
@@ -79,6 +87,7 @@ section 'bitbake' as_root tests/bitbake.sh
 section 'shell scripts' check_scripts
 section 'format' cargo fmt --check
 section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
+section 'oldest Rust' check_oldest_rust
 section 'build' cargo test --locked --no-run
 section 'Debian package' build_package
 section 'unit tests' cargo test --locked --lib --quiet
