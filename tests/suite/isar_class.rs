@@ -92,6 +92,7 @@ impl Build {
     fn make_rootfs(&self) -> PathBuf {
         let rootfs = self.rootfs();
         let script = r#"
+            mkdir "$1"
             cd "$1"
             mkdir -p etc/apt/preferences.d isar-apt var/cache/apt/archives usr/bin
             echo pin > etc/apt/preferences.d/isar-apt
@@ -101,8 +102,7 @@ impl Build {
             chmod 4755 chroot-setup.sh
             chown 101:102 usr/bin
         "#;
-        self.mkdir(&rootfs);
-        succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(&rootfs));
+        succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(self.workdir()));
         succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(&rootfs));
         rootfs
     }
@@ -374,41 +374,40 @@ fn an_imager_task_without_packages_hands_its_script_over_and_takes_no_lock() {
     }
 }
 
-/// Everything that isar does with the tree of a build chroot, in its order.
+/// Everything that isar does with the tree of a build chroot, in its order; by bitbake where there is one.
 #[test]
 fn a_real_chroot_goes_from_the_bootstrap_to_the_tarball() {
     let Some(tree) = chroot("bookworm") else { return };
-    for build in builds() {
-        let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
-        let repository = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/debian-bookworm/dists/isar");
-        build.write(&repository.join("main/binary-amd64/Packages"), "");
-        build.write(&repository.join("Release"), "Codename: isar\nArchitectures: amd64\nComponents: main\n");
-        build.mkdir(bootstrap.parent().unwrap());
-        succeed(as_user(program()).args(["pack", "--level", "1"]).arg(&tree).arg(&bootstrap));
+    let build = builds().last().unwrap();
+    let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
+    let repository = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/debian-bookworm/dists/isar");
+    build.write(&repository.join("main/binary-amd64/Packages"), "");
+    build.write(&repository.join("Release"), "Codename: isar\nArchitectures: amd64\nComponents: main\n");
+    build.mkdir(bootstrap.parent().unwrap());
+    succeed(as_user(program()).args(["pack", "--level", "1"]).arg(&tree).arg(&bootstrap));
 
-        // The chroot of mmdebstrap has no set-up script of isar's.
-        let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
-        let script = r#"
-            printf '#!/bin/sh\ntouch "$2/set-up"\n' > "$1/chroot-setup.sh"
-            chmod 755 "$1/chroot-setup.sh"
-            echo 'deb [trusted=yes] file:///isar-apt isar main' > "$1/etc/apt/sources.list.d/isar-apt.list"
-        "#;
-        fail(1, &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]));
-        succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(build.rootfs()));
-        let said = run("rootfs_install_pkgs_update");
-        assert!(said.contains("file:/isar-apt isar Release"), "{said}");
-        assert!(run("do_in_chroot").contains("base-files"));
-        assert_eq!(fs::read_to_string(build.rootfs().join("marker")).unwrap(), "an argument\n");
-        assert!(!build.rootfs().join("isar-apt").exists(), "a mount point of apt-get's is left behind");
+    // The chroot of mmdebstrap has no set-up script of isar's.
+    let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
+    let script = r#"
+        printf '#!/bin/sh\ntouch "$2/set-up"\n' > "$1/chroot-setup.sh"
+        chmod 755 "$1/chroot-setup.sh"
+        echo 'deb [trusted=yes] file:///isar-apt isar main' > "$1/etc/apt/sources.list.d/isar-apt.list"
+    "#;
+    fail(1, &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]));
+    succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(build.rootfs()));
+    let said = run("rootfs_install_pkgs_update");
+    assert!(said.contains("file:/isar-apt isar Release"), "{said}");
+    assert!(run("do_in_chroot").contains("base-files"));
+    assert_eq!(fs::read_to_string(build.rootfs().join("marker")).unwrap(), "an argument\n");
+    assert!(!build.rootfs().join("isar-apt").exists(), "a mount point of apt-get's is left behind");
 
-        run("rootfs_install_sstate_prepare");
-        run("root_cleandirs");
-        run("rootfs_install_sstate_finalize");
-        run("do_sbuildchroot_deploy");
-        let members = build.members(&build.archive());
-        assert!(members.contains(&String::from("./marker")) && members.contains(&String::from("./usr/bin/dpkg")));
-        assert!(!build.rootfs().exists());
-        run("do_clean");
-        assert!(!build.workdir().exists());
-    }
+    run("rootfs_install_sstate_prepare");
+    run("root_cleandirs");
+    run("rootfs_install_sstate_finalize");
+    run("do_sbuildchroot_deploy");
+    let members = build.members(&build.archive());
+    assert!(members.contains(&String::from("./marker")) && members.contains(&String::from("./usr/bin/dpkg")));
+    assert!(!build.rootfs().exists());
+    run("do_clean");
+    assert!(!build.workdir().exists());
 }
