@@ -42,7 +42,8 @@ fn run_in(root: &Path, script: &str) -> String {
 
 const INSTALL: &str = "
     apt-get --quiet --option Acquire::Retries=3 update
-    apt-get --quiet --yes --option Acquire::Retries=3 --no-install-recommends install apparmor /root/isar-tarball.deb
+    apt-get --quiet --yes --option Acquire::Retries=3 --no-install-recommends --option Dpkg::Options::=--force-unsafe-io \
+        install apparmor /root/isar-tarball.deb
     useradd --create-home --shell /bin/bash builder
     grep ^builder: /etc/subuid /etc/subgid
 ";
