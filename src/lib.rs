@@ -5,7 +5,7 @@
 //! ```text
 //! main.rs ─ cli/                       what the user typed, what the user sees
 //!                  │
-//!       pack/   sbuild/   grant        the work, one room a verb
+//!  pack/   unpack/   sbuild/   grant    the work, one room a verb
 //!                  │
 //!  tree/   archive/   zst/   ids/   userns/    the parts
 //!                  │
