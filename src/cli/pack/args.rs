@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
+use isar_tarball::chroot::points;
 use isar_tarball::pack::{Format, Options, Unmapped};
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::walk;
@@ -67,8 +68,8 @@ pub struct Args {
     pub json: bool,
 }
 
-/// What never belongs into a build chroot: downloaded packages, and the mount point of isar's own repository.
-pub const DEFAULT_EXCLUDES: [&str; 2] = ["/var/cache/apt/archives", "/isar-apt"];
+/// What never belongs into a build chroot: downloaded packages, the mount point of isar's own repository, and what a killed `chroot` has left to the next one.
+pub const DEFAULT_EXCLUDES: [&str; 3] = ["/var/cache/apt/archives", "/isar-apt", points::RECORD];
 
 /// What up to two workers may take, in bytes: two of the largest frames with what they compress to.
 const MEMORY: u64 = 512 << 20;
