@@ -151,6 +151,24 @@ pub fn minimal(mode: u32) -> Vec<u8> {
     encode(&[(Qualifier::Owner, class(6)), (Qualifier::OwningGroup, class(3)), (Qualifier::Other, class(0))])
 }
 
+/// Whom an entry of an ACL names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A user, by uid.
+    User(u32),
+    /// A group, by gid.
+    Group(u32),
+}
+
+/// The users and groups that an ACL in the kernel's form names; none for a value that cannot be understood.
+pub fn named(raw: &[u8]) -> impl Iterator<Item = Named> {
+    decode(raw).unwrap_or_default().into_iter().filter_map(|(who, _)| match who {
+        Qualifier::User(id) => Some(Named::User(id)),
+        Qualifier::Group(id) => Some(Named::Group(id)),
+        _ => None,
+    })
+}
+
 fn decode(raw: &[u8]) -> Result<Vec<Entry>, Error> {
     let cut = || Error::Length(raw.len());
     let (version, entries) = raw.split_first_chunk::<4>().ok_or_else(cut)?;

@@ -72,6 +72,11 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     Ok(outcome.into())
 }
 
+/// Removes one tree, as `isar-tarball remove` does.
+pub fn remove_one(dir: &Path, globals: &Globals) -> anyhow::Result<Status> {
+    run(Args { dirs: vec![dir.to_owned()], dry_run: false, json: false }, globals)
+}
+
 /// The homes of all users, and what `HOME` says.
 fn homes() -> Vec<PathBuf> {
     let mut homes = remove::homes(&fs::read("/etc/passwd").unwrap_or_default());

@@ -42,6 +42,13 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// Those of `counts` that are not zero, each with what it counts and a remark: `3 files (1 sparse), 2 hard links`.
+pub fn list(counts: &[(u64, &str, String)]) -> String {
+    let shown =
+        counts.iter().filter(|(count, ..)| *count > 0).map(|(count, what, more)| format!("{count} {what}{more}"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 /// A number of things: `1 file`, `2 files`.
 pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })

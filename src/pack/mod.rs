@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::archive::writer;
 use crate::entry::Timestamp;
 use crate::error::{FileError, Shown};
+pub use crate::progress::Progress;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
 use crate::tree::xattr;
 use crate::zst::compress::{self, Level};
@@ -156,15 +157,6 @@ impl Options {
         let mtime = clamp.map_or(mtime, |clamp| mtime.min(clamp));
         Timestamp { nanoseconds: if self.whole_seconds { 0 } else { mtime.nanoseconds }, ..mtime }
     }
-}
-
-/// How far packing is, for whoever shows it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes of file data to read; 0 until the tree has been walked.
-    pub total: AtomicU64,
-    /// Bytes of file data read so far.
-    pub done: AtomicU64,
 }
 
 /// What was packed.

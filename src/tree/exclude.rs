@@ -53,6 +53,12 @@ impl Patterns {
     pub fn matches(&self, path: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(OsStr::from_bytes(path))
     }
+
+    /// Does a pattern match `path` or a directory above it?
+    pub fn covers(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
+        !self.0.is_empty() && slashes.chain([path.len()]).any(|end| self.matches(&path[..end]))
+    }
 }
 
 fn anchored(pattern: &str) -> &str {

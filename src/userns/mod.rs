@@ -113,6 +113,18 @@ pub fn supervise_command<T>(
     supervise_watching(signals, place, outside, as_caller, inside)
 }
 
+/// Like [`supervise`], for what must be done after a failure: signals that ask to stop are not handed on but stay pending.
+///
+/// To be called while the process has one thread.
+///
+/// # Errors
+///
+/// What kept the new process from entering the place.
+pub fn clean_up(place: &Place, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
+    let signals = Watched::children().map_err(Error::Supervise)?;
+    supervise_watching(signals, place, |_| Err(io::ErrorKind::InvalidInput.into()), || (), |_, ()| inside())
+}
+
 /// [`supervise`] with the signals that are to be handed on.
 fn supervise_watching<T>(
     signals: Watched,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chroot;
+mod crafted;
 mod doctor;
 mod export;
 mod formats;
@@ -18,5 +19,7 @@ mod pack_reproducible;
 mod remove;
 mod rootfs;
 mod sbuild;
+mod unpack;
+mod unpack_security;
 mod unshare;
 mod world;

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Args;
 use crate::cli::Globals;
 use crate::cli::report;
-use crate::cli::values::human;
+use crate::cli::values::{human, list};
 
 /// The line that `sha256sum` would print for the archive, so that `sha256sum --check` finds it from the digest's directory.
 pub fn digest_line(summary: &Summary, args: &Args) -> Vec<u8> {
@@ -92,13 +92,6 @@ fn skipped(summary: &Summary) -> Option<String> {
         (summary.skipped_xattrs, "extended attributes", String::new()),
     ];
     Some(list(&counts)).filter(|text| !text.is_empty())
-}
-
-/// Those that are not zero: `3 files (1 sparse), 2 hard links`.
-fn list(counts: &[(u64, &str, String)]) -> String {
-    let shown =
-        counts.iter().filter(|(count, ..)| *count > 0).map(|(count, what, more)| format!("{count} {what}{more}"));
-    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn as_json(summary: &Summary, took: Duration, args: &Args) -> serde_json::Value {

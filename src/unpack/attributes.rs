@@ -1,0 +1,243 @@
+//! Owner, mode, extended attributes, ACLs and times of what was unpacked, in that order.
+//!
+//! chown takes setuid, setgid and capabilities away, so the owner comes first; writing takes them away too, so all of this comes after the data;
+//! an ACL changes the mode's group bits, and everything but atime changes no mtime, which comes last.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::fs::{
+    AtFlags, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags, chmod, chownat, fchmod, fchown, fremovexattr,
+    fsetxattr, futimens, removexattr, setxattr, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use super::error::{CapabilityError, Refusal};
+use crate::acl::{self, Named};
+use crate::entry::{Entry, Kind, Timestamp};
+use crate::error::{At, FileError};
+use crate::ids::IdMaps;
+use crate::tree::xattr::capability_v2;
+
+/// The ACL that says who may use the file.
+pub const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+/// The ACL that new files in the directory get.
+pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// What a file gets, checked and in the kernel's forms.
+#[derive(Debug)]
+pub struct Attributes {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    /// `None` leaves it as it is.
+    mtime: Option<Timestamp>,
+    xattrs: Vec<(CString, Vec<u8>)>,
+    access_acl: Option<Vec<u8>>,
+    default_acl: Option<Vec<u8>>,
+}
+
+/// Who the process is: what it makes belongs to these ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+/// A file that was just made, or a directory that was found.
+#[derive(Clone, Copy)]
+pub struct Handle<'a> {
+    /// Open for reading or writing; with `O_PATH` when `is_path`.
+    pub file: BorrowedFd<'a>,
+    /// Opened with `O_PATH`: a pipe, a device, a symbolic link.
+    pub is_path: bool,
+    /// Its path for messages.
+    pub path: &'a [u8],
+    /// The permission bits that it has, when it is new and nothing was inherited from its directory; `None` when anything is possible.
+    pub mode: Option<u32>,
+}
+
+impl Attributes {
+    /// Those of `entry`, and how many of its extended attributes are passed over. Ids must have a place in `maps`.
+    pub fn of(entry: &Entry, maps: &IdMaps, with_xattrs: bool) -> Result<(Attributes, u64), Refusal> {
+        for (map, kind, id) in [(&maps.uids, "owner", entry.uid), (&maps.gids, "group", entry.gid)] {
+            if map.to_outer(id).is_none() {
+                return Err(Refusal::Unmapped { kind, id });
+            }
+        }
+        let mut attributes = Attributes {
+            uid: entry.uid,
+            gid: entry.gid,
+            mode: entry.mode & 0o7777,
+            mtime: Some(entry.mtime),
+            xattrs: Vec::new(),
+            access_acl: None,
+            default_acl: None,
+        };
+        let acls = u64::from(entry.access_acl.is_some()) + u64::from(entry.default_acl.is_some());
+        // Neither ACLs nor attributes of users exist on a symbolic link.
+        if !with_xattrs || matches!(entry.kind, Kind::Symlink { .. }) {
+            return Ok((attributes, entry.xattrs.len() as u64 + acls));
+        }
+        let mut skipped = 0;
+        let is_plain = matches!(entry.kind, Kind::File { .. } | Kind::Directory);
+        for (name, value) in &entry.xattrs {
+            let value = match name.as_slice() {
+                b"security.capability" => capability_v2(value, &entry.path).map_err(CapabilityError::from)?,
+                user if user.starts_with(b"user.") && is_plain => value.clone(),
+                _ => {
+                    skipped += 1;
+                    continue;
+                }
+            };
+            // A name with a NUL has been refused by the reader.
+            attributes.xattrs.push((CString::new(name.as_slice()).unwrap_or_default(), value));
+        }
+        attributes.access_acl = raw_acl(entry.access_acl.as_deref(), "access ACL", maps)?;
+        match (raw_acl(entry.default_acl.as_deref(), "default ACL", maps)?, &entry.kind) {
+            (default_acl, Kind::Directory) => attributes.default_acl = default_acl,
+            (default_acl, _) => skipped += u64::from(default_acl.is_some()),
+        }
+        Ok((attributes, skipped))
+    }
+
+    /// Those of a directory that no member describes: root's, for all to see.
+    pub fn of_implied_directory(own: Own) -> Attributes {
+        Attributes {
+            uid: own.uid,
+            gid: own.gid,
+            mode: 0o755,
+            mtime: None,
+            xattrs: Vec::new(),
+            access_acl: None,
+            default_acl: None,
+        }
+    }
+
+    /// The bits that a file can have from the start: those that chown does not take away.
+    pub fn initial_mode(&self) -> u32 {
+        self.mode & 0o777
+    }
+
+    /// Would it run as id 0 for whoever starts it?
+    pub fn is_setuid_root(&self) -> bool {
+        (self.mode & 0o4000 != 0 && self.uid == 0) || (self.mode & 0o2010 == 0o2010 && self.gid == 0)
+    }
+
+    /// Gives all of it to a file whose content is complete.
+    pub fn apply(&self, file: Handle<'_>, own: Own) -> Result<(), FileError> {
+        let is_new = file.mode.is_some();
+        let has_owner = is_new && (self.uid, self.gid) == (own.uid, own.gid);
+        if !has_owner {
+            file.chown(self.uid, self.gid).at(file.path, "change its owner")?;
+        }
+        if !is_new {
+            file.remove_acls().at(file.path, "remove the ACL that it inherited")?;
+        }
+        if file.mode != Some(self.mode) || (!has_owner && self.mode & 0o6000 != 0) {
+            file.chmod(self.mode).at(file.path, "change its mode")?;
+        }
+        for (name, value) in &self.xattrs {
+            file.set_xattr(name, value).map_err(explained).at(file.path, "set an extended attribute")?;
+        }
+        for (name, acl) in [(ACCESS_ACL, &self.access_acl), (DEFAULT_ACL, &self.default_acl)] {
+            if let Some(acl) = acl {
+                file.set_xattr(name, acl).map_err(explained).at(file.path, "set its ACL")?;
+            }
+        }
+        file.set_mtime(self.mtime).at(file.path, "set its times")
+    }
+
+    /// Gives owner and time to a symbolic link, which has nothing else.
+    pub fn apply_to_symlink(&self, link: Handle<'_>, own: Own) -> Result<(), FileError> {
+        if link.mode.is_none() || (self.uid, self.gid) != (own.uid, own.gid) {
+            link.chown(self.uid, self.gid).at(link.path, "change its owner")?;
+        }
+        link.set_mtime(self.mtime).at(link.path, "set its times")
+    }
+}
+
+impl Handle<'_> {
+    fn chown(&self, uid: u32, gid: u32) -> Result<(), Errno> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        if self.is_path { chownat(self.file, c"", uid, gid, AtFlags::EMPTY_PATH) } else { fchown(self.file, uid, gid) }
+    }
+
+    fn chmod(&self, mode: u32) -> Result<(), Errno> {
+        let mode = Mode::from_raw_mode(mode);
+        if self.is_path { chmod(self.magic_path(), mode) } else { fchmod(self.file, mode) }
+    }
+
+    fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+        let flags = XattrFlags::empty();
+        if self.is_path {
+            setxattr(self.magic_path(), name, value, flags)
+        } else {
+            fsetxattr(self.file, name, value, flags)
+        }
+    }
+
+    /// Takes away what a directory's default ACL has given.
+    fn remove_acls(&self) -> Result<(), Errno> {
+        for name in [ACCESS_ACL, DEFAULT_ACL] {
+            let removed =
+                if self.is_path { removexattr(self.magic_path(), name) } else { fremovexattr(self.file, name) };
+            match removed {
+                // What can have none has none.
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the group, the ACL and the mode that it has from the directory above.
+    pub fn reset(&self, own: Own, mode: u32) -> Result<(), Errno> {
+        self.chown(own.uid, own.gid)?;
+        self.remove_acls()?;
+        self.chmod(mode)
+    }
+
+    fn set_mtime(&self, mtime: Option<Timestamp>) -> Result<(), Errno> {
+        let Some(mtime) = mtime else { return Ok(()) };
+        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let mtime = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
+        let times = Timestamps { last_access: omit, last_modification: mtime };
+        if self.is_path { utimensat(self.file, c"", &times, AtFlags::EMPTY_PATH) } else { futimens(self.file, &times) }
+    }
+
+    /// A path to the open file itself: chmod and attributes have no call for `O_PATH` descriptors.
+    fn magic_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+}
+
+/// The kernel's form of an ACL whose ids all have a place in `maps`.
+fn raw_acl(text: Option<&[u8]>, which: &'static str, maps: &IdMaps) -> Result<Option<Vec<u8>>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    let raw = acl::from_text(text).map_err(|cause| Refusal::Acl { which, cause })?;
+    for named in acl::named(&raw) {
+        let (map, kind, id) = match named {
+            Named::User(id) => (&maps.uids, "ACL's user", id),
+            Named::Group(id) => (&maps.gids, "ACL's group", id),
+        };
+        if map.to_outer(id).is_none() {
+            return Err(Refusal::Unmapped { kind, id });
+        }
+    }
+    Ok(Some(raw))
+}
+
+fn explained(error: Errno) -> io::Error {
+    match error {
+        Errno::OPNOTSUPP => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the file system has no such attributes; --no-xattrs unpacks without them",
+        ),
+        error => error.into(),
+    }
+}

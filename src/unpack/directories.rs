@@ -1,0 +1,317 @@
+//! The directories of the tree: held open while files go into them, given their attributes when all is there.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstatfs, ioctl_getflags, ioctl_setflags, mkdirat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, DEFAULT_ACL, Handle, Own};
+use super::error::{Error, Refusal};
+use super::made::Made;
+use super::names::split;
+use super::root::{self, Identity, Root};
+use crate::error::{At, FileError};
+
+/// `EXT4_SUPER_MAGIC` of `linux/magic.h`, which ext2 and ext3 share.
+const EXT4: i64 = 0xef53;
+
+/// The mode of a directory as long as files go into it: nobody else comes in.
+const UNFINISHED: u32 = 0o700;
+
+/// The number of a directory.
+pub type Id = usize;
+
+struct Directory {
+    path: Arc<[u8]>,
+    /// `None` while it is closed; never for the root, whose descriptor is the caller's.
+    descriptor: Option<OwnedFd>,
+    identity: Identity,
+    /// What it gets at the end.
+    attributes: Option<Box<Attributes>>,
+    /// It was not there before.
+    is_new: bool,
+    /// New files get a group or an ACL from it.
+    passes_on: bool,
+    /// Its subdirectories are spread over the disk until the end.
+    is_spread: bool,
+    /// A file has taken its place.
+    is_gone: bool,
+}
+
+/// All directories that members lie in.
+pub struct Directories<'a> {
+    root: Root<'a>,
+    table: Vec<Directory>,
+    ids: HashMap<Arc<[u8]>, Id>,
+    last: Id,
+    open: usize,
+    max_open: usize,
+    own: Own,
+    spreads: bool,
+    made: Option<&'a Made>,
+}
+
+impl<'a> Directories<'a> {
+    /// The root's id.
+    pub const ROOT: Id = 0;
+
+    /// Those below `root`, which is open for reading. At most `max_open` are held open at a time. With `made`, what stands there already is kept when
+    /// the work fails, and what is new is noted.
+    pub fn new(
+        root: BorrowedFd<'a>,
+        own: Own,
+        max_open: usize,
+        made: Option<&'a Made>,
+    ) -> Result<Directories<'a>, FileError> {
+        // A file system that does not say what it is gets no special treatment.
+        let spreads = fstatfs(root).is_ok_and(|fs| i64::from(fs.f_type) == EXT4);
+        let mut all = Directories {
+            root: Root::new(root),
+            table: Vec::new(),
+            ids: HashMap::new(),
+            last: Directories::ROOT,
+            open: 0,
+            max_open: max_open.max(2),
+            own,
+            spreads,
+            made,
+        };
+        all.add(b"", None, false)?;
+        Ok(all)
+    }
+
+    /// An open descriptor of the directory.
+    pub fn descriptor(&mut self, id: Id, member: &[u8]) -> Result<BorrowedFd<'_>, Error> {
+        if id != Directories::ROOT && self.table[id].descriptor.is_none() {
+            let path = Arc::clone(&self.table[id].path);
+            let replaced = || Error::refused(member, Refusal::Replaced { path: path.to_vec() });
+            let opened = match self.root.open_directory(&path) {
+                Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => return Err(replaced()),
+                opened => opened.at(&path, "open")?,
+            };
+            if root::identity(&root::stat(opened.as_fd(), b"").at(&path, "read its attributes")?)
+                != self.table[id].identity
+            {
+                return Err(replaced());
+            }
+            self.hold(id, opened);
+        }
+        Ok(self.opened(id))
+    }
+
+    /// Open descriptors of two directories.
+    pub fn two_descriptors(
+        &mut self,
+        one: Id,
+        other: Id,
+        member: &[u8],
+    ) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>), Error> {
+        // Opening the second may close the first, and then not again: at least two are held.
+        self.descriptor(one, member)?;
+        self.descriptor(other, member)?;
+        self.descriptor(one, member)?;
+        Ok((self.opened(one), self.opened(other)))
+    }
+
+    fn opened(&self, id: Id) -> BorrowedFd<'_> {
+        self.table[id].descriptor.as_ref().map_or(self.root.directory(), AsFd::as_fd)
+    }
+
+    fn hold(&mut self, id: Id, descriptor: OwnedFd) {
+        if self.open >= self.max_open {
+            self.table.iter_mut().for_each(|directory| directory.descriptor = None);
+            self.open = 0;
+        }
+        self.table[id].descriptor = Some(descriptor);
+        self.open += 1;
+    }
+
+    /// Do new files get a group or an ACL from it?
+    pub fn passes_on(&self, id: Id) -> bool {
+        self.table[id].passes_on
+    }
+
+    /// The directory at `path`, made with those above it where they are missing.
+    pub fn enter(&mut self, path: &[u8], member: &[u8]) -> Result<Id, Error> {
+        if *self.table[self.last].path == *path {
+            return Ok(self.last);
+        }
+        let mut known = path;
+        let mut id = loop {
+            match self.ids.get(known) {
+                Some(id) => break *id,
+                None => known = split(known).0,
+            }
+        };
+        while known.len() < path.len() {
+            let begin = if known.is_empty() { 0 } else { known.len() + 1 };
+            let end = path[begin..].iter().position(|byte| *byte == b'/').map_or(path.len(), |length| begin + length);
+            known = &path[..end];
+            id = self.make(id, known, member, false)?;
+        }
+        self.last = id;
+        Ok(id)
+    }
+
+    /// A directory is a member: it is made where it is missing, and gets `attributes` at the end.
+    pub fn describe(&mut self, path: &[u8], attributes: Attributes, member: &[u8]) -> Result<(), Error> {
+        let id = match self.ids.get(path) {
+            Some(id) => *id,
+            None => {
+                let above = self.enter(split(path).0, member)?;
+                self.make(above, path, member, true)?
+            }
+        };
+        self.table[id].attributes = Some(Box::new(attributes));
+        Ok(())
+    }
+
+    /// Gives the root attributes of its own for the case that no member does.
+    pub fn describe_root(&mut self, attributes: Attributes) {
+        self.table[Directories::ROOT].attributes = Some(Box::new(attributes));
+    }
+
+    /// Makes the directory at `path` in `above`, or takes the one that stands there; with `replaces`, in place of a file.
+    fn make(&mut self, above: Id, path: &[u8], member: &[u8], replaces: bool) -> Result<Id, Error> {
+        let (_, name) = split(path);
+        self.note(above, path, member)?;
+        let parent = self.descriptor(above, member)?;
+        let is_new = match mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => match root::kind(parent, name).at(path, "read its attributes")? {
+                FileType::Directory => false,
+                FileType::Symlink => return Err(Error::refused(member, Refusal::Symlink { path: path.to_vec() })),
+                _ if replaces => {
+                    unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?;
+                    mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED)).at(path, "make the directory")?;
+                    true
+                }
+                _ => return Err(Error::refused(member, Refusal::NotADirectory { path: path.to_vec() })),
+            },
+            Err(error) => return Err(FileError::new(path, "make the directory", error).into()),
+        };
+        let descriptor = match root::open_directory_in(parent, name) {
+            Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {
+                return Err(Error::refused(member, Refusal::Replaced { path: path.to_vec() }));
+            }
+            opened => opened.at(path, "open")?,
+        };
+        let inherited = is_new && self.table[above].passes_on;
+        if inherited {
+            let handle = Handle { file: descriptor.as_fd(), is_path: false, path, mode: None };
+            handle.reset(self.own, UNFINISHED).at(path, "take away what it inherited")?;
+        }
+        let id = self.add(path, Some(descriptor), is_new)?;
+        if is_new {
+            self.table[id].attributes = Some(Box::new(Attributes::of_implied_directory(self.own)));
+        }
+        Ok(id)
+    }
+
+    fn add(&mut self, path: &[u8], descriptor: Option<OwnedFd>, is_new: bool) -> Result<Id, FileError> {
+        let id = self.table.len();
+        let file = descriptor.as_ref().map_or(self.root.directory(), AsFd::as_fd);
+        let stat = root::stat(file, b"").at(path, "read its attributes")?;
+        let path: Arc<[u8]> = path.into();
+        let is_spread = self.spreads && (is_new || (id == Directories::ROOT && self.made.is_none())) && spread(file);
+        self.table.push(Directory {
+            path: Arc::clone(&path),
+            descriptor: None,
+            identity: root::identity(&stat),
+            attributes: None,
+            is_new,
+            passes_on: !is_new && (stat.stx_mode & 0o2000 != 0 || has_default_acl(file)),
+            is_spread,
+            is_gone: false,
+        });
+        self.ids.insert(path, id);
+        if let Some(descriptor) = descriptor {
+            self.hold(id, descriptor);
+        }
+        Ok(id)
+    }
+
+    /// Notes that `path` is about to be made, unless something stands there or the directory is new itself.
+    pub fn note(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
+        let Some(made) = self.made.filter(|_| !self.table[above].is_new) else { return Ok(()) };
+        let parent = self.descriptor(above, member)?;
+        match root::stat(parent, split(path).1) {
+            Err(Errno::NOENT) => made.note(path).map_err(Error::Note),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what stands where a member that is no directory goes.
+    pub fn clear(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
+        let (_, name) = split(path);
+        let parent = self.descriptor(above, member)?;
+        match root::kind(parent, name) {
+            Ok(FileType::Directory) => match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(Error::refused(member, Refusal::DirectoryInPlace)),
+                removed => removed.at(path, "replace")?,
+            },
+            Ok(_) => unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(FileError::new(path, "read its attributes", error).into()),
+        }
+        if let Some(id) = self.ids.remove(path) {
+            self.open -= usize::from(self.table[id].descriptor.take().is_some());
+            self.table[id].is_gone = true;
+            self.last = Directories::ROOT;
+        }
+        Ok(())
+    }
+
+    /// Gives all directories their attributes, those below before those above: the last may shut the way.
+    pub fn finish(mut self) -> Result<(), Error> {
+        for id in (0..self.table.len()).rev() {
+            if self.table[id].is_gone {
+                continue;
+            }
+            let attributes = self.table[id].attributes.take();
+            if attributes.is_none() && !self.table[id].is_spread {
+                continue;
+            }
+            let path = Arc::clone(&self.table[id].path);
+            let own = self.own;
+            let Directory { is_new, is_spread, .. } = self.table[id];
+            let mode = is_new.then_some(UNFINISHED);
+            let file = self.descriptor(id, &path)?;
+            if is_spread {
+                gather(file);
+            }
+            if let Some(attributes) = attributes {
+                attributes.apply(Handle { file, is_path: false, path: &path, mode }, own)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has ext4 put each subdirectory, and with it its files, into another part of the disk, as it does for those of the top directory.
+///
+/// Files go where their directory is. Where many were just removed, the kernel passes over each freed inode for five seconds (`recently_deleted()` in
+/// `fs/ext4/ialloc.c`), and looks at all of them again for every new file; spread out, new directories find room elsewhere. It is an optimisation: no error counts.
+fn spread(directory: BorrowedFd<'_>) -> bool {
+    let set = |flags: IFlags| ioctl_setflags(directory, flags | IFlags::TOPDIR);
+    match ioctl_getflags(directory) {
+        Ok(flags) if !flags.contains(IFlags::TOPDIR) => set(flags).is_ok(),
+        _ => false,
+    }
+}
+
+/// Takes [`spread`] back.
+pub fn gather(directory: BorrowedFd<'_>) {
+    if let Ok(flags) = ioctl_getflags(directory) {
+        // An attribute that only matters for directories still to be made.
+        let _ = ioctl_setflags(directory, flags - IFlags::TOPDIR);
+    }
+}
+
+fn has_default_acl(directory: BorrowedFd<'_>) -> bool {
+    fgetxattr_query(directory, DEFAULT_ACL).is_ok_and(|length| length > 0)
+}

@@ -1,0 +1,257 @@
+//! Members, one after the other, into the tree.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mknodat, openat, symlinkat};
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, Handle, Own};
+use super::directories::{Directories, Id};
+use super::error::{Error, Refusal};
+use super::names::{Selection, split};
+use super::root;
+use super::workers::{Batch, Job, OpenFile, Piece};
+use super::{Devices, Options, Summary};
+use crate::archive::reader::Member;
+use crate::entry::Kind;
+use crate::error::At;
+use crate::input::Chunk;
+
+/// Takes members in archive order.
+pub struct Extractor<'a> {
+    options: &'a Options,
+    own: Own,
+    directories: Directories<'a>,
+    batch: Batch<'a>,
+    selection: Selection,
+    summary: Summary,
+    /// Hashes of the paths of all that is no directory. The hash is keyed by chance: no archive can be made so that two meet.
+    unpacked: HashSet<u64>,
+    hasher: RandomState,
+    skipped_devices: HashSet<Vec<u8>>,
+    /// The file whose data comes, if it is wanted.
+    current: Option<Job>,
+}
+
+/// A member that is no directory, on its way to its place.
+struct Placed<'m> {
+    member: &'m [u8],
+    path: &'m [u8],
+    above: Id,
+}
+
+impl<'a> Extractor<'a> {
+    /// For the tree of `directories`.
+    pub fn new(options: &'a Options, own: Own, directories: Directories<'a>, batch: Batch<'a>) -> Extractor<'a> {
+        Extractor {
+            options,
+            own,
+            directories,
+            batch,
+            selection: options.selection.clone(),
+            summary: Summary::default(),
+            unpacked: HashSet::new(),
+            hasher: RandomState::new(),
+            skipped_devices: HashSet::new(),
+            current: None,
+        }
+    }
+
+    /// A member begins.
+    pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
+        let Member { mut entry, name, .. } = *member;
+        let refused = |cause: Refusal| Error::refused(&name, cause);
+        self.summary.members += 1;
+        if self.options.limit_members.is_some_and(|limit| self.summary.members > limit) {
+            return Err(Error::Members(self.options.limit_members.unwrap_or_default()));
+        }
+        let path = self.options.names.path(&entry.path).map_err(|error| refused(Refusal::Name(error)))?;
+        let Some(path) = path.filter(|path| self.is_wanted(path)) else {
+            self.summary.left_out += 1;
+            return Ok(());
+        };
+        if let Kind::HardLink { target } = &entry.kind {
+            let cleaned = self.options.names.path(target);
+            let cause = |cause| refused(Refusal::TargetName { target: target.clone(), cause });
+            let target = cleaned.map_err(cause)?.ok_or_else(|| refused(Refusal::Target { target: target.clone() }))?;
+            return self.hard_link(&path, &target, &name);
+        }
+        if entry.kind.is_device() && self.options.devices == Devices::Skip {
+            self.summary.skipped_devices += 1;
+            self.skipped_devices.insert(path);
+            return Ok(());
+        }
+        let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
+        self.summary.skipped_xattrs += skipped;
+        if path.is_empty() && entry.kind != Kind::Directory {
+            return Err(refused(Refusal::Root));
+        }
+        if entry.kind == Kind::Directory {
+            self.summary.directories += 1;
+            return self.directories.describe(&path, attributes, &name);
+        }
+        self.summary.setuid_root += u64::from(attributes.is_setuid_root());
+        let above = self.directories.enter(split(&path).0, &name)?;
+        self.directories.note(above, &path, &name)?;
+        let placed = Placed { member: &name, path: &path, above };
+        match std::mem::replace(&mut entry.kind, Kind::Fifo) {
+            Kind::File { size, extents } => {
+                let end = extents
+                    .as_ref()
+                    .map(|extents| extents.last().map_or(0, |last| last.offset.saturating_add(last.length)));
+                self.summary.files += 1;
+                self.summary.sparse += u64::from(extents.is_some());
+                self.file(&placed, attributes, end.filter(|end| *end < size).map(|_| size))?;
+            }
+            Kind::Symlink { target } => self.symlink(&placed, &target, &attributes)?,
+            kind => self.special(&placed, &kind, &attributes)?,
+        }
+        self.unpacked.insert(self.hasher.hash_one(path.as_slice()));
+        Ok(())
+    }
+
+    fn is_wanted(&mut self, path: &[u8]) -> bool {
+        self.selection.takes(path) && !self.options.exclude.covers(path)
+    }
+
+    /// Data of the member: `bytes` of `chunk`, which belong at `offset` of the file.
+    pub fn data(&mut self, offset: u64, chunk: &Chunk, bytes: Range<usize>) {
+        self.summary.data_bytes += bytes.len() as u64;
+        if let Some(job) = &mut self.current {
+            job.pieces.push(Piece { offset, chunk: chunk.clone(), bytes });
+        }
+    }
+
+    /// The member's data is complete.
+    pub fn member_end(&mut self) -> Result<(), Error> {
+        match self.current.take() {
+            Some(job) => self.batch.push(job),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands over what has been gathered. To be called before more input is waited for.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        if let Some(job) = self.current.as_mut().filter(|job| !job.pieces.is_empty()) {
+            let pieces = std::mem::take(&mut job.pieces);
+            let file = Arc::clone(&job.file);
+            self.batch.push(Job { file, pieces })?;
+        }
+        self.batch.flush()
+    }
+
+    /// All members are there: what is left to do is with the workers, and with the directories.
+    pub fn finish(mut self) -> Result<(Summary, Directories<'a>), Error> {
+        self.flush()?;
+        let missing = self.selection.missing();
+        if missing.is_empty() { Ok((self.summary, self.directories)) } else { Err(Error::NotFound(missing)) }
+    }
+
+    /// Makes something in the directory of `placed`; what stands there goes first.
+    fn place<T>(
+        &mut self,
+        placed: &Placed<'_>,
+        act: &'static str,
+        make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
+    ) -> Result<T, Error> {
+        let (_, name) = split(placed.path);
+        let made = match make(self.directories.descriptor(placed.above, placed.member)?, name) {
+            Err(Errno::EXIST) => {
+                self.directories.clear(placed.above, placed.path, placed.member)?;
+                make(self.directories.descriptor(placed.above, placed.member)?, name)
+            }
+            made => made,
+        };
+        Ok(made.at(placed.path, act)?)
+    }
+
+    fn file(&mut self, placed: &Placed<'_>, attributes: Attributes, length: Option<u64>) -> Result<(), Error> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(attributes.initial_mode());
+        let file = self.place(placed, "make the file", |above, name| openat(above, name, flags, mode))?;
+        let has_inherited = self.directories.passes_on(placed.above);
+        let file = Arc::new(OpenFile { file, path: placed.path.into(), attributes, length, has_inherited });
+        self.current = Some(Job { file, pieces: Vec::new() });
+        Ok(())
+    }
+
+    fn symlink(&mut self, placed: &Placed<'_>, target: &[u8], attributes: &Attributes) -> Result<(), Error> {
+        self.summary.symlinks += 1;
+        self.place(placed, "make the symbolic link", |above, name| symlinkat(target, above, name))?;
+        let link = self.open_made(placed, FileType::Symlink)?;
+        let mode = (!self.directories.passes_on(placed.above)).then_some(0o777);
+        let handle = Handle { file: link.as_fd(), is_path: true, path: placed.path, mode };
+        Ok(attributes.apply_to_symlink(handle, self.own)?)
+    }
+
+    /// A named pipe or a device.
+    fn special(&mut self, placed: &Placed<'_>, kind: &Kind, attributes: &Attributes) -> Result<(), Error> {
+        self.summary.special += 1;
+        let (file_type, device) = match *kind {
+            Kind::CharDevice { major, minor } => (FileType::CharacterDevice, makedev(major, minor)),
+            Kind::BlockDevice { major, minor } => (FileType::BlockDevice, makedev(major, minor)),
+            _ => (FileType::Fifo, 0),
+        };
+        let mode = attributes.initial_mode();
+        let act = if file_type == FileType::Fifo { "make the named pipe" } else { "make the device" };
+        self.place(placed, act, |above, name| mknodat(above, name, file_type, Mode::from_raw_mode(mode), device))?;
+        let made = self.open_made(placed, file_type)?;
+        let mode = (!self.directories.passes_on(placed.above)).then_some(mode);
+        Ok(attributes.apply(Handle { file: made.as_fd(), is_path: true, path: placed.path, mode }, self.own)?)
+    }
+
+    /// A handle on what was just made by name. Another process may have put something else there meanwhile.
+    fn open_made(&mut self, placed: &Placed<'_>, kind: FileType) -> Result<OwnedFd, Error> {
+        let above = self.directories.descriptor(placed.above, placed.member)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(above, split(placed.path).1, flags, Mode::empty()).at(placed.path, "open")?;
+        let stat = root::stat(made.as_fd(), b"").at(placed.path, "read its attributes")?;
+        if FileType::from_raw_mode(stat.stx_mode.into()) == kind && stat.stx_nlink == 1 {
+            Ok(made)
+        } else {
+            Err(Error::refused(placed.member, Refusal::Replaced { path: placed.path.to_vec() }))
+        }
+    }
+
+    /// Another name for what was unpacked before. The target is not followed: linked is what has that very name.
+    fn hard_link(&mut self, path: &[u8], target: &[u8], member: &[u8]) -> Result<(), Error> {
+        if self.skipped_devices.contains(target) {
+            self.summary.skipped_devices += 1;
+            self.skipped_devices.insert(path.to_vec());
+            return Ok(());
+        }
+        let no_target = || Error::refused(member, Refusal::Target { target: target.to_vec() });
+        if !self.unpacked.contains(&self.hasher.hash_one(target)) {
+            return Err(no_target());
+        }
+        self.summary.hard_links += 1;
+        if path == target {
+            return Ok(());
+        }
+        let above = self.directories.enter(split(path).0, member)?;
+        let target_above = self.directories.enter(split(target).0, member)?;
+        self.directories.note(above, path, member)?;
+        let (from, to) = (split(target).1, split(path).1);
+        let link = |directories: &mut Directories<'_>| {
+            let (target_above, above) = directories.two_descriptors(target_above, above, member)?;
+            Ok::<_, Error>(linkat(target_above, from, above, to, AtFlags::empty()))
+        };
+        let linked = match link(&mut self.directories)? {
+            Err(Errno::EXIST) => {
+                self.directories.clear(above, path, member)?;
+                link(&mut self.directories)?
+            }
+            linked => linked,
+        };
+        match linked {
+            Err(Errno::NOENT) => return Err(no_target()),
+            linked => linked.at(path, "make the hard link")?,
+        }
+        self.unpacked.insert(self.hasher.hash_one(path));
+        Ok(())
+    }
+}

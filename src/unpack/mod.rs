@@ -1,0 +1,297 @@
+//! A tar stream into a directory, and nothing outside of it.
+//!
+//! ```text
+//! input: decodes ahead ──> reader: members in archive order ──> this thread: names ──> workers: data, attributes, close
+//!                                                                  │
+//!                                                                  └─> directories: held open, attributes at the end
+//! ```
+//!
+//! One thread makes, replaces and links names, in archive order; what takes time and has no order is done by others, through descriptors. Every name is made in an
+//! open directory that was reached beneath the root without following a link, and never through a path.
+
+mod attributes;
+mod digest;
+mod directories;
+mod error;
+mod extract;
+mod made;
+pub mod names;
+mod root;
+mod workers;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use rustix::fs::{Dir, Mode, OFlags, fchown, fstatvfs, openat};
+use rustix::process::{Resource, Rlimit, getegid, geteuid, getrlimit, setrlimit, umask};
+
+use crate::archive::reader::{Event, Limits, Reader};
+use crate::error::{At, FileError};
+use crate::ids::IdMaps;
+use crate::input::Input;
+use crate::progress::Progress;
+use crate::remove;
+use crate::tree::exclude::Patterns;
+use attributes::{Attributes, Own};
+pub use digest::{Hashed, sha256};
+use directories::Directories;
+pub use error::{CapabilityError, Error, Refusal};
+use extract::Extractor;
+pub use made::Made;
+use workers::{Batch, Queue};
+
+/// What to do with device nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// Leave them out, and links to them.
+    Skip,
+    /// Make them, which only real root may.
+    Create,
+}
+
+/// What DIR is like before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Just made for this.
+    New,
+    /// There, and to be empty.
+    Empty,
+    /// There, with files that the archive may replace.
+    Tree,
+}
+
+/// What is unpacked, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which members.
+    pub selection: names::Selection,
+    /// Which not, with all below.
+    pub exclude: Patterns,
+    /// How names are changed.
+    pub names: names::Rules,
+    /// Device nodes.
+    pub devices: Devices,
+    /// Restore extended attributes and ACLs.
+    pub xattrs: bool,
+    /// Threads that write, at least 1.
+    pub threads: usize,
+    /// Bytes of data that may be held for them.
+    pub memory: u64,
+    /// The most bytes that the tar stream may have.
+    pub limit_size: Option<u64>,
+    /// The most members.
+    pub limit_members: Option<u64>,
+    /// The ids that files can have.
+    pub maps: IdMaps,
+    /// What DIR is like before.
+    pub found: Found,
+}
+
+/// What was unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Members of the archive, those left out included.
+    pub members: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Regular files, each counted once.
+    pub files: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Named pipes and device nodes.
+    pub special: u64,
+    /// Sparse files among the regular ones.
+    pub sparse: u64,
+    /// Bytes of data in all members.
+    pub data_bytes: u64,
+    /// Bytes of the tar stream.
+    pub tar_bytes: u64,
+    /// Members that were not asked for, or excluded.
+    pub left_out: u64,
+    /// Device nodes, and links to them, that were not made.
+    pub skipped_devices: u64,
+    /// Extended attributes that were not restored.
+    pub skipped_xattrs: u64,
+    /// Files that run as id 0 of the tree, or as its group, for whoever starts them.
+    pub setuid_root: u64,
+}
+
+/// Descriptors that are neither files nor directories being unpacked.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// More directories than this are not held open at a time.
+const MAX_DIRECTORIES: usize = 32 << 10;
+
+/// A directory that an archive may be unpacked into.
+pub struct Unpacking<'a> {
+    root: OwnedFd,
+    options: &'a Options,
+}
+
+impl<'a> Unpacking<'a> {
+    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `total` bytes that the archive says it has?
+    pub fn prepare(root: BorrowedFd<'_>, total: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
+        let root = reopen(root)?;
+        if options.found != Found::Tree {
+            must_be_empty(root.as_fd())?;
+        }
+        if options.selection.is_everything() {
+            must_fit(root.as_fd(), total, options)?;
+        }
+        Ok(Unpacking { root, options })
+    }
+
+    /// Unpacks `input`. With [`Found::Tree`] and `made`, what is new is noted there. When this fails, call [`undo`], from this process or another.
+    pub fn run(self, input: &mut Input, made: Option<&Made>, progress: &Progress) -> Result<Summary, Error> {
+        let Unpacking { root, options } = self;
+        unpack(input, root.as_fd(), options, made.filter(|_| options.found == Found::Tree), progress)
+    }
+}
+
+fn unpack(
+    input: &mut Input,
+    root: BorrowedFd<'_>,
+    options: &Options,
+    made: Option<&Made>,
+    progress: &Progress,
+) -> Result<Summary, Error> {
+    let _umask = Umask::cleared();
+    let own = Own { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+    let max_open = open_file_limit()
+        .saturating_sub(OTHER_DESCRIPTORS + workers::open_files(options.threads))
+        .clamp(2, MAX_DIRECTORIES);
+    let mut directories = Directories::new(root, own, max_open, made)?;
+    if options.found == Found::New {
+        directories.describe_root(Attributes::of_implied_directory(own));
+    }
+    let queue = Queue::new(options.memory);
+    let extracted = thread::scope(|scope| {
+        for number in 0..options.threads.max(1) {
+            let started = thread::Builder::new().spawn_scoped(scope, || queue.work(own));
+            if let Err(error) = started
+                && number == 0
+            {
+                return Err(Error::Thread(error));
+            }
+        }
+        let extractor = Extractor::new(options, own, directories, Batch::new(&queue));
+        let extracted = extract(input, extractor, options, progress);
+        match extracted {
+            Ok(_) => queue.close(),
+            Err(_) => queue.give_up(),
+        }
+        extracted
+    });
+    // A worker's error is the reason why the rest was given up.
+    if let Some(error) = queue.take_error() {
+        return Err(error);
+    }
+    let (summary, directories) = extracted?;
+    directories.finish()?;
+    Ok(summary)
+}
+
+fn extract<'a>(
+    input: &mut Input,
+    mut extractor: Extractor<'a>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(Summary, Directories<'a>), Error> {
+    let mut reader = Reader::new(Limits::default());
+    while let Some(chunk) = input.next()? {
+        let mut rest: &[u8] = &chunk;
+        while let Some(event) = reader.next(&mut rest)? {
+            match event {
+                Event::Member(member) => extractor.member(member)?,
+                // The reader has just taken these bytes, so they end where the rest begins.
+                Event::Data(offset, data) => {
+                    let end = chunk.len() - rest.len();
+                    extractor.data(offset, &chunk, end - data.len()..end);
+                }
+                Event::MemberEnd => extractor.member_end()?,
+            }
+        }
+        if let Some(limit) = options.limit_size.filter(|limit| reader.offset() > *limit) {
+            return Err(Error::Size(limit));
+        }
+        progress.done.store(input.consumed(), Ordering::Relaxed);
+        extractor.flush()?;
+    }
+    reader.finish()?;
+    let (mut summary, directories) = extractor.finish()?;
+    summary.tar_bytes = reader.offset();
+    Ok((summary, directories))
+}
+
+/// Removes from `root` what a failed [`unpack`] has made: what is noted in `made`, or without that everything.
+pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, threads: usize) -> Result<(), Error> {
+    let options = remove::Options { threads, dry_run: false, take_group: false };
+    let root = reopen(root)?;
+    match made {
+        Some(made) => made.remove(root.as_fd(), &options),
+        None => {
+            directories::gather(root.as_fd());
+            let _ = fchown(&root, Some(geteuid()), Some(getegid()));
+            remove::contents(root.as_fd(), &options)?;
+            Ok(())
+        }
+    }
+}
+
+/// The same directory, open for reading.
+fn reopen(root: BorrowedFd<'_>) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(root, c".", flags, Mode::empty()).at(b"", "open the directory")
+}
+
+fn must_be_empty(root: BorrowedFd<'_>) -> Result<(), Error> {
+    for entry in Dir::read_from(root).at(b"", "list the directory")? {
+        let entry = entry.at(b"", "list the directory")?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Err(Error::NotEmpty);
+        }
+    }
+    Ok(())
+}
+
+/// Is there room for what the archive says that it holds, and is it allowed?
+fn must_fit(root: BorrowedFd<'_>, total: Option<u64>, options: &Options) -> Result<(), Error> {
+    let Some(needed) = total else { return Ok(()) };
+    if let Some(limit) = options.limit_size.filter(|limit| needed > *limit) {
+        return Err(Error::Size(limit));
+    }
+    let fs = fstatvfs(root).at(b"", "look at its file system")?;
+    let free = fs.f_bfree.saturating_mul(fs.f_frsize);
+    // A file system without blocks of its own does not tell.
+    if fs.f_blocks > 0 && needed > free { Err(Error::Space { needed, free }) } else { Ok(()) }
+}
+
+/// How many files this process may open, after raising the limit as far as it may.
+fn open_file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            return limit.maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap_or(usize::MAX));
+        }
+    }
+    limit.current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
+}
+
+/// Modes are as the archive has them while this lives.
+struct Umask(Mode);
+
+impl Umask {
+    fn cleared() -> Umask {
+        Umask(umask(Mode::empty()))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        umask(self.0);
+    }
+}

@@ -1,0 +1,184 @@
+//! Which place below DIR a member's name stands for, and which members are wanted. Pure.
+
+use crate::tree::exclude::{self, Patterns};
+
+/// More levels than any tree has; names are at most 4 KiB, so that this only bounds work.
+const MAX_DEPTH: usize = 1024;
+
+/// A name that stands for no place below DIR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It begins with a slash.
+    #[error("is absolute: --strip-leading-slash unpacks it below the directory")]
+    Absolute,
+    /// It has `..` in it.
+    #[error("has `..` in it, and might lead out of the directory")]
+    Above,
+    /// More than 1024 components.
+    #[error("has more than {MAX_DEPTH} components")]
+    TooDeep,
+}
+
+/// How names are changed before they are used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// So many components are taken off the front.
+    pub strip_components: usize,
+    /// Absolute names are taken as if they had no slash in front.
+    pub strip_leading_slash: bool,
+}
+
+impl Rules {
+    /// The path below DIR for a name in an archive, its components joined by single slashes; empty for DIR itself.
+    /// `None` when no component is left.
+    pub fn path(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if name.starts_with(b"/") && !self.strip_leading_slash {
+            return Err(Error::Absolute);
+        }
+        let components = || name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+        if components().any(|part| part == b"..") {
+            return Err(Error::Above);
+        }
+        let count = components().count();
+        if count > MAX_DEPTH {
+            return Err(Error::TooDeep);
+        }
+        if self.strip_components > 0 && count <= self.strip_components {
+            return Ok(None);
+        }
+        let mut path = Vec::with_capacity(name.len());
+        for part in components().skip(self.strip_components) {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(part);
+        }
+        Ok(Some(path))
+    }
+}
+
+/// The directory above a path, and the name in it. A path of one component is in the root, whose path is empty.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// Members that a user names, by path or pattern, each with all below it.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    wanted: Vec<Wanted>,
+}
+
+#[derive(Clone, Debug)]
+struct Wanted {
+    text: String,
+    /// As a path: a name like `[` is no pattern.
+    literal: Vec<u8>,
+    pattern: Option<Patterns>,
+    is_found: bool,
+}
+
+impl Selection {
+    /// The members that `names` name; all members when there is none.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Selection, exclude::Error> {
+        let wanted = |text: &str| {
+            let relative = Rules { strip_leading_slash: true, ..Rules::default() };
+            let literal = relative.path(text.as_bytes()).ok().flatten().unwrap_or_default();
+            let pattern = match Patterns::new([text]) {
+                Ok(pattern) => Some(pattern),
+                Err(exclude::Error::Malformed { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            Ok(Wanted { text: text.to_owned(), literal, pattern, is_found: false })
+        };
+        Ok(Selection { wanted: names.into_iter().map(wanted).collect::<Result<_, _>>()? })
+    }
+
+    /// Are all members wanted?
+    pub fn is_everything(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Is the member at `path` wanted? Remembers that it was there.
+    pub fn takes(&mut self, path: &[u8]) -> bool {
+        let mut is_wanted = self.wanted.is_empty();
+        for wanted in &mut self.wanted {
+            let is_literal = path
+                .strip_prefix(wanted.literal.as_slice())
+                .is_some_and(|rest| !wanted.literal.is_empty() && (rest.is_empty() || rest.starts_with(b"/")));
+            if is_literal || wanted.pattern.as_ref().is_some_and(|pattern| pattern.covers(path)) {
+                wanted.is_found = true;
+                is_wanted = true;
+            }
+        }
+        is_wanted
+    }
+
+    /// What was named and not met.
+    pub fn missing(&self) -> Vec<String> {
+        self.wanted.iter().filter(|wanted| !wanted.is_found).map(|wanted| wanted.text.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_stand_for_places_below_the_directory_or_are_refused() {
+        let deep = [&b"a/"[..]; 1025].concat();
+        let cases: &[(&[u8], Result<Option<&str>, Error>)] = &[
+            (b"a", Ok(Some("a"))),
+            (b"", Ok(Some(""))),
+            (b"./", Ok(Some(""))),
+            (b"a//b/./c/", Ok(Some("a/b/c"))),
+            (b"..a/b..", Ok(Some("..a/b.."))),
+            (b"/a", Err(Error::Absolute)),
+            (b"..", Err(Error::Above)),
+            (b"a/../b", Err(Error::Above)),
+            (b"a/..", Err(Error::Above)),
+            (&deep, Err(Error::TooDeep)),
+        ];
+        for (name, expected) in cases {
+            let found = Rules::default().path(name);
+            assert_eq!(found, expected.map(|path| path.map(|path| path.as_bytes().to_vec())), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn components_and_slashes_are_stripped_when_asked() {
+        let rules = Rules { strip_components: 1, strip_leading_slash: true };
+        assert_eq!(rules.path(b"/a/b").unwrap().unwrap(), b"b");
+        assert_eq!(rules.path(b"./a").unwrap(), None);
+        assert_eq!(rules.path(b"./").unwrap(), None);
+        assert_eq!(rules.path(b"a/../../b"), Err(Error::Above));
+    }
+
+    #[test]
+    fn members_are_wanted_with_all_below_them() {
+        for (name, path, expected) in [
+            ("usr/bin", "usr/bin", true),
+            ("/usr/bin/", "usr/bin/ls", true),
+            ("./usr/bin", "usr/bin2", false),
+            ("usr/*", "usr/bin/ls", true),
+            ("*/bin", "usr/bin", true),
+            ("*/bin", "bin", false),
+            ("usr/bin/[", "usr/bin/[", true),
+            ("usr/bin", "usr", false),
+        ] {
+            let mut selection = Selection::new([name]).unwrap();
+            assert_eq!(selection.takes(path.as_bytes()), expected, "{name} and {path}");
+            assert_eq!(selection.missing().is_empty(), expected, "{name} and {path}");
+        }
+        assert!(Selection::default().takes(b"anything"));
+    }
+
+    #[test]
+    fn paths_are_split_before_the_last_component() {
+        assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
+        assert_eq!(split(b"a"), (&b""[..], &b"a"[..]));
+    }
+}

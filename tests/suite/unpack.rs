@@ -1,0 +1,506 @@
+//! `isar-tarball unpack`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::crafted::{Tar, content};
+use crate::rootfs::{Snapshot, assert_equal, nothing, packed, rich, snapshot};
+use crate::world::{
+    Mounted, Scratch, as_namespace_root, as_user, chroot, fail, isar, isar_as_user, names, program, require, run,
+    succeed, text, user,
+};
+
+/// Both ways to work: as an ordinary user in the namespace, and as root.
+const SITUATIONS: [(&str, fn(&[&OsStr]) -> Command); 2] =
+    [("user", |args| isar_as_user(args)), ("root", |args| isar(args))];
+
+fn os<'a>(args: &'a [&'a str], paths: &'a [&'a Path]) -> Vec<&'a OsStr> {
+    args.iter().map(OsStr::new).chain(paths.iter().map(|path| path.as_os_str())).collect()
+}
+
+fn unpack(archive: &Path, dir: &Path, args: &[&str]) -> Command {
+    isar_as_user(["unpack"].iter().copied().map(OsStr::new).chain(os(args, &[archive, dir])))
+}
+
+/// What root of the machine sees of a tree.
+fn root_snapshot(tree: &Path) -> Snapshot {
+    let output =
+        Command::new("python3").args(["-c", include_str!("../fixtures/snapshot.py")]).arg(tree).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Blocks of zeros may be holes or not, as the file system pleases.
+fn but_extents(_: &str, attribute: &str, _: &Value, _: &Value) -> bool {
+    attribute == "extents"
+}
+
+fn packed_rich(scratch: &Scratch) -> (Snapshot, PathBuf) {
+    let tree = rich(scratch, "tree");
+    let archive = scratch.join("tree.tar.zst");
+    succeed(&mut isar_as_user(os(&["pack"], &[&tree, &archive])));
+    (packed(snapshot(&tree)), archive)
+}
+
+#[test]
+fn everything_of_a_tree_comes_back_at_any_number_of_threads() {
+    let scratch = Scratch::new();
+    let (expected, archive) = packed_rich(&scratch);
+    for threads in ["1", "2", "8"] {
+        let dir = scratch.join(format!("dir{threads}"));
+        succeed(&mut unpack(&archive, &dir, &["--threads", threads]));
+        assert_equal(&expected, &snapshot(&dir), nothing);
+    }
+}
+
+#[test]
+fn root_unpacks_the_same_tree() {
+    let scratch = Scratch::new();
+    let (expected, archive) = packed_rich(&scratch);
+    let dir = scratch.join("dir");
+    succeed(&mut isar(os(&["unpack"], &[&archive, &dir])));
+    assert_equal(&expected, &root_snapshot(&dir), nothing);
+}
+
+#[test]
+fn a_real_chroot_comes_back() {
+    let Some(tree) = chroot("bookworm") else { return };
+    let scratch = Scratch::new();
+    let (archive, dir) = (scratch.join("a.tar.zst"), scratch.join("dir"));
+    succeed(&mut isar_as_user(os(&["pack", "--no-default-excludes", "--level", "1"], &[&tree, &archive])));
+    succeed(&mut unpack(&archive, &dir, &[]));
+    let mut expected = snapshot(&tree);
+    expected.retain(|_, file| !["char", "block", "socket"].contains(&file["kind"].as_str().unwrap()));
+    assert_equal(&expected, &snapshot(&dir), but_extents);
+}
+
+#[test]
+fn archives_of_other_programs_unpack_to_the_tree_that_they_were_made_of() {
+    let Some(()) = require(&["tar", "bsdtar"]) else { return };
+    let scratch = Scratch::new();
+    let tree = rich(&scratch, "tree");
+    let expected = snapshot(&tree);
+    let archive = scratch.user_dir("archives", 0o777).join("a.tar");
+    let directory = format!("--directory={}", tree.display());
+    let pax = "--pax-option=delete=atime,delete=ctime";
+    let makers: [(&str, Vec<&str>); 4] = [
+        ("tar", vec!["--xattrs", "--xattrs-include=*", "--acls", "--sparse", "--format=pax", pax]),
+        ("tar", vec!["--xattrs", "--xattrs-include=*", "--acls", "--format=pax", "--sparse", "--sparse-version=0.1"]),
+        ("tar", vec!["--format=gnu", "--sparse"]),
+        ("bsdtar", vec!["--format=pax", "--xattrs", "--acls"]),
+    ];
+    for (index, (maker, options)) in makers.iter().enumerate() {
+        fs::write(&archive, "").unwrap();
+        fs::set_permissions(&archive, fs::Permissions::from_mode(0o666)).unwrap();
+        let mut command = as_namespace_root(maker);
+        command.arg(&directory).args(options).arg("-cf").arg(&archive).arg(".");
+        succeed(&mut command);
+        let dir = scratch.join(format!("dir{index}"));
+        succeed(&mut unpack(&archive, &dir, &[]));
+        let is_gnu = options.contains(&"--format=gnu");
+        let mut expected = expected.clone();
+        expected.retain(|_, file| file["kind"] != "socket");
+        assert_equal(&expected, &snapshot(&dir), |_, attribute, here, there| match attribute {
+            "extents" => true,
+            // That format has whole seconds and no attributes.
+            "mtime" if is_gnu => {
+                here.as_i64().unwrap().div_euclid(1_000_000_000) == there.as_i64().unwrap() / 1_000_000_000
+            }
+            "xattrs" if is_gnu => true,
+            // The group bits of a mode are the ACL's mask.
+            "mode" if is_gnu => false,
+            _ => false,
+        });
+    }
+}
+
+#[test]
+fn compressed_archives_and_pipes_are_read() {
+    let scratch = Scratch::new();
+    let plain = Tar::new().directory("./", 0o755).file("./a", "content").end().write(&scratch, "a.tar");
+    for (index, filter) in ["cat", "zstd -q -c", "zstd -q -c --long=27"].iter().enumerate() {
+        let dir = scratch.join(format!("dir{index}"));
+        let script = format!("{filter} < {} | {} unpack - {}", plain.display(), program().display(), dir.display());
+        succeed(as_user("bash").args(["-o", "pipefail", "-c", &script]));
+        assert_eq!(content(&dir, "a"), "content", "{filter}");
+    }
+}
+
+#[test]
+fn a_private_home_is_no_obstacle_and_needs_no_acl() {
+    let scratch = Scratch::new();
+    let home = scratch.user_dir("home", 0o700);
+    let archive = Tar::new().file("./a", "x").end().write(&scratch, "home/a.tar");
+    std::os::unix::fs::chown(&archive, Some(user().uid), Some(user().gid)).unwrap();
+    fs::set_permissions(&archive, fs::Permissions::from_mode(0o600)).unwrap();
+    let dir = home.join("build/tmp/rootfs");
+    succeed(&mut unpack(&archive, &dir, &[]));
+    let (made, above) = (fs::metadata(&dir).unwrap(), fs::metadata(home.join("build/tmp")).unwrap());
+    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (user().base, user().base, 0o755));
+    assert_eq!((above.uid(), above.gid()), (user().uid, user().gid));
+}
+
+#[test]
+fn a_directory_that_is_not_empty_is_left_alone() {
+    let scratch = Scratch::new();
+    let archive = Tar::new().file("./a", "new").end().write(&scratch, "a.tar");
+    let dir = scratch.user_dir("dir", 0o755);
+    fs::write(dir.join("mine"), "kept").unwrap();
+    let before = root_snapshot(&dir);
+    let said = fail(2, &mut unpack(&archive, &dir, &[]));
+    assert!(said.contains("not empty") && said.contains("--replace") && said.contains("--merge"), "{said}");
+    assert_equal(&before, &root_snapshot(&dir), nothing);
+}
+
+#[test]
+fn replace_removes_what_was_there() {
+    let scratch = Scratch::new();
+    let archive = Tar::new().file("./a", "new").end().write(&scratch, "a.tar");
+    let dir = scratch.join("dir");
+    succeed(&mut unpack(&Tar::new().file("./old/file", "old").end().write(&scratch, "old.tar"), &dir, &[]));
+    succeed(&mut unpack(&archive, &dir, &["--replace"]));
+    assert_eq!(names(&dir), ["a"]);
+}
+
+#[test]
+fn a_wrong_digest_or_pattern_is_found_before_anything_is_replaced() {
+    let scratch = Scratch::new();
+    let archive = Tar::new().file("./a", "new").end().write(&scratch, "a.tar");
+    let dir = scratch.join("dir");
+    succeed(&mut unpack(&archive, &dir, &[]));
+    let wrong = "0".repeat(64);
+    for args in
+        [&["--replace", "--sha256", &wrong][..], &["--replace", "--exclude", "["], &["--replace", "--sha256", "1"]]
+    {
+        fail(2, &mut unpack(&archive, &dir, args));
+        assert_eq!(content(&dir, "a"), "new");
+    }
+}
+
+/// A tree with files of its own, and an archive that replaces one of them and adds others.
+fn merged(scratch: &Scratch, end: fn(Tar) -> Tar) -> (PathBuf, PathBuf) {
+    let dir = scratch.join("dir");
+    let old = Tar::new().directory("./", 0o700).file("./etc/old", "old").file("./etc/both", "old").end();
+    succeed(&mut unpack(&old.write(scratch, "old.tar"), &dir, &[]));
+    let new = Tar::new()
+        .file("./etc/both", "new")
+        .file("./etc/new", "new")
+        .file("./opt/deep/new", "new")
+        .symlink("./link", "etc");
+    (dir, end(new).write(scratch, "new.tar"))
+}
+
+#[test]
+fn merge_replaces_and_adds_files() {
+    let scratch = Scratch::new();
+    let (dir, archive) = merged(&scratch, Tar::end);
+    succeed(&mut unpack(&archive, &dir, &["--merge"]));
+    for (name, expected) in [("etc/old", "old"), ("etc/both", "new"), ("etc/new", "new"), ("opt/deep/new", "new")] {
+        assert_eq!(content(&dir, name), expected, "{name}");
+    }
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700, "no member describes it");
+}
+
+#[test]
+fn a_merge_that_fails_takes_only_its_own_files_away() {
+    let scratch = Scratch::new();
+    let (dir, archive) = merged(&scratch, |tar| tar.file("../outside", "x").end());
+    fail(2, &mut unpack(&archive, &dir, &["--merge"]));
+    assert_eq!(names(&dir), ["etc"]);
+    assert_eq!(names(&dir.join("etc")), ["both", "old"]);
+}
+
+#[test]
+fn a_merge_follows_no_link_that_it_finds() {
+    let scratch = Scratch::new();
+    let dir = scratch.namespace_dir("dir");
+    let canary = scratch.user_dir("canary", 0o777);
+    symlink(&canary, dir.join("etc")).unwrap();
+    fs::write(canary.join("file"), "canary").unwrap();
+    symlink(canary.join("file"), dir.join("file")).unwrap();
+    let before = root_snapshot(&canary);
+    let said =
+        fail(2, &mut unpack(&Tar::new().file("./etc/x", "x").end().write(&scratch, "a.tar"), &dir, &["--merge"]));
+    assert!(said.contains("./etc/x: etc is a symbolic link"), "{said}");
+    fail(2, &mut unpack(&Tar::new().directory("./etc", 0o777).end().write(&scratch, "b.tar"), &dir, &["--merge"]));
+    fail(2, &mut unpack(&Tar::new().hard_link("./x", "./file").end().write(&scratch, "c.tar"), &dir, &["--merge"]));
+    succeed(&mut unpack(&Tar::new().file("./file", "new").end().write(&scratch, "d.tar"), &dir, &["--merge"]));
+    assert_eq!(content(&dir, "file"), "new");
+    assert_equal(&before, &root_snapshot(&canary), nothing);
+}
+
+fn several() -> Tar {
+    Tar::new()
+        .directory("./", 0o755)
+        .directory("./usr/", 0o755)
+        .file("./usr/bin/ls", "ls")
+        .file("./usr/bin/[", "[")
+        .file("./usr/lib/libc.so", "libc")
+        .file("./etc/passwd", "root")
+        .end()
+}
+
+#[test]
+fn members_excludes_and_components_choose_what_is_unpacked() {
+    let scratch = Scratch::new();
+    let archive = several().write(&scratch, "a.tar");
+    for (index, (options, members, expected)) in [
+        (&[][..], &["usr/bin"][..], &["usr/bin/[", "usr/bin/ls"][..]),
+        (&[], &["./usr/bin/["], &["usr/bin/["]),
+        (&[], &["usr/**/l*", "/etc"], &["etc/passwd", "usr/bin/ls", "usr/lib/libc.so"]),
+        (&["--exclude", "usr/bin", "--exclude", "**/passwd"], &[], &["usr/lib/libc.so"]),
+        (&["--strip-components", "1"], &[], &["bin/[", "bin/ls", "lib/libc.so", "passwd"]),
+        (&["--strip-components=2"], &["ls"], &["ls"]),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let dir = scratch.join(format!("dir{index}"));
+        succeed(unpack(&archive, &dir, options).args(*members));
+        let found = snapshot(&dir);
+        let files = found.iter().filter(|(_, file)| file["kind"] == "file").map(|(path, _)| path.as_str());
+        assert_eq!(files.collect::<Vec<_>>(), *expected, "{options:?} {members:?}");
+    }
+}
+
+#[test]
+fn a_member_that_is_not_there_is_an_error_that_names_it() {
+    let scratch = Scratch::new();
+    let archive = several().write(&scratch, "a.tar");
+    let said = fail(2, unpack(&archive, &scratch.join("dir"), &[]).args(["usr", "usr/bin/nothing"]));
+    assert!(said.contains("not found in the archive: usr/bin/nothing"), "{said}");
+    assert!(!scratch.join("dir").exists());
+}
+
+#[test]
+fn another_digest_is_refused_from_a_file_and_from_a_pipe() {
+    let scratch = Scratch::new();
+    let archive = several().write(&scratch, "a.tar");
+    let right = succeed(Command::new("sha256sum").arg(&archive)).split(' ').next().unwrap().to_owned();
+    for (digest, status) in [(right.clone(), 0), (right.replace(|_: char| true, "0"), 2)] {
+        for pipe in [false, true] {
+            let dir = scratch.join(format!("dir-{status}-{pipe}"));
+            let mut command = unpack(if pipe { Path::new("-") } else { &archive }, &dir, &["--sha256", &digest]);
+            if pipe {
+                let mut cat = Command::new("cat").arg(&archive).stdout(Stdio::piped()).spawn().unwrap();
+                command.stdin(cat.stdout.take().unwrap());
+                assert_eq!(run(&mut command).status.code(), Some(status));
+                cat.wait().unwrap();
+            } else {
+                assert_eq!(run(&mut command).status.code(), Some(status));
+            }
+            assert_eq!(dir.exists(), status == 0, "{digest} from a pipe: {pipe}");
+        }
+    }
+}
+
+#[test]
+fn limits_refuse_what_is_larger() {
+    let scratch = Scratch::new();
+    let archive = several().write(&scratch, "a.tar");
+    let size = fs::metadata(&archive).unwrap().len().to_string();
+    for (args, status) in [
+        (["--limit-members", "6"], 0),
+        (["--limit-members", "5"], 2),
+        (["--limit-size", &size], 0),
+        (["--limit-size", "4K"], 2),
+    ] {
+        let dir = scratch.join("dir");
+        assert_eq!(run(&mut unpack(&archive, &dir, &args)).status.code(), Some(status), "{args:?}");
+        assert_eq!(dir.exists(), status == 0, "{args:?}");
+        let _ = fs::remove_dir_all(dir);
+    }
+}
+
+#[test]
+fn devices_are_for_real_root() {
+    let scratch = Scratch::new();
+    let tar = Tar::new().device("./dev/null").hard_link("./dev/link", "./dev/null").fifo("./fifo").end();
+    let archive = tar.write(&scratch, "a.tar");
+    let (by_user, by_root, skipped) = (scratch.join("user"), scratch.join("root"), scratch.join("skipped"));
+    let summary: Value = serde_json::from_str(&succeed(&mut unpack(&archive, &by_user, &["--json"]))).unwrap();
+    assert_eq!((&summary["skipped"]["devices"], &summary["members"]["special"]), (&2.into(), &1.into()));
+    assert_eq!(names(&by_user), ["fifo"]);
+    succeed(&mut isar(os(&["unpack"], &[&archive, &by_root])));
+    let found = root_snapshot(&by_root);
+    assert_eq!(found["dev/null"]["device"], serde_json::json!([1, 3]));
+    assert_eq!((&found["dev/null"]["mode"], &found["dev/link"]["same as"]), (&"666".into(), &"dev/link".into()));
+    succeed(&mut isar(os(&["unpack", "--devices", "skip"], &[&archive, &skipped])));
+    assert_eq!(names(&skipped), ["fifo"]);
+    let said = fail(2, &mut unpack(&archive, &scratch.join("create"), &["--devices", "create"]));
+    assert!(said.contains("dev/null: make the device: Operation not permitted"), "{said}");
+}
+
+#[test]
+fn what_the_directory_above_would_pass_on_does_not_reach_the_tree() {
+    let Some(()) = require(&["setfacl"]) else { return };
+    let scratch = Scratch::new();
+    let above = scratch.user_dir("above", 0o2777);
+    succeed(Command::new("setfacl").args(["-d", "-m", "u:1234:rwx"]).arg(&above));
+    let archive =
+        Tar::new().directory("./a/", 0o750).file("./a/f", "x").file("./f", "x").fifo("./p").symlink("./l", "f");
+    let archive = archive.end().write(&scratch, "a.tar");
+    for (situation, command) in SITUATIONS {
+        let (plain, odd) = (scratch.join(situation), above.join(situation));
+        for dir in [&plain, &odd] {
+            succeed(&mut command(&os(&["unpack"], &[&archive, dir])));
+        }
+        let but_new = |_: &str, attribute: &str, _: &Value, _: &Value| attribute == "mtime";
+        assert_equal(&root_snapshot(&plain), &root_snapshot(&odd), but_new);
+    }
+}
+
+#[test]
+fn the_later_of_many_members_of_one_name_wins() {
+    let scratch = Scratch::new();
+    let large = "x".repeat(300_000);
+    let mut tar = Tar::new();
+    for round in 0..30 {
+        for name in ["./a", "./d/b", "./d/c"] {
+            tar = match round % 3 {
+                0 => tar.file(name, &format!("{large}{round}")),
+                1 => tar.symlink(name, "nowhere"),
+                _ => tar.file(name, &format!("round {round}")),
+            };
+        }
+        tar = tar.hard_link("./linked", "./a");
+    }
+    let archive = tar.end().write(&scratch, "a.tar");
+    for threads in ["1", "8"] {
+        let dir = scratch.join(threads);
+        succeed(&mut unpack(&archive, &dir, &["--threads", threads]));
+        for name in ["a", "d/b", "d/c", "linked"] {
+            assert_eq!(content(&dir, name), "round 29", "{name}");
+        }
+        assert_eq!(fs::metadata(dir.join("a")).unwrap().nlink(), 2);
+    }
+}
+
+#[test]
+fn a_full_file_system_is_an_error_that_leaves_nothing() {
+    let scratch = Scratch::new();
+    let place = scratch.user_dir("small", 0o777);
+    let _mounted = Mounted::new(["-t", "tmpfs", "-o", "size=1m,mode=777", "none"], &place);
+    let mut tar = Tar::new();
+    for index in 0..20 {
+        tar = tar.file(&format!("./d/{index}"), &"x".repeat(100_000));
+    }
+    let archive = tar.end().write(&scratch, "a.tar");
+    for (situation, command) in SITUATIONS {
+        let mut zstd = Command::new("zstd").args(["-q", "-c"]).arg(&archive).stdout(Stdio::piped()).spawn().unwrap();
+        // From a pipe nobody knows before how much it will be.
+        let stdin = zstd.stdout.take().unwrap();
+        let said = fail(2, command(&os(&["unpack"], &[Path::new("-"), &place.join("dir")])).stdin(stdin));
+        zstd.wait().unwrap();
+        assert!(said.contains("No space left on device"), "{situation}: {said}");
+        assert_eq!(names(&place), [""; 0], "{situation}");
+    }
+}
+
+#[test]
+fn a_cut_off_archive_leaves_nothing() {
+    let scratch = Scratch::new();
+    let whole = several().0;
+    for length in [100, 1024, 1600, 3000, whole.len() - 1] {
+        let archive = Tar(whole[..length].to_vec()).write(&scratch, "a.tar");
+        for (situation, command) in SITUATIONS {
+            let dir = scratch.join("new/dir");
+            fail(2, &mut command(&os(&["unpack"], &[&archive, &dir])));
+            assert!(!scratch.join("new").exists(), "{situation} {length}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_leaves_nothing() {
+    let scratch = Scratch::new();
+    let whole = several().0;
+    for (situation, command) in SITUATIONS {
+        for signal in [Signal::TERM, Signal::INT] {
+            let dir = scratch.join(format!("new-{situation}"));
+            let mut process = command(&os(&["unpack"], &[Path::new("-"), &dir])).stdin(Stdio::piped()).spawn().unwrap();
+            // Held open, so that it waits for the rest.
+            let mut stdin = process.stdin.take().unwrap();
+            stdin.write_all(&whole[..3000]).unwrap();
+            let begin = Instant::now();
+            while !dir.join("usr/bin/ls").exists() && begin.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(dir.join("usr").exists(), "{situation}: it has begun");
+            kill_process(Pid::from_child(&process), signal).unwrap();
+            assert_eq!(process.wait().unwrap().code(), Some(128 + signal.as_raw()), "{situation}");
+            assert!(!dir.exists(), "{situation}");
+        }
+    }
+}
+
+#[test]
+fn without_openat2_the_same_tree_is_unpacked() {
+    let Some(()) = require(&["strace"]) else { return };
+    let scratch = Scratch::new();
+    let canary = scratch.user_dir("canary", 0o777);
+    let tar = several().0;
+    // The archive comes back to directories that are closed by then, because no more may be open.
+    let mut more = Tar::new();
+    for round in 0..2 {
+        for index in 0..40 {
+            more = more.file(&format!("./deep/{index}/below/file{round}"), "x");
+        }
+    }
+    let archive = Tar([more.0, tar].concat()).write(&scratch, "a.tar");
+    let evil =
+        Tar::new().symlink("./link", canary.to_str().unwrap()).file("./link/x", "x").end().write(&scratch, "evil.tar");
+    let limit = "ulimit -n 420 && exec \"$0\" \"$@\"";
+    let strace = |inject: &str, archive: &Path, dir: &Path| {
+        let mut command = Command::new("bash");
+        command.args(["-c", limit, "strace", "-f", "-o", "/dev/null", "-e", "trace=openat2", "-e", inject]);
+        command.arg(program()).arg("unpack").arg(archive).arg(dir);
+        command
+    };
+    let expected = scratch.join("expected");
+    succeed(&mut strace("inject=none", &archive, &expected));
+    for error in ["ENOSYS", "EPERM"] {
+        let inject = format!("inject=openat2:error={error}");
+        let dir = scratch.join(error);
+        succeed(&mut strace(&inject, &archive, &dir));
+        assert_equal(&root_snapshot(&expected), &root_snapshot(&dir), |path, attribute, _, _| {
+            // Directories that no member describes have the time of the work.
+            attribute == "mtime"
+                && (path == "." || path.starts_with("deep") || ["etc", "usr/bin", "usr/lib"].contains(&path))
+        });
+        fail(2, &mut strace(&inject, &evil, &scratch.join("evil")));
+        assert_eq!(names(&canary), [""; 0]);
+    }
+}
+
+#[test]
+fn setuid_to_the_caller_is_said_where_others_reach_it() {
+    let scratch = Scratch::new();
+    let archive = Tar::new()
+        .directory("./", 0o755)
+        .file("./su", "")
+        .change_last(100, b"0004755\0")
+        .end()
+        .write(&scratch, "a.tar");
+    let (open, private) = (scratch.user_dir("open", 0o755), scratch.user_dir("private", 0o700));
+    for (above, layout, warns) in [(&open, "caller", true), (&private, "caller", false), (&open, "subid", false)] {
+        let dir = above.join(layout);
+        let output = run(&mut unpack(&archive, &dir, &["--id-layout", layout]));
+        assert!(output.status.success());
+        assert_eq!(text(&output.stderr).contains("caller's own rights"), warns, "{above:?} {layout}");
+    }
+}
+
+#[test]
+fn help_shows_an_example() {
+    let help = succeed(&mut isar(["unpack", "--help"]));
+    assert!(help.contains("Example: isar-tarball unpack schroot.tar.zst rootfs"), "{help}");
+}
