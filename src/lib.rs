@@ -23,6 +23,7 @@ pub mod error;
 pub mod export;
 pub mod grant;
 pub mod ids;
+pub mod imager;
 pub mod input;
 pub mod pack;
 pub mod progress;
