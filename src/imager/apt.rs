@@ -15,7 +15,7 @@ use crate::error::{At, FileError};
 use crate::tree::within;
 
 /// The list of isar's own repository.
-pub const ISAR_LIST: &str = "etc/apt/sources.list.d/isar-apt.list";
+pub const ISAR_LIST: &str = "/etc/apt/sources.list.d/isar-apt.list";
 
 /// Where apt keeps package files.
 const ARCHIVES: &[u8] = b"/var/cache/apt/archives";
@@ -83,11 +83,6 @@ impl Step {
         }
         Ok(command)
     }
-}
-
-/// Has the tree isar's repository in its lists?
-pub fn has_isar_list(root: BorrowedFd<'_>) -> bool {
-    within::open(root, ISAR_LIST.as_bytes(), OFlags::PATH).is_ok()
 }
 
 /// The package files of a tree.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -155,11 +156,7 @@ impl Inside<'_> {
             self.import(outside, &Archives::open(tree)?)?;
         }
         self.lock(outside)?;
-        let mut steps = vec![Step::Download];
-        if apt::has_isar_list(tree) {
-            steps.insert(0, Step::Update);
-        }
-        for step in steps {
+        for step in [Step::Update, Step::Download] {
             let status = self.step(step, sources, tree, packages)?;
             if status != 0 {
                 return Ok(status);
@@ -211,6 +208,10 @@ impl Inside<'_> {
     fn step(&self, step: Step, sources: &Sources, tree: BorrowedFd<'_>, packages: &[String]) -> anyhow::Result<u8> {
         self.note(step.name());
         let apt = || {
+            // It is looked for from within, because it may be bound into the tree.
+            if step == Step::Update && !Path::new(apt::ISAR_LIST).exists() {
+                return Ok(Command::new("true"));
+            }
             let mut command = step.command(packages)?;
             command.env("PATH", search_path(std::env::var_os("PATH"))).envs(self.args.env.iter().cloned());
             Ok(command)
