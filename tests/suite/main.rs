@@ -11,6 +11,8 @@ mod formats;
 mod grant_acl;
 mod handover;
 mod idmap;
+mod imager;
+mod imager_cache;
 mod pack;
 mod pack_faults;
 mod pack_interop;
