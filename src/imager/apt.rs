@@ -42,7 +42,7 @@ impl Step {
     }
 
     /// The arguments of `apt-get`.
-    fn arguments<'a>(self, packages: &'a [String]) -> Vec<&'a str> {
+    fn arguments(self, packages: &[String]) -> Vec<&str> {
         // The user that apt would become cannot read what only root of the namespace can.
         let mut arguments = vec!["-o", "APT::Sandbox::User=root"];
         match self {

@@ -15,7 +15,8 @@ use crate::cli::values::size;
 /// Without CMD, /bin/bash reads its script from stdin.
 ///
 /// With --cache the tarball is unpacked once, and every run gets an overlay of its own on that copy. Any number of runs may share a cache and start at once. A copy is
-/// found by the SHA-256 of the tarball, which is remembered, so that a tarball is hashed only when it is new or was touched.
+/// found by the SHA-256 of the tarball, which is remembered, so that a tarball is hashed only when it is new or was
+/// touched. `isar-tarball remove` removes a whole cache.
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {

@@ -77,15 +77,15 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     if let Some(error) = packages.failure {
         report::error(&error);
     }
-    match (has_begun, is_cleared) {
-        (false, _) => home.abandon()?,
-        (true, false) => {
-            home.clear(&place, threads)?;
-            home.remove(&place)?;
-        }
-        (true, true) => home.remove(&place)?,
-    }
-    Ok(place::of_command(outcome?))
+    let tidied = match (has_begun, is_cleared) {
+        (false, _) => home.abandon(),
+        (true, false) => home.clear(&place, threads).and_then(|()| home.remove(&place)),
+        (true, true) => home.remove(&place),
+    };
+    // What kept the command from running is the first thing to tell.
+    let status = place::of_command(outcome?);
+    tidied?;
+    Ok(status)
 }
 
 /// Opens, in the mount namespace of the process inside, what it is going to work with.
