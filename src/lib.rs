@@ -17,6 +17,8 @@
 pub mod acl;
 pub mod archive;
 pub mod chroot;
+pub mod contents;
+pub mod diff;
 pub mod doctor;
 pub mod entry;
 pub mod error;
@@ -24,6 +26,7 @@ pub mod export;
 pub mod grant;
 pub mod ids;
 pub mod imager;
+pub mod info;
 pub mod input;
 pub mod pack;
 pub mod progress;

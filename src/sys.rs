@@ -210,3 +210,41 @@ fn passwd(
         }
     }
 }
+
+/// A point in time as the clock on the wall of this machine shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The year of the Gregorian calendar.
+    pub year: i64,
+    /// 1..=12.
+    pub month: u32,
+    /// 1..=31.
+    pub day: u32,
+    /// 0..=23.
+    pub hour: u32,
+    /// 0..=59.
+    pub minute: u32,
+    /// 0..=60.
+    pub second: u32,
+}
+
+/// `seconds` since 1970 in the time zone of the environment (`TZ`, else `/etc/localtime`); `None` where the year does not fit an `int`.
+pub fn local_time(seconds: i64) -> Option<LocalTime> {
+    let mut time = MaybeUninit::<libc::tm>::uninit();
+    // SAFETY: both pointers are valid for the call. The environment, which it may read, is never changed by this program.
+    let done = unsafe { libc::localtime_r(&seconds, time.as_mut_ptr()) };
+    if done.is_null() {
+        return None;
+    }
+    // SAFETY: a result that is not null says that `time` was filled in.
+    let time = unsafe { time.assume_init() };
+    let number = |field: libc::c_int| u32::try_from(field).unwrap_or(0);
+    Some(LocalTime {
+        year: i64::from(time.tm_year) + 1900,
+        month: number(time.tm_mon) + 1,
+        day: number(time.tm_mday),
+        hour: number(time.tm_hour),
+        minute: number(time.tm_min),
+        second: number(time.tm_sec),
+    })
+}

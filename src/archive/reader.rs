@@ -49,6 +49,8 @@ pub struct Member {
     pub entry: Entry,
     /// The name exactly as stored (after PAX and GNU long names), `./` and all.
     pub name: Vec<u8>,
+    /// The target of a link exactly as stored; empty for what is no link.
+    pub link_target: Vec<u8>,
     /// Names of users and groups, where the archive has them.
     pub owner_names: (Vec<u8>, Vec<u8>),
     /// Every header block of the member, extension headers first, its own last (continuation blocks of an old-GNU sparse map not counted).

@@ -15,8 +15,10 @@ mod man;
 mod pack;
 mod place;
 mod progress;
+mod quoting;
 mod remove;
 mod report;
+mod source;
 mod unpack;
 mod unshare;
 mod values;
@@ -24,7 +26,6 @@ mod values;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
 use report::Status;
 
 /// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and what that needs around it.
@@ -107,9 +108,6 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(status) => status.into(),
-        Err(error) => {
-            report::error(&error);
-            failed.into()
-        }
+        Err(error) => report::failure(&error, failed).into(),
     }
 }

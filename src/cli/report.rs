@@ -1,8 +1,10 @@
 //! Streams and exit statuses: results on stdout, everything else on stderr.
 
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::ColorChoice;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,31 @@ pub fn error(error: &anyhow::Error) {
     eprintln!("isar-tarball: {error:#}");
 }
 
+/// Whoever read stdout has closed it, having seen enough.
+#[derive(Debug, thiserror::Error)]
+#[error("write to stdout: Broken pipe")]
+pub struct ClosedPipe;
+
+/// Reports why a command failed, and gives its status: `failed`, but for a closed stdout, which is told by the status alone, as by any program that a shell sees end so.
+pub fn failure(cause: &anyhow::Error, failed: Status) -> Status {
+    if cause.is::<ClosedPipe>() {
+        return Status::Killed(SIGPIPE);
+    }
+    error(cause);
+    failed
+}
+
+/// The number of the signal that a closed stdout would send.
+const SIGPIPE: u8 = 13;
+
+/// What became of writing to stdout.
+pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ClosedPipe.into()),
+        result => result.context("write to stdout"),
+    }
+}
+
 /// Prints a warning on stderr.
 pub fn warning(text: &str) {
     eprintln!("isar-tarball: warning: {text}");
@@ -63,9 +90,19 @@ pub fn warning(text: &str) {
 
 /// Prints a result on stdout.
 pub fn result(text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to stdout")
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Is stdout coloured? By itself only on a terminal that can, and where `NO_COLOR` (https://no-color.org) is not set.
+pub fn is_coloured(choice: ColorChoice) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb,
+    }
 }
 
 /// Prints something worth knowing on stderr.

@@ -1,30 +1,21 @@
 //! The threads that decode ahead: one for a stream, several for the frames of a file.
 
 use std::fs::File;
-use std::io;
 #[cfg(any(feature = "gzip", feature = "xz"))]
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::ahead::{Ahead, Part};
 use super::source::Source;
 use super::{Compression, Error};
-use crate::sys::pread_append;
 use crate::zst::decode::{Decoder, Stream};
-use crate::zst::frames::{Error as FrameError, Fault, Frame};
+use crate::zst::frames::{Error as FrameError, Frame};
 
-/// Bytes of a piece where content does not come in whole frames.
+/// Bytes of a piece, at most: what stays in the cache until it is read.
 const PIECE: usize = 1 << 20;
-
-/// Frames with no more content, in bytes, are decoded in one go; larger ones come in pieces.
-const WHOLE: u64 = 32 << 20;
 
 /// A decoder that was used for a wider window, in bytes, is not kept: it would keep the memory.
 const KEPT_WINDOW: u64 = 16 << 20;
-
-/// What the two decoders of a stream besides zstd need, in bytes (xz: see its memory limit), is not worth counting.
-const STREAM_NEEDS: u64 = 0;
 
 /// The frames of a regular file that have content, to be decoded by any number of threads.
 pub(super) struct Frames {
@@ -39,95 +30,44 @@ impl Frames {
     /// Decodes frames until none is left.
     pub(super) fn work(&self, ahead: &Arc<Ahead>) {
         let mut decoder = None;
-        let mut compressed = Vec::new();
         while let Some(part) = ahead.take(|index| self.frames.get(index).map_or(0, needs)) {
-            let outcome = match self.frames.get(part.index) {
-                Some(frame) => self.decode(frame, &part, &mut decoder, &mut compressed),
-                None => Ok(()),
-            };
+            let outcome = self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &part, &mut decoder));
             part.done(outcome.map_err(Error::Zstd));
         }
     }
 
-    fn decode(
-        &self,
-        frame: &Frame,
-        part: &Part,
-        decoder: &mut Option<Decoder>,
-        compressed: &mut Vec<u8>,
-    ) -> Result<(), FrameError> {
-        let failed = |fault| FrameError { offset: frame.offset, fault };
-        let kept = match decoder.take() {
-            Some(kept) => kept,
-            None => Decoder::new(self.window_log).map_err(failed)?,
+    fn decode(&self, frame: &Frame, part: &Part, kept: &mut Option<Decoder>) -> Result<(), FrameError> {
+        let mut decoder = match kept.take() {
+            Some(decoder) => decoder,
+            None => Decoder::new(self.window_log).map_err(|fault| FrameError { offset: frame.offset, fault })?,
         };
-        let kept = decoder.insert(kept);
-        let Some(size) = whole(frame) else {
-            self.stream(frame, part, kept)?;
-            if frame.window > KEPT_WINDOW {
-                *decoder = None;
-            }
-            return Ok(());
-        };
-        self.read(frame, compressed).map_err(failed)?;
-        let Some(mut buffer) = part.buffer(size) else { return Ok(()) };
-        kept.whole(compressed, &mut buffer.bytes).map_err(failed)?;
-        part.put(buffer, frame.offset + frame.compressed);
-        Ok(())
-    }
-
-    /// Decodes a frame piece by piece.
-    fn stream(&self, frame: &Frame, part: &Part, decoder: &mut Decoder) -> Result<(), FrameError> {
         let start = self.start + frame.offset;
         let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
-        let mut stream = Stream::new(decoder, source, frame.offset);
+        let mut stream = Stream::new(&mut decoder, source, frame.offset);
+        let piece = frame.content.and_then(|content| usize::try_from(content).ok()).unwrap_or(PIECE).min(PIECE);
         loop {
-            let Some(mut buffer) = part.buffer(PIECE) else { return Ok(()) };
+            let Some(mut buffer) = part.buffer(piece) else { return Ok(()) };
             let goes_on = stream.fill(&mut buffer.bytes)?;
             part.put(buffer, stream.consumed());
             if !goes_on {
-                return Ok(());
+                break;
             }
         }
-    }
-
-    /// Puts a frame as it stands in the archive into `out`.
-    fn read(&self, frame: &Frame, out: &mut Vec<u8>) -> Result<(), Fault> {
-        out.clear();
-        // Checked by `whole` to be small.
-        let size = usize::try_from(frame.compressed).map_err(|_| Fault::Memory)?;
-        while out.len() < size {
-            let offset = self.start + frame.offset + out.len() as u64;
-            match pread_append(self.file.as_fd(), offset, size - out.len(), out) {
-                // It was longer when it was scanned.
-                Ok(0) => return Err(Fault::Truncated),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::Read(error)),
-            }
+        if frame.window <= KEPT_WINDOW {
+            *kept = Some(decoder);
         }
         Ok(())
     }
 }
 
-/// The size of a frame's content, when it is to be decoded in one go.
-fn whole(frame: &Frame) -> Option<usize> {
-    // A frame of many empty blocks is longer than its content; nobody has to hold it.
-    let content = frame.content.filter(|content| *content <= WHOLE && frame.compressed <= WHOLE + PIECE as u64)?;
-    usize::try_from(content).ok()
-}
-
-/// Bytes that decoding a frame takes besides the content.
+/// Bytes that decoding a frame takes besides the content it gives: the window, of which no more than the content is used.
 fn needs(frame: &Frame) -> u64 {
-    match whole(frame) {
-        Some(_) => frame.compressed,
-        None => frame.window,
-    }
+    frame.content.map_or(frame.window, |content| content.min(frame.window))
 }
 
 /// Decodes a stream, all of it one part, until its end.
 pub(super) fn stream(ahead: &Arc<Ahead>, source: Source, compression: Compression, window_log: u32) {
-    let Some(part) = ahead.take(|_| STREAM_NEEDS) else { return };
+    let Some(part) = ahead.take(|_| 0) else { return };
     let outcome = match compression {
         Compression::None => plain(&part, source),
         Compression::Zstd => zstd(&part, source, window_log),

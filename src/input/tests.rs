@@ -172,6 +172,21 @@ proptest! {
     }
 }
 
+#[test]
+fn the_scan_reads_headers_and_not_the_data() {
+    let archive = frame(&content(20 << 20));
+    let mut read = 0;
+    let found = frames::scan_with(archive.len() as u64, |offset, buffer| {
+        let from = &archive[offset as usize..];
+        let count = buffer.len().min(from.len());
+        buffer[..count].copy_from_slice(&from[..count]);
+        read += count;
+        Ok(count)
+    });
+    assert_eq!(found.unwrap().len(), 1);
+    assert!(read < archive.len() / 10, "{read} of {}", archive.len());
+}
+
 /// Some frames of every kind, small enough to be damaged at each of their bytes. Frames that don't say their size come as streams.
 fn small() -> (Vec<u8>, Vec<u8>) {
     let frame = |size, says_size| Cut::Frame { size, says_size, has_checksum: true, window_log: 17 };
@@ -273,8 +288,7 @@ fn a_large_frame_comes_in_pieces_while_the_next_ones_are_decoded() {
             consumed = input.consumed();
         }
         assert_eq!(read, (41 << 20) + 3);
-        assert_eq!((Some(consumed), input.total()), (Some(archive.len() as u64), input.total()));
-        assert_eq!(input.total(), Some(archive.len() as u64));
+        assert_eq!((consumed, input.total()), (archive.len() as u64, Some(archive.len() as u64)));
     }
 }
 
@@ -424,10 +438,9 @@ fn check_foreign(compression: Compression, tar: &[u8], archive: &[u8]) {
     for bit in (80..archive.len() * 8).step_by(archive.len() / 10 + 1) {
         let mut archive = archive.to_vec();
         archive[bit / 8] ^= 1 << (bit % 8);
-        assert!(
-            read(file(&archive), options(1, 0)).is_ok_and(|read| read == tar)
-                || read(file(&archive), options(1, 0)).is_err()
-        );
+        if let Ok(read) = read(file(&archive), options(1, 0)) {
+            assert!(read == tar, "bit {bit}");
+        }
     }
     let behind = read(file(&[archive, b"garbage behind"].concat()), options(1, 0));
     assert!(matches!(behind, Err(Error::Damaged { .. })), "{behind:?}");

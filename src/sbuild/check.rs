@@ -1,15 +1,236 @@
-//! stub
-#![allow(missing_docs)]
+//! Would sbuild load an archive? The rules, run over a file.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use super::examination::Examination;
+use super::filter;
+use super::findings::{Finding, Findings};
+use super::rules::{self, Loader, Rule};
+use crate::archive::header::BLOCK;
+use crate::archive::reader::{Event, Limits, Reader};
+use crate::input::{self, Compression, Input};
+use crate::zst::frames::Fault;
+
+/// How an archive is checked.
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Threads that decode, at least 1.
     pub threads: usize,
+    /// What decoding may take, in bytes. Beside it the check keeps about 34 bytes a member.
     pub memory: u64,
 }
+
+/// The answers, and why.
+#[derive(Debug)]
 pub struct Report {
+    /// sbuild 0.85 makes of it what it says.
     pub loads_0_85: bool,
+    /// sbuild 0.89 makes of it what it says.
     pub loads_0_89: bool,
+    /// It is whole: no damage, nothing cut off, an end.
     pub intact: bool,
-    pub findings: Vec<String>,
+    /// Nothing in it is refused by `unpack`.
+    pub safe: bool,
+    /// What was found, in the archive's order; at most 20 of each rule.
+    pub findings: Vec<Finding>,
+    /// How many findings of a rule are left out.
+    pub left_out: Vec<(&'static Rule, u64)>,
 }
-pub fn check(_: &std::fs::File, _: Option<&[u8]>, _: &Options) -> Result<Report, std::io::Error> {
-    Ok(Report { loads_0_85: true, loads_0_89: true, intact: true, findings: vec![] })
+
+impl Report {
+    /// Does this loader make of the archive what it says?
+    pub fn loads(&self, loader: Loader) -> bool {
+        match loader {
+            Loader::V0_85 => self.loads_0_85,
+            Loader::V0_89 => self.loads_0_89,
+        }
+    }
+}
+
+impl From<Findings> for Report {
+    fn from(findings: Findings) -> Report {
+        Report {
+            loads_0_85: findings.loads(Loader::V0_85),
+            loads_0_89: findings.loads(Loader::V0_89),
+            intact: findings.is_intact(),
+            safe: findings.is_safe(),
+            left_out: findings.left_out().collect(),
+            findings: findings.into_kept(),
+        }
+    }
+}
+
+/// An archive that cannot be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on it failed.
+    #[error("read: {}", crate::error::describe(.0))]
+    Read(#[from] io::Error),
+    /// Frames of a pipe cannot be found without reading it.
+    #[error("it is no regular file")]
+    NotAFile,
+    /// It cannot be decoded here, though sbuild may be able to.
+    #[error(transparent)]
+    Input(input::Error),
+}
+
+/// Checks the archive in a regular file, from its beginning and whatever its position. Its `name` tells sbuild 0.85 the compression; without one that is not checked.
+pub fn check(archive: &File, name: Option<&[u8]>, options: &Options) -> Result<Report, Error> {
+    check_watched(archive, name, options, |_, _| {})
+}
+
+/// The same, and `watch` is told how many bytes of the archive have been read, and how many there are.
+pub fn check_watched(
+    archive: &File,
+    name: Option<&[u8]>,
+    options: &Options,
+    mut watch: impl FnMut(u64, u64),
+) -> Result<Report, Error> {
+    let about = archive.metadata()?;
+    if !about.is_file() {
+        return Err(Error::NotAFile);
+    }
+    let mut findings = Findings::default();
+    if about.len() < BLOCK as u64 {
+        findings.add(&rules::TOO_SHORT, None, || Some(format!("{} bytes", about.len())));
+    }
+    let mut input = match open(archive, options) {
+        Ok(input) => input,
+        Err(error) => return ended(findings, error).map(Report::from),
+    };
+    file_rules(archive, name, &input, &mut findings)?;
+    let mut examination = Examination::new(findings);
+    let mut reader = Reader::new(Limits::default());
+    loop {
+        let chunk = match input.next() {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => return ended(examination.findings, error).map(Report::from),
+        };
+        watch(input.consumed(), about.len());
+        let mut bytes: &[u8] = &chunk;
+        loop {
+            match reader.next(&mut bytes) {
+                Ok(Some(Event::Member(member))) => examination.member(&member),
+                Ok(Some(Event::Data(..) | Event::MemberEnd)) => {}
+                Ok(None) => break,
+                Err(error) => return Ok(examination.broken(&error).into()),
+            }
+        }
+    }
+    Ok(match reader.finish() {
+        Ok(end) => examination.end(&end),
+        Err(error) => examination.broken(&error),
+    }
+    .into())
+}
+
+/// The stream of the whole file, whose position stays as it is.
+fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
+    let position = archive.stream_position().map_err(input::Error::Read)?;
+    archive.rewind().map_err(input::Error::Read)?;
+    // What sbuild takes, and wider windows as long as there is memory for them, to check the rest as well.
+    let window_log = options.memory.checked_ilog2().unwrap_or(0).clamp(27, 31);
+    let options = input::Options { threads: options.threads, memory: options.memory, window_log };
+    let input = archive.try_clone().map_err(input::Error::Read).and_then(|file| Input::open(file, &options));
+    archive.seek(SeekFrom::Start(position)).map_err(input::Error::Read)?;
+    input
+}
+
+/// The rules about the file.
+fn file_rules(archive: &File, name: Option<&[u8]>, input: &Input, findings: &mut Findings) -> Result<(), Error> {
+    let compression = input.compression();
+    if let Some(name) = name.filter(|name| !is_told_by_suffix(name, compression)) {
+        let is_what = compression_name(compression);
+        findings.add(&rules::SUFFIX, None, || Some(format!("{} is {is_what}", crate::error::Shown(name))));
+    }
+    if compression == Compression::None {
+        let mut block = [0; BLOCK];
+        archive.read_exact_at(&mut block, 0)?;
+        if !filter::begins_tar(&block) {
+            findings.add(&rules::FIRST_HEADER, None, || None);
+        }
+    }
+    let frames = input.frames().unwrap_or_default();
+    if frames.first().is_some_and(|frame| frame.is_skippable) {
+        findings.add(&rules::SKIPPABLE_FRAME_FIRST, None, || None);
+    }
+    for frame in frames.iter().filter(|frame| frame.window > MAX_WINDOW) {
+        findings.add(&rules::WINDOW, None, || {
+            Some(format!("{} bytes in the frame at byte {}", frame.window, frame.offset))
+        });
+    }
+    Ok(())
+}
+
+/// The widest window that zstd takes without being told to, in bytes (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`, which it compares with one byte more).
+const MAX_WINDOW: u64 = (1 << 27) + 1;
+
+/// The archive could not be decoded to its end: what that says of it. An error where it says nothing.
+fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error> {
+    let rule = match &error {
+        input::Error::Empty | input::Error::Unknown => &rules::NOT_AN_ARCHIVE,
+        input::Error::Zstd(frame) => match frame.fault {
+            Fault::Read(_) | Fault::TooMany | Fault::Memory => return Err(Error::Input(error)),
+            Fault::Window { .. } => &rules::WIDE_WINDOW,
+            _ => &rules::DAMAGED,
+        },
+        input::Error::Damaged { cause, .. } if cause.raw_os_error().is_none() => &rules::DAMAGED,
+        _ => return Err(Error::Input(error)),
+    };
+    findings.add(rule, None, || Some(error.to_string()));
+    Ok(findings)
+}
+
+/// Does sbuild 0.85 choose a program for a file of this name (`get_tar_compress_options` of `Sbuild::Utility`) that reads this compression?
+///
+/// Debian's zstd reads gzip and xz as well; the others read their own format alone.
+fn is_told_by_suffix(name: &[u8], compression: Compression) -> bool {
+    let suffix = name.iter().rposition(|byte| *byte == b'.').map_or(&b""[..], |dot| &name[dot + 1..]);
+    match suffix {
+        b"zst" => compression != Compression::None,
+        b"gz" | b"tgz" | b"taz" => compression == Compression::Gzip,
+        b"xz" | b"txz" => compression == Compression::Xz,
+        b"Z" | b"taZ" | b"bz2" | b"tbz" | b"tbz2" | b"tz2" | b"lz" | b"lzma" | b"tlz" | b"lzo" | b"lz4" => false,
+        _ => compression == Compression::None,
+    }
+}
+
+fn compression_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "a plain tar",
+        Compression::Zstd => "compressed with zstd",
+        Compression::Gzip => "compressed with gzip",
+        Compression::Xz => "compressed with xz",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_suffix_tells_the_compression() {
+        use Compression::{Gzip, None, Xz, Zstd};
+        for (name, told) in [
+            (&b"a.tar.zst"[..], &[Zstd, Gzip, Xz][..]),
+            (b"a.zst", &[Zstd, Gzip, Xz]),
+            (b"a.tar.ZST", &[None]),
+            (b"a.tar.zstd", &[None]),
+            (b"a.tzst", &[None]),
+            (b"a", &[None]),
+            (b"zst", &[None]),
+            (b"a.tar", &[None]),
+            (b"a.tgz", &[Gzip]),
+            (b"a.tar.xz", &[Xz]),
+            (b"a.tar.bz2", &[]),
+        ] {
+            for compression in [None, Zstd, Gzip, Xz] {
+                let is_told = told.contains(&compression);
+                assert_eq!(is_told_by_suffix(name, compression), is_told, "{} {compression:?}", name.escape_ascii());
+            }
+        }
+    }
 }

@@ -3,4 +3,9 @@
 pub mod accounts;
 pub mod build_user;
 pub mod check;
+pub mod examination;
+pub mod extraction;
+pub mod filter;
+pub mod findings;
+pub mod owners;
 pub mod rules;

@@ -1,1 +1,244 @@
-//! x
+//! What sbuild's loaders make of the features of an archive: one table, measured with the loaders themselves.
+//!
+//! Version 0.85 tells the compression by the file's suffix and runs `tar --exclude=./dev/null … --extract` (seven more names of devices are excluded).
+//! Version 0.89 tells it by the first 512 bytes, and leads the tar stream through a filter that drops device nodes (see [`super::filter`]) into `tar --extract`.
+//! Both run GNU tar as root of a user namespace that maps the ids 0 to 65535.
+
+use std::fmt;
+
+/// A version of sbuild, of those whose loaders differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loader {
+    /// Debian bookworm's.
+    V0_85,
+    /// Debian trixie's; newer ones (0.91) load in the same way.
+    V0_89,
+}
+
+impl Loader {
+    /// Its name in reports: `sbuild-0.85`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Loader::V0_85 => "sbuild-0.85",
+            Loader::V0_89 => "sbuild-0.89",
+        }
+    }
+}
+
+/// Something that an archive can do, and what follows from it.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name in reports: `hard-link-target`.
+    pub name: &'static str,
+    /// What an archive does that breaks it.
+    pub cause: &'static str,
+    /// The loaders that refuse such an archive, or make something else of it than it says.
+    pub loaders: &'static [Loader],
+    /// Such an archive can still be whole: as its author wrote it, from beginning to end.
+    pub is_intact: bool,
+    /// `unpack` takes such an archive.
+    pub is_safe: bool,
+    /// What would happen.
+    pub effect: &'static str,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Rule) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Rule {}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name)
+    }
+}
+
+const BOTH: &[Loader] = &[Loader::V0_85, Loader::V0_89];
+const OLD: &[Loader] = &[Loader::V0_85];
+const NEW: &[Loader] = &[Loader::V0_89];
+const NEITHER: &[Loader] = &[];
+
+/// What a broken rule says of the archive itself.
+#[derive(Clone, Copy)]
+struct State {
+    is_intact: bool,
+    is_safe: bool,
+}
+
+const SOUND: State = State { is_intact: true, is_safe: true };
+const UNSAFE: State = State { is_intact: true, is_safe: false };
+const BROKEN: State = State { is_intact: false, is_safe: false };
+const UNFINISHED: State = State { is_intact: false, is_safe: true };
+
+macro_rules! table {
+    ($($rule:ident $name:literal $loaders:ident $state:ident $cause:literal => $effect:literal)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $cause, ".")]
+            pub static $rule: Rule = Rule {
+                name: $name,
+                cause: $cause,
+                loaders: $loaders,
+                is_intact: $state.is_intact,
+                is_safe: $state.is_safe,
+                effect: $effect,
+            };
+        )*
+
+        /// All rules: the file, its blocks, the tree.
+        pub static ALL: &[&Rule] = &[$(&$rule),*];
+    };
+}
+
+table! {
+    SUFFIX "suffix" OLD SOUND
+        "the name's suffix is not one of the compression (.zst for zstd, .gz or .tgz for gzip, .xz or .txz for xz, another one for none)"
+        => "sbuild 0.85 goes by the suffix and gives it to a program that cannot read it: it refuses the archive"
+    SKIPPABLE_FRAME_FIRST "skippable-frame-first" NEW SOUND
+        "the file begins with a skippable zstd frame, as pzstd writes it"
+        => "sbuild 0.89 does not find zstd's magic number at the beginning and refuses the archive"
+    TOO_SHORT "too-short" NEW SOUND
+        "the file has less than 512 bytes"
+        => "sbuild 0.89 reads 512 bytes to tell the compression and refuses the archive"
+    FIRST_HEADER "first-header" NEW SOUND
+        "a plain tar begins with a header whose checksum is not six octal digits and NUL, or whose magic is not ustar"
+        => "sbuild 0.89 does not take it for a tar archive and refuses it"
+    WINDOW "window" BOTH SOUND
+        "a zstd frame needs a window of more than 128 MiB (a window log above 27)"
+        => "zstd refuses to decompress it without --long or --memory, which sbuild does not give"
+    WIDE_WINDOW "wide-window" BOTH BROKEN
+        "a zstd frame needs a window that is wider still than the memory allowed (--memory)"
+        => "zstd refuses to decompress it; what is in it is not checked"
+    NOT_AN_ARCHIVE "not-an-archive" BOTH BROKEN
+        "the file is empty, or neither tar nor compressed in a way that sbuild knows"
+        => "sbuild refuses it"
+    DAMAGED "damaged" BOTH BROKEN
+        "the compressed data is damaged, cut off, or followed by something else"
+        => "the decompressor fails, and sbuild refuses the archive"
+
+    SIZE_FIELD "size-field" NEW SOUND
+        "a header's size is not 11 octal digits with a NUL or blank behind them (base-256, leading blanks, fewer or 12 digits)"
+        => "the filter of sbuild 0.89 stops there: the header is lost, the data is taken for headers, device nodes are no longer dropped"
+    PAX_SIZE "pax-size" NEW SOUND
+        "the size stands in a PAX record, and the header says another one"
+        => "the filter of sbuild 0.89 goes by the header: it takes data for headers, stops and loses one block of it"
+    OLD_GNU_SPARSE "old-gnu-sparse" NEW SOUND
+        "a sparse file in GNU tar's old format, with a map of more than four extents"
+        => "the filter of sbuild 0.89 takes the rest of its data for headers: the archive is refused or the file corrupted"
+    SIZE_WITHOUT_DATA "size-without-data" NEW SOUND
+        "a directory, link, pipe or device has a size, and no data"
+        => "the filter of sbuild 0.89 takes what follows for its data: the archive is refused, or what follows is corrupted"
+    SIZE_OF_SKIPPED "size-of-skipped" OLD SOUND
+        "a device node that sbuild 0.85 skips has a size, and no data"
+        => "sbuild 0.85 skips what follows as its data and refuses the archive"
+    NO_MAGIC "no-ustar-magic" NEW SOUND
+        "a header without ustar magic (v7)"
+        => "the filter of sbuild 0.89 stops there: the member is lost, device nodes are no longer dropped"
+    DEVICE_NODE "device-node" OLD SOUND
+        "a device node other than ./dev/null, zero, full, random, urandom, tty, console, ptmx"
+        => "sbuild 0.85 hands it to tar, which cannot make it in a user namespace: the archive is refused"
+    DEVICE_CHECKSUM "device-checksum" NEW SOUND
+        "a device node whose checksum is not six octal digits and NUL, with others after it"
+        => "the filter of sbuild 0.89 stops there: tar gets the device nodes that follow, cannot make them, and the archive is refused"
+    PAX_BEFORE_DEVICE "pax-before-device" NEW SOUND
+        "a device node has PAX records, and the member after it has none"
+        => "sbuild 0.89 drops the device node alone: the records (name, owner, times) are applied to this member"
+    LONG_NAME_BEFORE_DEVICE "long-name-before-device" NEW SOUND
+        "a device node has a GNU long name, and the member after it has none"
+        => "sbuild 0.89 drops the device node alone: this member gets its name"
+    GLOBAL_HEADER "global-header" NEITHER SOUND
+        "a global PAX header"
+        => "its records are applied to all members that follow"
+    LONE_ZERO_BLOCK "lone-zero-block" BOTH BROKEN
+        "one block of zeros stands between members"
+        => "tar takes it for the end: what follows is silently lost"
+    DATA_AFTER_END "data-after-end" BOTH BROKEN
+        "something follows the two zero blocks that end an archive"
+        => "tar stops at the end: what follows is silently lost"
+    MALFORMED "malformed" BOTH BROKEN
+        "the tar stream is damaged, cut off, or says things that programs understand differently"
+        => "it cannot be read from here on"
+    NO_END "no-end" NEITHER UNFINISHED
+        "no zero blocks mark the end of the archive"
+        => "it loads, but may have been cut off between two members"
+    SHORT_END "short-end" NEITHER SOUND
+        "one zero block marks the end of the archive instead of two"
+        => "it loads, with a warning from tar"
+
+    NO_ROOT "no-root-entry" BOTH SOUND
+        "there is no entry for the root directory, ./"
+        => "the root directory keeps mode 0700 and the build user cannot enter it: the tree loads, the build fails"
+    ROOT_MODE "root-mode" BOTH SOUND
+        "the mode of the root directory does not let others enter it"
+        => "the build user cannot enter the root directory: the tree loads, the build fails"
+    ROOT_NOT_DIRECTORY "root-not-directory" BOTH UNSAFE
+        "the root entry . is something else than a directory"
+        => "tar cannot make it and the archive is refused"
+    ID_RANGE "id-range" BOTH SOUND
+        "a user or group id of 65536 or more"
+        => "the user namespace does not map it: tar cannot change the owner and the archive is refused"
+    OWNER_NAME "owner-name" BOTH SOUND
+        "a user or group name that is not the id's own on every Debian system"
+        => "tar looks the name up on the build host and prefers what it finds to the id: the file may get another owner"
+    DOT_DOT "dot-dot" BOTH UNSAFE
+        "a name with .. in it"
+        => "tar refuses the member, and sbuild the archive"
+    ABSOLUTE_NAME "absolute-name" NEITHER UNSAFE
+        "a name with / in front"
+        => "tar takes the / off; unpack refuses it"
+    NAME_TOO_LONG "name-too-long" BOTH SOUND
+        "a path or link target of 4096 bytes or more, or a component of more than 255"
+        => "no file can have this name: tar fails and the archive is refused"
+    HARD_LINK_TARGET "hard-link-target" BOTH UNSAFE
+        "a hard link to what is not there, or not yet, or to a directory"
+        => "tar cannot make the link and the archive is refused"
+    HARD_LINK_TO_DEVICE "hard-link-to-device" BOTH UNSAFE
+        "a hard link to a device node"
+        => "the device node is not made, so tar cannot make the link and the archive is refused"
+    HARD_LINK_TO_SKIPPED "hard-link-to-skipped" OLD SOUND
+        "a hard link to a file with the name of a device that sbuild 0.85 skips"
+        => "sbuild 0.85 skips the file, so tar cannot make the link and the archive is refused"
+    HARD_LINK_OUTSIDE "hard-link-outside" NEITHER UNSAFE
+        "a hard link to an absolute path, or through .."
+        => "tar takes off what leads outside; unpack refuses it"
+    THROUGH_LINK "through-link" BOTH UNSAFE
+        "a path that leads through a symbolic link that is dangling, absolute or has .. in it, or through something else than a directory"
+        => "tar cannot go there and the archive is refused"
+    FOLLOWED_LINK "followed-link" NEITHER UNSAFE
+        "a path that leads through a symbolic link"
+        => "tar follows the link; unpack refuses it"
+    DIRECTORY_OVER_LINK "directory-over-link" NEITHER UNSAFE
+        "a directory where a symbolic link stands"
+        => "tar replaces the link; unpack refuses it"
+    DIRECTORY_OVER_LATE_LINK "directory-over-late-link" BOTH UNSAFE
+        "a directory where a symbolic link stands that is absolute or has .. in it"
+        => "tar makes such links last, where it finds the inode number that it left: when the directory has got it, the archive is refused"
+    OVER_LATE_LINK "over-late-link" BOTH SOUND
+        "a file, pipe or other link where a symbolic link stands that is absolute or has .. in it"
+        => "tar makes such links last, where it finds the inode number that it left: when what came later has got it, the link takes its place"
+    OVER_DIRECTORY "over-directory" BOTH SOUND
+        "something else where a directory stands that has files in it"
+        => "tar cannot replace the directory and the archive is refused"
+    FOREIGN_CAPABILITY "foreign-capability" NEITHER UNSAFE
+        "a file capability of another user namespace's root"
+        => "sbuild does not restore capabilities; unpack refuses it"
+    TOO_MANY_MEMBERS "too-many-members" NEITHER UNSAFE
+        "more members than can be kept in mind"
+        => "links and paths are not checked from here on"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_causes_and_effects_are_told() {
+        for (index, rule) in ALL.iter().enumerate() {
+            assert!(ALL.iter().skip(index + 1).all(|other| *other != *rule), "{rule}");
+            assert!(rule.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{rule}");
+            assert!(!rule.cause.is_empty() && !rule.effect.is_empty(), "{rule}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod exclude;
 pub mod mounts;
+pub mod selection;
 pub mod walk;
 pub mod within;
 pub mod xattr;

@@ -10,12 +10,11 @@ use sha2::{Digest, Sha256};
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 
-/// The SHA-256 of a file from its beginning to its end. Its position is at the beginning afterwards.
-pub fn sha256(file: &File) -> io::Result<[u8; 32]> {
-    let mut file = file;
-    file.seek(SeekFrom::Start(0))?;
+/// The SHA-256 of a file from its position to its end. The position is the same afterwards.
+pub fn sha256(mut file: &File) -> io::Result<[u8; 32]> {
+    let start = file.stream_position()?;
     let digest = pass(&mut file, &mut io::sink())?;
-    file.seek(SeekFrom::Start(0))?;
+    file.seek(SeekFrom::Start(start))?;
     Ok(digest)
 }
 
@@ -70,6 +69,7 @@ mod tests {
     fn a_file_and_a_pipe_of_the_same_bytes_have_the_same_digest() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"abc").unwrap();
+        file.rewind().unwrap();
         assert_eq!(hex(&sha256(&file).unwrap()), ABC);
         let (hashed, mut pipe) = Hashed::begin(file).unwrap();
         let mut through = Vec::new();

@@ -17,7 +17,7 @@ use super::root::{self, Identity, Root};
 use crate::error::{At, FileError};
 
 /// `EXT4_SUPER_MAGIC` of `linux/magic.h`, which ext2 and ext3 share.
-const EXT4: i64 = 0xef53;
+const EXT4: rustix::fs::FsWord = 0xef53;
 
 /// The mode of a directory as long as files go into it: nobody else comes in.
 const UNFINISHED: u32 = 0o700;
@@ -68,7 +68,7 @@ impl<'a> Directories<'a> {
         made: Option<&'a Made>,
     ) -> Result<Directories<'a>, FileError> {
         // A file system that does not say what it is gets no special treatment.
-        let spreads = fstatfs(root).is_ok_and(|fs| i64::from(fs.f_type) == EXT4);
+        let spreads = fstatfs(root).is_ok_and(|fs| fs.f_type == EXT4);
         let mut all = Directories {
             root: Root::new(root),
             table: Vec::new(),

@@ -74,6 +74,9 @@ impl<'a> Extractor<'a> {
             self.summary.left_out += 1;
             return Ok(());
         };
+        if path.is_empty() && entry.kind != Kind::Directory {
+            return Err(refused(Refusal::Root));
+        }
         if let Kind::HardLink { target } = &entry.kind {
             let cleaned = self.options.names.path(target);
             let cause = |cause| refused(Refusal::TargetName { target: target.clone(), cause });
@@ -87,9 +90,6 @@ impl<'a> Extractor<'a> {
         }
         let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;
-        if path.is_empty() && entry.kind != Kind::Directory {
-            return Err(refused(Refusal::Root));
-        }
         if entry.kind == Kind::Directory {
             self.summary.directories += 1;
             return self.directories.describe(&path, attributes, &name);

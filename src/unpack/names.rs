@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn names_stand_for_places_below_the_directory_or_are_refused() {
         let deep = [&b"a/"[..]; 1025].concat();
-        let cases: &[(&[u8], Result<Option<&str>, Error>)] = &[
+        type Case<'a> = (&'a [u8], Result<Option<&'a str>, Error>);
+        let cases: &[Case] = &[
             (b"a", Ok(Some("a"))),
             (b"", Ok(Some(""))),
             (b"./", Ok(Some(""))),

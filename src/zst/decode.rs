@@ -1,4 +1,4 @@
-//! Decoding: one frame at once, or frame after frame in pieces.
+//! Decoding frame after frame, in pieces of any size.
 
 use std::io::{self, BufRead};
 
@@ -33,13 +33,6 @@ impl Decoder {
     /// Fails when a window of this many bytes is wider than allowed.
     pub fn check_window(&self, window: u64) -> Result<(), Fault> {
         check_window(window, self.window_log)
-    }
-
-    /// Puts the content of `frame`, one whole frame, into the room that `out` has, in place of what it holds.
-    pub fn whole(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
-        out.clear();
-        self.context.decompress(out, frame).map_err(fault)?;
-        Ok(())
     }
 
     /// Takes what it can from `input` and appends what it can to the room that `out` has.
@@ -83,14 +76,25 @@ fn fault(code: usize) -> Fault {
     }
 }
 
+/// A frame of which not all has been decoded.
+#[derive(Clone, Copy)]
+struct Begun {
+    /// Where it begins, in bytes from the start of the archive.
+    offset: u64,
+    /// The length of its content, if said.
+    content: Option<u64>,
+    /// How much of it there has been.
+    decoded: u64,
+}
+
 /// The content of frames that come one after another, whatever their size.
 pub struct Stream<'d, R> {
     decoder: &'d mut Decoder,
     input: R,
     /// Bytes of the archive taken so far.
     consumed: u64,
-    /// Where the frame that is being decoded begins.
-    frame: Option<u64>,
+    /// The frame that is being decoded.
+    frame: Option<Begun>,
     /// The first bytes of that frame, which were looked at but not yet decoded.
     head: Vec<u8>,
 }
@@ -109,17 +113,18 @@ impl<'d, R: BufRead> Stream<'d, R> {
     /// Appends content to `out` until its room is used up. False when all frames are at their end.
     pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<bool, Error> {
         while out.len() < out.capacity() {
-            match self.frame {
-                Some(offset) => self.content(out).map_err(|fault| Error { offset, fault })?,
-                None => {
-                    let offset = self.consumed;
-                    if !self.begin().map_err(|fault| Error { offset, fault })? {
-                        return Ok(false);
-                    }
-                }
+            let offset = self.frame.map_or(self.consumed, |frame| frame.offset);
+            let goes_on = match self.frame {
+                Some(frame) => self.content(frame, out).map(|()| true),
+                None => self.begin(),
+            };
+            if !goes_on.map_err(|fault| Error { offset, fault })? {
+                return Ok(false);
             }
         }
-        Ok(true)
+        // Whoever is told that more follows has to find room for it first.
+        let offset = self.consumed;
+        Ok(self.frame.is_some() || !self.peek().map_err(|fault| Error { offset, fault })?.is_empty())
     }
 
     /// Looks at the next frame's header and passes over a skippable frame. False at the end of the archive.
@@ -140,17 +145,17 @@ impl<'d, R: BufRead> Stream<'d, R> {
                     self.skip(length.saturating_sub(self.head.len() as u64))?;
                     return Ok(true);
                 }
-                Ok(Start::Frame(Header { window, .. })) => {
+                Ok(Start::Frame(Header { window, content, .. })) => {
                     self.decoder.check_window(window)?;
                     self.decoder.reset()?;
-                    self.frame = Some(offset);
+                    self.frame = Some(Begun { offset, content, decoded: 0 });
                     return Ok(true);
                 }
             }
         }
     }
 
-    fn content(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn content(&mut self, frame: Begun, out: &mut Vec<u8>) -> Result<(), Fault> {
         let step = if self.head.is_empty() {
             let input = peek(&mut self.input)?;
             let is_over = input.is_empty();
@@ -165,8 +170,11 @@ impl<'d, R: BufRead> Stream<'d, R> {
             self.head.drain(..step.read.min(self.head.len()));
             step
         };
-        if step.is_finished {
-            self.frame = None;
+        let decoded = frame.decoded.saturating_add(step.wrote as u64);
+        self.frame = if step.is_finished { None } else { Some(Begun { decoded, ..frame }) };
+        // The library does not look when the last block is empty.
+        if step.is_finished && frame.content.is_some_and(|content| content != decoded) {
+            return Err(Fault::Corrupt("its content is not as long as its header says"));
         }
         Ok(())
     }

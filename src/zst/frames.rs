@@ -117,8 +117,11 @@ pub struct Header {
 pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
     let mut rest = bytes;
     let Some(magic) = take::<4>(&mut rest) else {
-        let is_begun = MAGIC.starts_with(bytes)
-            || bytes.split_first().is_some_and(|(first, rest)| first >> 4 == 5 && SKIPPABLE.starts_with(rest));
+        let is_begun = bytes.split_first().is_none_or(|(first, rest)| match first {
+            0x28 | 0x1E | 0x22..=0x27 => MAGIC[1..].starts_with(rest),
+            0x50..=0x5F => SKIPPABLE.starts_with(rest),
+            _ => false,
+        });
         return Err(if is_begun { Fault::Truncated } else { Fault::NotAFrame });
     };
     match magic {

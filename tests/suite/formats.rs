@@ -16,7 +16,7 @@ use crate::world::{Scratch, require, succeed};
 
 /// How much a format can hold.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-enum Extent {
+pub enum Extent {
     /// Short names, files, directories, links.
     V7,
     /// Names of 256 bytes, pipes, devices.
@@ -49,7 +49,7 @@ struct Seen {
 type Tree = BTreeMap<Vec<u8>, Seen>;
 
 /// Makes the tree that is packed: as much as `extent` can hold.
-fn plant(root: &Path, extent: Extent) {
+pub fn plant(root: &Path, extent: Extent) {
     fs::create_dir_all(root.join("dir")).unwrap();
     fs::write(root.join("dir/file"), b"content\n").unwrap();
     fs::hard_link(root.join("dir/file"), root.join("dir/second name")).unwrap();

@@ -3,10 +3,13 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use isar_tarball::ids::{IdMap, IdMaps};
+use isar_tarball::sys::Forked;
 use isar_tarball::userns::handover;
+use rustix::process::WaitOptions;
 
 use crate::world::{self, Scratch, as_user, user};
 
@@ -24,6 +27,17 @@ fn maps(uids: String, gids: String) -> IdMaps {
 #[test]
 #[ignore = "run by another test, as the ordinary user"]
 fn as_the_caller() {
+    // The handover is for a process of one thread, and a test runs in a second one.
+    match isar_tarball::sys::fork().unwrap() {
+        Forked::Child => std::process::exit(catch_unwind(hand_over_and_take_back).map_or(1, |()| 0)),
+        Forked::Parent(child) => {
+            let (_, status) = rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+            assert_eq!(status.exit_status(), Some(0));
+        }
+    }
+}
+
+fn hand_over_and_take_back() {
     let base = std::env::var("BASE").unwrap();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let subid = || format!("0 {base} 65536");

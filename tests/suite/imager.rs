@@ -197,9 +197,8 @@ fn what_a_killed_run_has_left_is_removed_by_the_next_in_the_same_place() {
 #[test]
 fn a_directory_that_is_in_use_or_no_imagers_is_refused_and_stays() {
     let bench = Bench::new();
-    let mut first = start(
-        &mut bench.imager(&[], &["--", "sh", "-c", "echo ready; read line; [ -e /data/name ]"]).stdin(Stdio::piped()),
-    );
+    let mut first =
+        start(bench.imager(&[], &["--", "sh", "-c", "echo ready; read line; [ -e /data/name ]"]).stdin(Stdio::piped()));
     let said = fail(125, &mut bench.imager(&[], &["--", "true"]));
     assert!(said.contains("another run of imager uses this directory"), "{said}");
     first.stdin.take().unwrap().write_all(b"\n").unwrap();

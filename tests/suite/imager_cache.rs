@@ -119,8 +119,7 @@ fn the_limit_removes_what_no_run_uses_and_was_not_used_for_the_longest_time() {
     for archive in ["a.tar", "b.tar"] {
         bench.said(&[], archive, "true");
     }
-    let mut user =
-        start(&mut bench.imager(&[], "a.tar", "echo ready; read line; cat /data/name").stdin(Stdio::piped()));
+    let mut user = start(bench.imager(&[], "a.tar", "echo ready; read line; cat /data/name").stdin(Stdio::piped()));
     // Used before b, but in use.
     bench.said(&["--cache-limit", "1M"], "c.tar", "true");
     assert_eq!(bench.copies().len(), 3);
@@ -177,7 +176,7 @@ fn twenty_runs_at_once_of_which_a_third_is_killed_at_any_moment() {
         runs.push((number, child));
     }
     // Some while they hash and unpack, some while they wait for that, some with their command.
-    let killed = |number: u64| number % 3 == 0;
+    let killed = |number: u64| number.is_multiple_of(3);
     for (number, child) in runs.iter_mut().filter(|(number, _)| killed(*number)) {
         std::thread::sleep(Duration::from_millis(*number * 17 % 90));
         child.kill().unwrap();

@@ -3,8 +3,10 @@
 //! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod check;
 mod chroot;
 mod crafted;
+mod diff;
 mod doctor;
 mod export;
 mod formats;
@@ -13,11 +15,15 @@ mod handover;
 mod idmap;
 mod imager;
 mod imager_cache;
+mod info;
+mod isar_class;
+mod list;
 mod pack;
 mod pack_faults;
 mod pack_interop;
 mod pack_refusals;
 mod pack_reproducible;
+mod package;
 mod remove;
 mod rootfs;
 mod sbuild;

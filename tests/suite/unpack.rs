@@ -18,9 +18,10 @@ use crate::world::{
     succeed, text, user,
 };
 
+type Run = fn(&[&OsStr]) -> Command;
+
 /// Both ways to work: as an ordinary user in the namespace, and as root.
-const SITUATIONS: [(&str, fn(&[&OsStr]) -> Command); 2] =
-    [("user", |args| isar_as_user(args)), ("root", |args| isar(args))];
+const SITUATIONS: [(&str, Run); 2] = [("user", |args| isar_as_user(args)), ("root", |args| isar(args))];
 
 fn os<'a>(args: &'a [&'a str], paths: &'a [&'a Path]) -> Vec<&'a OsStr> {
     args.iter().map(OsStr::new).chain(paths.iter().map(|path| path.as_os_str())).collect()
@@ -106,17 +107,24 @@ fn archives_of_other_programs_unpack_to_the_tree_that_they_were_made_of() {
         let dir = scratch.join(format!("dir{index}"));
         succeed(&mut unpack(&archive, &dir, &[]));
         let is_gnu = options.contains(&"--format=gnu");
-        let mut expected = expected.clone();
-        expected.retain(|_, file| file["kind"] != "socket");
-        assert_equal(&expected, &snapshot(&dir), |_, attribute, here, there| match attribute {
+        // Some times are too far away for 64 bits of nanoseconds.
+        let seconds = |time: &Value| time.to_string().parse::<i128>().unwrap().div_euclid(1_000_000_000);
+        let is_bsdtar = *maker == "bsdtar";
+        // bsdtar cuts off the names of sparse files that are not UTF-8.
+        let is_kept = |path: &str| !(is_bsdtar && path.starts_with("sparse/\u{ff}"));
+        let (mut expected, mut found) = (expected.clone(), snapshot(&dir));
+        expected.retain(|path, file| file["kind"] != "socket" && is_kept(path));
+        found.retain(|path, _| is_kept(path));
+        assert_equal(&expected, &found, |path, attribute, here, there| match attribute {
             "extents" => true,
             // That format has whole seconds and no attributes.
-            "mtime" if is_gnu => {
-                here.as_i64().unwrap().div_euclid(1_000_000_000) == there.as_i64().unwrap() / 1_000_000_000
-            }
+            "mtime" if is_gnu => seconds(here) == seconds(there),
             "xattrs" if is_gnu => true,
-            // The group bits of a mode are the ACL's mask.
-            "mode" if is_gnu => false,
+            // It counts nanoseconds before 1970 the wrong way round, and escapes names so that they cannot be told from others.
+            "mtime" if is_bsdtar => here.to_string().starts_with('-'),
+            "xattrs" if is_bsdtar => ["attributes/user", "links/far/hard-attributes"].contains(&path),
+            // Pipes are no hard links to tar.
+            "same as" => here == "fifo-a" || there == "fifo-a",
             _ => false,
         });
     }
@@ -409,7 +417,7 @@ fn a_full_file_system_is_an_error_that_leaves_nothing() {
 fn a_cut_off_archive_leaves_nothing() {
     let scratch = Scratch::new();
     let whole = several().0;
-    for length in [100, 1024, 1600, 3000, whole.len() - 1] {
+    for length in [100, 1100, 1600, 3000, whole.len() - 1025] {
         let archive = Tar(whole[..length].to_vec()).write(&scratch, "a.tar");
         for (situation, command) in SITUATIONS {
             let dir = scratch.join("new/dir");
@@ -422,14 +430,17 @@ fn a_cut_off_archive_leaves_nothing() {
 #[test]
 fn a_signal_leaves_nothing() {
     let scratch = Scratch::new();
-    let whole = several().0;
+    let mut whole = several().0;
+    // The end of what is there stays in the decoder's buffer.
+    whole.truncate(whole.len() - 1024);
+    whole.extend(Tar::new().file("./large", &"x".repeat(8 << 20)).0);
     for (situation, command) in SITUATIONS {
         for signal in [Signal::TERM, Signal::INT] {
             let dir = scratch.join(format!("new-{situation}"));
             let mut process = command(&os(&["unpack"], &[Path::new("-"), &dir])).stdin(Stdio::piped()).spawn().unwrap();
             // Held open, so that it waits for the rest.
             let mut stdin = process.stdin.take().unwrap();
-            stdin.write_all(&whole[..3000]).unwrap();
+            stdin.write_all(&whole).unwrap();
             let begin = Instant::now();
             while !dir.join("usr/bin/ls").exists() && begin.elapsed() < Duration::from_secs(20) {
                 std::thread::sleep(Duration::from_millis(10));
@@ -466,7 +477,7 @@ fn without_openat2_the_same_tree_is_unpacked() {
         command
     };
     let expected = scratch.join("expected");
-    succeed(&mut strace("inject=none", &archive, &expected));
+    succeed(&mut strace("trace=openat2", &archive, &expected));
     for error in ["ENOSYS", "EPERM"] {
         let inject = format!("inject=openat2:error={error}");
         let dir = scratch.join(error);

@@ -152,15 +152,22 @@ fn cases(outside: &str) -> Vec<(&'static str, Tar, Expect)> {
         (
             "overlapping sparse map",
             tar()
-                .pax(&[("GNU.sparse.size", b"2000"), ("GNU.sparse.map", b"0,512,256,512")])
+                .pax(&[
+                    ("GNU.sparse.size", b"2000"),
+                    ("GNU.sparse.numblocks", b"2"),
+                    ("GNU.sparse.map", b"0,512,256,512"),
+                ])
                 .file("./x", &"d".repeat(1024))
                 .end(),
-            Refused("./x"),
+            Refused("its sparse map has an extent"),
         ),
         (
             "sparse map beyond the size",
-            tar().pax(&[("GNU.sparse.size", b"100"), ("GNU.sparse.map", b"0,512")]).file("./x", &"d".repeat(512)).end(),
-            Refused("./x"),
+            tar()
+                .pax(&[("GNU.sparse.size", b"100"), ("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,512")])
+                .file("./x", &"d".repeat(512))
+                .end(),
+            Refused("its sparse map has an extent"),
         ),
         ("path too long", tar().pax(&[("path", long.as_bytes())]).file("./x", "x").end(), Refused("4096")),
         (

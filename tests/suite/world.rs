@@ -264,6 +264,16 @@ pub enum Sbuild {
 
 /// sbuild as the test user, in unshare mode, with a configuration that needs no mirror and works below `scratch`.
 pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
+    let mut command = with_sbuild(version, scratch)?;
+    match version {
+        Sbuild::V0_85 => command.arg("sbuild"),
+        Sbuild::V0_89 => command.arg(base().join("sbuild-0.89/usr/bin/sbuild")),
+    };
+    Some(command)
+}
+
+/// `env` as the test user, so that what is run by it finds this version of sbuild's modules and that configuration.
+pub fn with_sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
     require(&["sbuild"])?;
     let config = scratch.join("sbuild.conf");
     let work = scratch.path().display();
@@ -285,7 +295,6 @@ pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
             if !said.contains(" 0.85.") {
                 return skip(&format!("the installed sbuild is not 0.85: {}", said.lines().next().unwrap_or_default()));
             }
-            command.arg("sbuild");
         }
         Sbuild::V0_89 => {
             let place = base().join("sbuild-0.89");
@@ -296,7 +305,6 @@ pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
                 return skip("sbuild 0.89 cannot be had");
             }
             command.arg(format!("PERL5LIB={}", place.join("usr/share/perl5").display()));
-            command.arg(place.join("usr/bin/sbuild"));
         }
     }
     command.current_dir(scratch.path());

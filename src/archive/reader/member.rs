@@ -77,7 +77,7 @@ pub fn describe(
         return Err(Fault::Empty { what: "path" });
     }
     let target = first_name([records.linkpath, pending.long_target, None], own_target.to_vec());
-    let kind = kind(header, &name, target)?;
+    let kind = kind(header, &name, &target)?;
     // The size in the records counts for this header, and so for where the next one stands.
     let size = field("size", header.size())?;
     let stored = records.size.unwrap_or(size);
@@ -99,11 +99,13 @@ pub fn describe(
         access_acl: records.access_acl.filter(|text| !is_mode(text, mode)),
         default_acl: records.default_acl,
     };
+    let is_link = matches!(entry.kind, Kind::HardLink { .. } | Kind::Symlink { .. });
     let mut headers = pending.headers;
     headers.push(RawHeader { offset, block: Box::new(*header.0), payload: content.payload() });
     let member = Member {
         entry,
         name,
+        link_target: if is_link { target } else { Vec::new() },
         owner_names: (
             ownership.uname.unwrap_or_else(|| uname.to_vec()),
             ownership.gname.unwrap_or_else(|| gname.to_vec()),
@@ -138,7 +140,7 @@ fn first_name(names: [Option<Vec<u8>>; 3], own: Vec<u8>) -> Vec<u8> {
 /// The kind by type and name; the size and extents of a file are filled in later.
 ///
 /// POSIX takes an unknown type for a file. What programs use such types for (volumes, ACLs of Solaris, dumps) is no file of the tree, so they are refused.
-fn kind(header: Header<'_>, name: &[u8], target: Vec<u8>) -> Result<Kind, Fault> {
+fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     let typeflag = header.typeflag();
     let file = Kind::File { size: 0, extents: None };
     let dialect = header.dialect();
@@ -148,8 +150,8 @@ fn kind(header: Header<'_>, name: &[u8], target: Vec<u8>) -> Result<Kind, Fault>
         b'0' | b'\0' | b'7' => Ok(file),
         b'S' if dialect == Dialect::Gnu => Ok(file),
         b'1' | b'2' if target.is_empty() => Err(Fault::Empty { what: "link target" }),
-        b'1' => Ok(Kind::HardLink { target: path(&target) }),
-        b'2' => Ok(Kind::Symlink { target }),
+        b'1' => Ok(Kind::HardLink { target: path(target) }),
+        b'2' => Ok(Kind::Symlink { target: target.to_vec() }),
         b'3' | b'4' if dialect != Dialect::V7 => {
             let (major, minor) = field("device number", header.device())?;
             Ok(if typeflag == b'3' { Kind::CharDevice { major, minor } } else { Kind::BlockDevice { major, minor } })

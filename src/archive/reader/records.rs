@@ -180,7 +180,8 @@ impl Records {
 
     /// The extended attributes, sorted by name, without ACLs. Where both forms have one, SCHILY's wins: it holds the value as it is.
     ///
-    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they count where no ACL record stands beside them.
+    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they count where no ACL record stands beside them, or one with
+    /// names that say no number: GNU tar writes those of the machine that it ran on.
     pub fn take_xattrs(&mut self) -> Result<Vec<Xattr>, Fault> {
         let mut xattrs = sorted(std::mem::take(&mut self.schily))?;
         let mut others = sorted(std::mem::take(&mut self.libarchive))?;
@@ -193,7 +194,7 @@ impl Records {
         ] {
             if let Ok(index) = xattrs.binary_search_by(|(known, _)| known.as_slice().cmp(name)) {
                 let (_, raw) = xattrs.remove(index);
-                if place.is_none() {
+                if place.as_deref().is_none_or(has_bare_name) {
                     *place = Some(acl::to_text(&raw)?);
                 }
             }
@@ -253,6 +254,11 @@ pub fn name(value: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>
 
 fn without_nul(value: &[u8], what: &'static str) -> Result<Vec<u8>, Fault> {
     if value.contains(&0) { Err(Fault::Nul { what }) } else { Ok(value.to_vec()) }
+}
+
+/// Does an ACL name somebody without a number?
+fn has_bare_name(text: &[u8]) -> bool {
+    matches!(acl::from_text(text), Err(acl::Error::NameWithoutId { .. }))
 }
 
 /// An empty ACL is none.

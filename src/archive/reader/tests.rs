@@ -268,6 +268,7 @@ fn acls_are_found_in_every_place_and_kept_where_they_say_more_than_the_mode() {
         ("SCHILY.xattr.system.posix_acl_access", &raw, "comment", b"", Some(MORE)),
         ("SCHILY.xattr.system.posix_acl_access", &trivial, "comment", b"", None),
         ("SCHILY.xattr.system.posix_acl_access", &trivial, "SCHILY.acl.access", MORE, Some(MORE)),
+        ("SCHILY.xattr.system.posix_acl_access", &raw, "SCHILY.acl.access", b"user:joe:rwx", Some(MORE)),
     ];
     for (key, value, other, other_value, expected) in cases {
         let (member, _) = only(archive().pax(&[(key, value), (other, other_value)]).file(b"f", b""));

@@ -68,7 +68,7 @@ pub struct Args {
 }
 
 /// What never belongs into a build chroot: downloaded packages, and the mount point of isar's own repository.
-const DEFAULT_EXCLUDES: [&str; 2] = ["/var/cache/apt/archives", "/isar-apt"];
+pub const DEFAULT_EXCLUDES: [&str; 2] = ["/var/cache/apt/archives", "/isar-apt"];
 
 /// What up to two workers may take, in bytes: two of the largest frames with what they compress to.
 const MEMORY: u64 = 512 << 20;

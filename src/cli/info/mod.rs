@@ -1,0 +1,74 @@
+//! `isar-tarball info`.
+
+mod json;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use isar_tarball::info::{self, Info};
+use isar_tarball::sbuild::accounts;
+use isar_tarball::sbuild::build_user::BuildUsers;
+
+use super::report::{self, Status};
+use super::source::{self, Reading};
+use super::{Globals, place};
+
+/// Show what an archive is: its compression, its members, and the root file system in it
+///
+/// Everything is read and decompressed once. What the archive does not say (a tarball that is no root file system has no packages) is left out.
+#[derive(clap::Args)]
+#[command(after_help = "Example: isar-tarball info schroot.tar.zst", after_long_help = DETAILS)]
+pub struct Args {
+    /// The tarball, compressed or not, or - for stdin
+    archive: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+const DETAILS: &str = "\
+Example: isar-tarball info schroot.tar.zst
+
+--json prints an object; what is not known is null:
+  archive               as named on the command line
+  archive_bytes         length of the archive
+  sha256                64 hexadecimal digits
+  compression           \"none\", \"zstd\", \"gzip\" or \"xz\"
+  ratio                 tar_bytes divided by archive_bytes
+  frames                {\"count\", \"skippable\", \"with_checksum\", \"with_size\", \"window\", \"longest\"}:
+                        numbers of zstd frames, the widest window and the longest content in bytes;
+                        null for another compression, and for stdin from a pipe
+  tar_bytes             length of the tar stream
+  members               {\"total\", \"directories\", \"files\", \"sparse\", \"hard_links\", \"symlinks\", \"fifos\",
+                        \"devices\", \"with_xattrs\", \"with_acls\", \"file_bytes\"}: numbers, sparse ones among
+                        the files; file_bytes is the length of all files, holes included
+  distribution          {\"name\", \"id\", \"codename\", \"debian_version\"}: from os-release and debian_version
+  sources               [\"URI SUITE COMPONENT…\", …]: where apt takes binary packages from
+  architecture          dpkg's own
+  foreign_architectures [\"ARCH\", …]: those that dpkg takes besides
+  packages              number of packages that are installed
+  build_users           {\"sbuild\", \"caller\"}: uids that sbuild 0.89 and 0.85 build as; caller is null
+                        for a caller without a name";
+
+pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let named = || format!("cannot read {:?}", args.archive);
+    let file = source::open(&args.archive).with_context(named)?;
+    let info = info::inspect(file, &args.reading.options()).with_context(named)?;
+    let users = build_users(&info);
+    let text = match args.json {
+        true => format!("{:#}\n", json::object(&info, &args, users)),
+        false => table::text(&info, &args.archive, users, report::is_coloured(globals.color)),
+    };
+    report::result(&text)?;
+    Ok(Status::Done)
+}
+
+/// Whom sbuild would build as for the caller; `None` where the archive has no users.
+fn build_users(info: &Info) -> Option<Result<BuildUsers, accounts::Error>> {
+    let caller = place::caller().ok().and_then(|account| account.name);
+    let accounts = info.system.accounts.as_ref()?;
+    Some(accounts.build_users(caller.as_ref().map(|name| name.as_bytes())))
+}

@@ -1,0 +1,134 @@
+//! The table for people.
+
+use std::path::Path;
+
+use isar_tarball::error::Shown;
+use isar_tarball::info::{Frames, Info, Members, System};
+use isar_tarball::input::Compression;
+use isar_tarball::pack::hex;
+use isar_tarball::sbuild::accounts;
+use isar_tarball::sbuild::build_user::BuildUsers;
+
+use crate::cli::values::human;
+
+type Users = Option<Result<BuildUsers, accounts::Error>>;
+
+/// Two columns, the first in bold when `is_coloured`.
+pub fn text(info: &Info, archive: &Path, users: Users, is_coloured: bool) -> String {
+    let rows = rows(info, archive, users);
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let (bold, plain) = if is_coloured { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    rows.iter().map(|(name, value)| format!("{bold}{name:<width$}{plain}  {value}\n")).collect()
+}
+
+fn rows(info: &Info, archive: &Path, users: Users) -> Vec<(&'static str, String)> {
+    let name = if archive.as_os_str() == "-" { String::from("stdin") } else { format!("{archive:?}") };
+    let ratio = info.tar_bytes as f64 / info.archive_bytes.max(1) as f64;
+    let mut rows = vec![
+        ("archive", format!("{name}, {}", human(info.archive_bytes))),
+        ("compression", format!("{}{}", compression(info.compression), info.frames.map(frames).unwrap_or_default())),
+        ("tar stream", format!("{}, {ratio:.2} times the archive", human(info.tar_bytes))),
+        ("members", members(&info.members)),
+        ("content", format!("{} in files", human(info.members.file_bytes))),
+    ];
+    system(&info.system, &mut rows);
+    match users {
+        Some(Ok(users)) => {
+            let caller = users.caller.map(|uid| format!(", {uid} (sbuild 0.85)")).unwrap_or_default();
+            rows.push(("build user", format!("uid {} (sbuild 0.89){caller}", users.sbuild)));
+        }
+        Some(Err(why)) => rows.push(("build user", format!("none: {why}"))),
+        None => {}
+    }
+    rows.push(("sha256", hex(&info.sha256)));
+    rows
+}
+
+/// The word for it.
+pub fn compression(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "none",
+        Compression::Zstd => "zstd",
+        Compression::Gzip => "gzip",
+        Compression::Xz => "xz",
+    }
+}
+
+fn frames(frames: Frames) -> String {
+    let Frames { count, skippable, with_checksum, window, .. } = frames;
+    let skippable = if skippable > 0 { format!(" and {skippable} skippable") } else { String::new() };
+    let checksums = match with_checksum {
+        0 => String::from("no checksums"),
+        all if all == count => String::from("checksums"),
+        some => format!("checksums on {some}"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!(", {count} frame{plural}{skippable}, window {}, {checksums}", window_size(window))
+}
+
+/// In powers of 1024, as windows are.
+fn window_size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes.div_ceil(1024)),
+    }
+}
+
+fn members(members: &Members) -> String {
+    let sparse = if members.sparse > 0 { format!(" ({} sparse)", members.sparse) } else { String::new() };
+    let counts = [
+        (members.directories, "directories", ""),
+        (members.files, "files", sparse.as_str()),
+        (members.hard_links, "hard links", ""),
+        (members.symlinks, "symbolic links", ""),
+        (members.fifos, "pipes", ""),
+        (members.devices, "device nodes", ""),
+    ];
+    let shown = counts.iter().filter(|(count, ..)| *count > 0);
+    let shown: Vec<String> = shown.map(|(count, what, more)| format!("{count} {what}{more}")).collect();
+    let mut text = members.total.to_string();
+    if !shown.is_empty() {
+        text.push_str(": ");
+        text.push_str(&shown.join(", "));
+    }
+    let with = [(members.with_xattrs, "extended attributes"), (members.with_acls, "ACLs")];
+    for (count, what) in with.iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!("; {count} with {what}"));
+    }
+    text
+}
+
+fn system(system: &System, rows: &mut Vec<(&'static str, String)>) {
+    let shown = |text: &String| Shown(text.as_str()).to_string();
+    let version = system.debian_version.as_ref().map(|version| format!("debian_version {}", shown(version)));
+    let parts: Vec<String> = system.name.as_ref().map(shown).into_iter().chain(version).collect();
+    if !parts.is_empty() {
+        rows.push(("distribution", parts.join(", ")));
+    }
+    for (index, source) in system.sources.iter().enumerate() {
+        rows.push((if index == 0 { "sources" } else { "" }, shown(source)));
+    }
+    if let Some(architecture) = &system.architecture {
+        let foreign: Vec<String> = system.foreign_architectures.iter().map(shown).collect();
+        let foreign = if foreign.is_empty() { String::new() } else { format!(", foreign: {}", foreign.join(" ")) };
+        rows.push(("architecture", shown(architecture) + &foreign));
+    }
+    if let Some(packages) = system.packages {
+        rows.push(("packages", packages.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_summed_up_in_words() {
+        let all = Frames { count: 3, with_checksum: 3, window: 128 << 20, ..Frames::default() };
+        assert_eq!(frames(all), ", 3 frames, window 128 MiB, checksums");
+        let some = Frames { count: 1, skippable: 2, window: 5000, ..Frames::default() };
+        assert_eq!(frames(some), ", 1 frame and 2 skippable, window 5 KiB, no checksums");
+        assert_eq!(frames(Frames { with_checksum: 2, ..all }), ", 3 frames, window 128 MiB, checksums on 2");
+    }
+}

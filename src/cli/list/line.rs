@@ -1,0 +1,107 @@
+//! A member as `tar -tv --numeric-owner --full-time` prints it (GNU tar 1.34, `simple_print_header` in `src/list.c`).
+
+use std::io::Write;
+
+use isar_tarball::archive::header::decode::Header;
+use isar_tarball::archive::reader::Member;
+use isar_tarball::entry::{Kind, Timestamp};
+use isar_tarball::sys::local_time;
+
+use crate::cli::quoting;
+
+/// Lines below each other. Columns only ever become wider, as in GNU tar, which cannot know what is to come either.
+pub struct Lines {
+    /// Of owner and size together.
+    owner_width: usize,
+    time_width: usize,
+    is_utf8: bool,
+}
+
+impl Lines {
+    pub fn new(is_utf8: bool) -> Lines {
+        Lines { owner_width: 19, time_width: "YYYY-MM-DD HH:MM".len(), is_utf8 }
+    }
+
+    /// Appends the line of `member` to `out`, without the end of the line.
+    pub fn append(&mut self, out: &mut Vec<u8>, member: &Member) {
+        let entry = &member.entry;
+        let owner = format!("{}/{}", entry.uid, entry.gid);
+        let (size, time) = (size(member), time(entry.mtime));
+        self.owner_width = self.owner_width.max(owner.len() + 1 + size.len());
+        self.time_width = self.time_width.max(time.len());
+        let (size_width, time_width) = (self.owner_width - owner.len() - 1, self.time_width);
+        let mode = mode(member);
+        // Writing to memory cannot fail.
+        let _ = write!(out, "{mode} {owner} {size:>size_width$} {time:<time_width$} ");
+        quoting::append(out, &member.name, self.is_utf8);
+        match &entry.kind {
+            Kind::Symlink { .. } => out.extend_from_slice(b" -> "),
+            Kind::HardLink { .. } => out.extend_from_slice(b" link to "),
+            _ => return,
+        }
+        quoting::append(out, &member.link_target, self.is_utf8);
+    }
+}
+
+/// `-rwxr-xr-x`.
+fn mode(member: &Member) -> String {
+    let mode = member.entry.mode;
+    let kind = match (&member.entry.kind, own_header(member).map(Header::typeflag)) {
+        (Kind::File { .. }, Some(b'7')) => 'C',
+        (Kind::File { .. }, _) => '-',
+        (Kind::Directory, _) => 'd',
+        (Kind::Symlink { .. }, _) => 'l',
+        (Kind::HardLink { .. }, _) => 'h',
+        (Kind::Fifo, _) => 'p',
+        (Kind::CharDevice { .. }, _) => 'c',
+        (Kind::BlockDevice { .. }, _) => 'b',
+    };
+    let special = [(0o4000, 's', 'S'), (0o2000, 's', 'S'), (0o1000, 't', 'T')];
+    let mut text = String::from(kind);
+    for (shift, (bit, with, without)) in [6, 3, 0].into_iter().zip(special) {
+        let has = |permission: u32| mode >> shift & permission != 0;
+        text.push(if has(4) { 'r' } else { '-' });
+        text.push(if has(2) { 'w' } else { '-' });
+        text.push(match (mode & bit != 0, has(1)) {
+            (true, true) => with,
+            (true, false) => without,
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// Bytes of a file with its holes, or `major,minor`. What else has a size in its header shows that.
+fn size(member: &Member) -> String {
+    match member.entry.kind {
+        Kind::File { size, .. } => size.to_string(),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => format!("{major},{minor}"),
+        _ => own_header(member).and_then(|header| header.size().ok()).unwrap_or(0).to_string(),
+    }
+}
+
+fn own_header(member: &Member) -> Option<Header<'_>> {
+    member.headers.last().map(|header| Header(&header.block))
+}
+
+/// Local time, with as many decimals as it has; seconds since 1970 where no calendar has the year.
+fn time(Timestamp { mut seconds, mut nanoseconds }: Timestamp) -> String {
+    if seconds < 0 && nanoseconds > 0 {
+        // What GNU tar shows of the time before 1970.
+        seconds += 1;
+        nanoseconds = 1_000_000_000 - nanoseconds;
+    }
+    let mut text = match local_time(seconds) {
+        Some(at) => {
+            format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", at.year, at.month, at.day, at.hour, at.minute, at.second)
+        }
+        None => format!("{seconds:>16}"),
+    };
+    if nanoseconds > 0 {
+        let decimals = format!("{nanoseconds:09}");
+        text.push('.');
+        text.push_str(decimals.trim_end_matches('0'));
+    }
+    text
+}

@@ -1,0 +1,52 @@
+//! An archive named on the command line, opened for reading.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::anyhow;
+use isar_tarball::error::describe;
+use isar_tarball::input;
+
+use super::values::{size, threads};
+
+/// The options of everything that reads archives.
+#[derive(clap::Args, Clone, Copy)]
+pub struct Reading {
+    /// Threads that decompress, 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// How much decompressed data may wait to be looked at (256M)
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
+    memory: u64,
+}
+
+/// The widest zstd window that sbuild takes, and so the widest that is read, as the exponent of two.
+const WINDOW_LOG: u32 = 27;
+
+/// What a command reads with that offers no choice.
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading { threads: 0, memory: 256 << 20 }
+    }
+}
+
+impl Reading {
+    pub fn options(&self) -> input::Options {
+        input::Options { threads: threads(self.threads), memory: self.memory, window_log: WINDOW_LOG }
+    }
+
+    pub fn threads(&self) -> usize {
+        threads(self.threads)
+    }
+}
+
+/// Opens the file, or stdin for `-`.
+pub fn open(archive: &Path) -> anyhow::Result<File> {
+    let file = match archive.as_os_str() == "-" {
+        true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+        false => File::open(archive),
+    };
+    file.map_err(|error| anyhow!("open: {}", describe(&error)))
+}

@@ -1,0 +1,281 @@
+//! Two sides beside each other. Pure.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::{Facts, FileId, Files};
+use crate::acl;
+use crate::entry::{Kind, Timestamp, Xattr};
+use crate::error::Shown;
+
+/// How exactly times are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mtime {
+    /// Not at all.
+    #[default]
+    Ignored,
+    /// By whole seconds, which is all that some archives keep.
+    Seconds,
+    /// By nanoseconds.
+    Nanoseconds,
+}
+
+/// What counts as a difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Times of the last change.
+    pub mtime: Mtime,
+    /// Device nodes of a directory that the other side lacks.
+    pub devices: bool,
+}
+
+/// In what two files differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// One side has no file of this name; the value is the other one's kind.
+    Presence,
+    /// What they are. Nothing else is compared then.
+    Kind,
+    /// Which other name the file has: the first one that both sides have.
+    HardLink,
+    /// Length of a file in bytes. Its content is not compared then.
+    Size,
+    /// Content of a file; the values are digests.
+    Content,
+    /// Text of a symbolic link.
+    Target,
+    /// Major and minor number of a device.
+    Device,
+    /// Permission bits, in octal.
+    Mode,
+    /// Owner and group, as numbered inside.
+    Owner,
+    /// Time of the last change, in seconds since 1970.
+    Mtime,
+    /// The access ACL.
+    AccessAcl,
+    /// The default ACL.
+    DefaultAcl,
+    /// The extended attribute of this name.
+    Xattr(Vec<u8>),
+}
+
+impl What {
+    /// The word for it in reports; of an attribute without its name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            What::Presence => "presence",
+            What::Kind => "kind",
+            What::HardLink => "hard link",
+            What::Size => "size",
+            What::Content => "content",
+            What::Target => "target",
+            What::Device => "device",
+            What::Mode => "mode",
+            What::Owner => "owner",
+            What::Mtime => "mtime",
+            What::AccessAcl => "access ACL",
+            What::DefaultAcl => "default ACL",
+            What::Xattr(_) => "xattr",
+        }
+    }
+}
+
+/// A difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The path below the root; empty for the root itself.
+    pub path: Vec<u8>,
+    /// In what.
+    pub what: What,
+    /// The value in the first side, printable; `None` where it has none.
+    pub a: Option<String>,
+    /// The value in the second side.
+    pub b: Option<String>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The differences, by path.
+    pub differences: Vec<Difference>,
+    /// Device nodes of a directory that the other side lacks and that did not count.
+    pub devices: u64,
+}
+
+/// Compares two sides.
+pub fn compare(a: &Files, b: &Files, rules: Rules) -> Outcome {
+    let mut outcome = Outcome::default();
+    let names = Names::common(a, b);
+    let (mut left, mut right) = (a.names.iter().peekable(), b.names.iter().peekable());
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return outcome,
+        };
+        let here = if order.is_le() { left.next() } else { None };
+        let there = if order.is_ge() { right.next() } else { None };
+        match (here, there) {
+            (Some((path, here)), Some((_, there))) => pair(path, (a, *here), (b, *there), &names, rules, &mut outcome),
+            (Some((path, id)), None) => lone(path, a, *id, rules, true, &mut outcome),
+            (None, Some((path, id))) => lone(path, b, *id, rules, false, &mut outcome),
+            (None, None) => {}
+        }
+    }
+}
+
+/// For each file its first name that both sides have.
+struct Names<'a> {
+    a: BTreeMap<FileId, &'a [u8]>,
+    b: BTreeMap<FileId, &'a [u8]>,
+}
+
+impl<'a> Names<'a> {
+    fn common(a: &'a Files, b: &'a Files) -> Names<'a> {
+        let mut names = Names { a: BTreeMap::new(), b: BTreeMap::new() };
+        for (path, here) in &a.names {
+            if let Some(there) = b.names.get(path) {
+                names.a.entry(*here).or_insert(path);
+                names.b.entry(*there).or_insert(path);
+            }
+        }
+        names
+    }
+}
+
+/// A name that one side lacks.
+fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome: &mut Outcome) {
+    let Some(facts) = side.files.get(id) else { return };
+    if side.is_directory && facts.kind.is_device() && !rules.devices {
+        outcome.devices += 1;
+        return;
+    }
+    let kind = Some(facts.kind.name().to_owned());
+    let (a, b) = if is_a { (kind, None) } else { (None, kind) };
+    outcome.differences.push(Difference { path: path.to_vec(), what: What::Presence, a, b });
+}
+
+/// A name that both sides have.
+fn pair(
+    path: &[u8],
+    (a, id_a): (&Files, FileId),
+    (b, id_b): (&Files, FileId),
+    names: &Names<'_>,
+    rules: Rules,
+    outcome: &mut Outcome,
+) {
+    let (Some(facts_a), Some(facts_b)) = (a.files.get(id_a), b.files.get(id_b)) else { return };
+    let first_a = names.a.get(&id_a).copied().unwrap_or(path);
+    let first_b = names.b.get(&id_b).copied().unwrap_or(path);
+    let mut found = Found { path, differences: &mut outcome.differences };
+    if first_a != first_b {
+        let other = |first: &[u8]| (first != path).then(|| Shown(first).to_string());
+        found.add(What::HardLink, other(first_a), other(first_b));
+    } else if first_a != path {
+        // The same two files have been compared under their first name.
+        return;
+    }
+    found.compare(facts_a, facts_b, rules);
+}
+
+/// The differences of one name.
+struct Found<'a> {
+    path: &'a [u8],
+    differences: &'a mut Vec<Difference>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, what: What, a: Option<String>, b: Option<String>) {
+        self.differences.push(Difference { path: self.path.to_vec(), what, a, b });
+    }
+
+    /// Adds the difference if there is one.
+    fn check<T: PartialEq>(&mut self, what: What, a: &T, b: &T, text: impl Fn(&T) -> String) {
+        if a != b {
+            self.add(what, Some(text(a)), Some(text(b)));
+        }
+    }
+
+    fn compare(&mut self, a: &Facts, b: &Facts, rules: Rules) {
+        if a.kind.name() != b.kind.name() {
+            return self.check(What::Kind, &a.kind.name(), &b.kind.name(), |name| name.to_string());
+        }
+        self.kind(a, b);
+        let has_acl = a.access_acl.is_some() || b.access_acl.is_some();
+        let mode = |facts: &Facts| facts.mode & if has_acl { !0o070 } else { !0 };
+        if !matches!(a.kind, Kind::Symlink { .. }) && mode(a) != mode(b) {
+            self.check(What::Mode, &a.mode, &b.mode, |mode| format!("{mode:04o}"));
+        }
+        self.check(What::Owner, &(a.uid, a.gid), &(b.uid, b.gid), |(uid, gid)| format!("{uid}:{gid}"));
+        let mtime = |time: Timestamp| match rules.mtime {
+            Mtime::Ignored => (0, 0),
+            Mtime::Seconds => (time.seconds, 0),
+            Mtime::Nanoseconds => (time.seconds, time.nanoseconds),
+        };
+        if mtime(a.mtime) != mtime(b.mtime) {
+            self.check(What::Mtime, &a.mtime, &b.mtime, |time| format!("{}.{:09}", time.seconds, time.nanoseconds));
+        }
+        self.acl(What::AccessAcl, a.access_acl.as_deref(), b.access_acl.as_deref());
+        self.acl(What::DefaultAcl, a.default_acl.as_deref(), b.default_acl.as_deref());
+        self.xattrs(&a.xattrs, &b.xattrs);
+    }
+
+    /// What only files of this kind have.
+    fn kind(&mut self, a: &Facts, b: &Facts) {
+        match (&a.kind, &b.kind) {
+            (Kind::File { size, .. }, Kind::File { size: other, .. }) if size != other => {
+                self.check(What::Size, size, other, u64::to_string);
+            }
+            (Kind::File { .. }, Kind::File { .. }) => {
+                self.check(What::Content, &a.digest, &b.digest, |digest| digest.short());
+            }
+            (Kind::Symlink { target }, Kind::Symlink { target: other }) => {
+                self.check(What::Target, target, other, |target| Shown(target).to_string());
+            }
+            (Kind::CharDevice { major, minor }, Kind::CharDevice { major: other_major, minor: other_minor })
+            | (Kind::BlockDevice { major, minor }, Kind::BlockDevice { major: other_major, minor: other_minor }) => {
+                let text = |(major, minor): &(u32, u32)| format!("{major},{minor}");
+                self.check(What::Device, &(*major, *minor), &(*other_major, *other_minor), text);
+            }
+            _ => {}
+        }
+    }
+
+    /// ACLs are equal when the kernel would have the same: the order of their entries in a text says nothing.
+    fn acl(&mut self, what: What, a: Option<&[u8]>, b: Option<&[u8]>) {
+        let value = |text: Option<&[u8]>| text.map(|text| acl::from_text(text).unwrap_or_else(|_| text.to_vec()));
+        if value(a) != value(b) {
+            let text = |acl: Option<&[u8]>| acl.map(|acl| Shown(acl).to_string());
+            self.add(what, text(a), text(b));
+        }
+    }
+
+    fn xattrs(&mut self, a: &[Xattr], b: &[Xattr]) {
+        let value = |xattrs: &[Xattr], name: &[u8]| {
+            xattrs.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+        };
+        let mut names: Vec<&[u8]> = a.iter().chain(b).map(|(name, _)| name.as_slice()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let (a, b) = (value(a, name), value(b, name));
+            if a != b {
+                self.add(What::Xattr(name.to_vec()), a.as_deref().map(shortened), b.as_deref().map(shortened));
+            }
+        }
+    }
+}
+
+/// A value for a report, which may be long: its beginning, and how long it is.
+fn shortened(value: &[u8]) -> String {
+    const MOST: usize = 64;
+    match value.get(..MOST) {
+        Some(head) if value.len() > MOST => format!("\"{}\"... ({} bytes)", Shown(head), value.len()),
+        _ => format!("\"{}\"", Shown(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

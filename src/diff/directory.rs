@@ -1,0 +1,190 @@
+//! The files of a directory.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::fs::OFlags;
+
+use super::content::{Digest, Hasher};
+use super::{Error, Facts, FileId, Files, LeftOut, Options};
+use crate::entry::{Extent, Kind};
+use crate::error::FileError;
+use crate::sys::pread_append;
+use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Tree};
+use crate::tree::xattr::{self, Handle, Kept};
+
+/// How much of a file is read at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// How many files a thread takes at once.
+const BATCH: usize = 64;
+
+/// Reads the tree at `root`, a directory opened in any mode (`O_PATH` will do).
+pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
+    let root = if options.cross_mounts { root } else { walk::without_mounts(root) };
+    let walk = walk::Options { exclude: options.exclude.clone(), cross_mounts: options.cross_mounts, devices: true };
+    let tree = walk::walk(root.as_fd(), &walk)?;
+    let walk::Skipped { sockets, excluded, mounts, .. } = tree.skipped;
+    let mut files = Files { is_directory: true, left_out: LeftOut { excluded, sockets, mounts }, ..Files::default() };
+    let firsts = files.name(&tree);
+    files.files = read(root.as_fd(), &tree, &firsts, options.threads)?;
+    Ok(files)
+}
+
+impl Files {
+    /// Takes the names over, and gives the nodes that stand for the files, in the order of [`FileId`].
+    fn name(&mut self, tree: &Tree) -> Vec<NodeId> {
+        let mut firsts = Vec::new();
+        let mut linked: HashMap<((u32, u32), u64), FileId> = HashMap::new();
+        for id in 0..tree.nodes.len() as NodeId {
+            let node = tree.node(id);
+            let Identity { device, inode, .. } = node.identity;
+            // Each name of a device stands for itself: no archive links to one.
+            let may_link = node.links > 1 && matches!(node.kind, NodeKind::File | NodeKind::Symlink | NodeKind::Fifo);
+            let next = firsts.len();
+            let file = if may_link { *linked.entry((device, inode)).or_insert(next) } else { next };
+            if file == next {
+                firsts.push(id);
+            }
+            self.names.insert(tree.path(id), file);
+        }
+        firsts
+    }
+}
+
+/// What is to be known of the files, by as many threads as `threads` says.
+fn read(root: BorrowedFd<'_>, tree: &Tree, nodes: &[NodeId], threads: usize) -> Result<Vec<Facts>, Error> {
+    let batches: Vec<&[NodeId]> = nodes.chunks(BATCH).collect();
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(usize, Vec<Facts>)>, Error> {
+        let mut reader = Reader { root, tree, hasher: Hasher::default(), buffer: Vec::new() };
+        let mut done = Vec::new();
+        while let Some((index, batch)) = take(&batches, &next) {
+            let facts: Result<Vec<Facts>, Error> = batch.iter().map(|id| reader.facts(*id)).collect();
+            // Nobody needs to go on after an error.
+            let facts = facts.inspect_err(|_| next.store(batches.len(), Ordering::Relaxed))?;
+            done.push((index, facts));
+        }
+        Ok(done)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.clamp(1, batches.len().max(1))).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut all = Vec::new();
+    for result in results {
+        all.extend(result?);
+    }
+    all.sort_unstable_by_key(|(index, _)| *index);
+    Ok(all.into_iter().flat_map(|(_, facts)| facts).collect())
+}
+
+fn take<'a>(batches: &[&'a [NodeId]], next: &AtomicUsize) -> Option<(usize, &'a [NodeId])> {
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    batches.get(index).map(|batch| (index, *batch))
+}
+
+/// Reads files, one after the other.
+struct Reader<'a> {
+    root: BorrowedFd<'a>,
+    tree: &'a Tree,
+    hasher: Hasher,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn facts(&mut self, id: NodeId) -> Result<Facts, Error> {
+        let (node, path) = (self.tree.node(id), self.tree.path(id));
+        let (kept, digest) = match node.kind {
+            NodeKind::File => {
+                let file = self.open(node, &path, OFlags::RDONLY)?;
+                (xattr::read(Handle::Open(file.as_fd()), &path)?, self.digest(id, &file, &path)?)
+            }
+            NodeKind::Directory if !node.is_mount_point => {
+                let file = self.open(node, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                (xattr::read(Handle::Open(file.as_fd()), &path)?, Digest::default())
+            }
+            // Neither has any, or none that can be read.
+            NodeKind::Directory | NodeKind::Symlink => Default::default(),
+            NodeKind::Fifo | NodeKind::CharDevice(..) | NodeKind::BlockDevice(..) => {
+                (self.of_special(id, &path)?, Digest::default())
+            }
+        };
+        Ok(Facts {
+            kind: kind(self.tree, id),
+            mode: node.mode.into(),
+            uid: node.uid,
+            gid: node.gid,
+            mtime: node.mtime,
+            xattrs: kept.xattrs,
+            access_acl: kept.access_acl,
+            default_acl: kept.default_acl,
+            digest,
+        })
+    }
+
+    /// Opens a file, which must be the one that was walked.
+    fn open(&self, node: &Node, path: &[u8], flags: OFlags) -> Result<OwnedFd, Error> {
+        let file = walk::open(self.root, path, flags)?;
+        unchanged(node, file.as_fd(), path)?;
+        Ok(file)
+    }
+
+    fn digest(&mut self, id: NodeId, file: &OwnedFd, path: &[u8]) -> Result<Digest, Error> {
+        let node = self.tree.node(id);
+        let whole = [Extent { offset: 0, length: node.size }];
+        for extent in self.tree.extents(id).unwrap_or(&whole) {
+            let mut done = 0;
+            while done < extent.length {
+                let offset = extent.offset + done;
+                self.buffer.clear();
+                let most = usize::try_from(extent.length - done).unwrap_or(PIECE).min(PIECE);
+                match pread_append(file.as_fd(), offset, most, &mut self.buffer) {
+                    Ok(0) => return Err(Error::Changed { path: path.to_vec() }),
+                    Ok(count) => done += count as u64,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(FileError::new(path, "read", error).into()),
+                }
+                self.hasher.update(offset, &self.buffer);
+            }
+        }
+        unchanged(node, file.as_fd(), path)?;
+        Ok(self.hasher.finish())
+    }
+
+    /// The attributes of what is better not opened.
+    fn of_special(&self, id: NodeId, path: &[u8]) -> Result<Kept, Error> {
+        let parent = self.tree.node(id).parent;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = walk::open(self.root, &self.tree.path(parent), flags)?;
+        let name = self.tree.name(id);
+        let kept = xattr::read(Handle::Named(directory.as_fd(), OsStr::from_bytes(name)), path)?;
+        let name = CString::new(name).unwrap_or_default();
+        let now = Identity::of(&walk::stat(directory.as_fd(), &name, path)?);
+        if now == self.tree.node(id).identity { Ok(kept) } else { Err(Error::Changed { path: path.to_vec() }) }
+    }
+}
+
+fn unchanged(node: &Node, file: BorrowedFd<'_>, path: &[u8]) -> Result<(), Error> {
+    let now = Identity::of(&walk::stat(file, c"", path)?);
+    if now == node.identity { Ok(()) } else { Err(Error::Changed { path: path.to_vec() }) }
+}
+
+fn kind(tree: &Tree, id: NodeId) -> Kind {
+    let node = tree.node(id);
+    match node.kind {
+        NodeKind::Directory => Kind::Directory,
+        NodeKind::File => Kind::File { size: node.size, extents: None },
+        NodeKind::Symlink => Kind::Symlink { target: tree.target(id).to_vec() },
+        NodeKind::Fifo => Kind::Fifo,
+        NodeKind::CharDevice(major, minor) => Kind::CharDevice { major, minor },
+        NodeKind::BlockDevice(major, minor) => Kind::BlockDevice { major, minor },
+    }
+}

@@ -1,0 +1,77 @@
+//! The SHA-256 of an archive, taken while something else reads it.
+
+use std::fs::File;
+use std::io::{self, PipeWriter, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use sha2::{Digest, Sha256};
+
+use super::Error;
+use crate::sys::pread_append;
+
+/// How much is read at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// What was hashed.
+pub struct Hashed {
+    /// How many bytes.
+    pub bytes: u64,
+    /// Their digest.
+    pub sha256: [u8; 32],
+}
+
+/// Hands `file` to `work`, which reads it from its position to its end and leaves the position of a regular file alone, and hashes it meanwhile. Of a pipe `work` gets a copy of what comes.
+pub fn beside<T: Send>(file: File, work: impl FnOnce(File) -> Result<T, Error>) -> Result<(T, Hashed), Error> {
+    let stop = AtomicBool::new(false);
+    let is_file = file.metadata().map_err(Error::Hash)?.is_file();
+    thread::scope(|scope| {
+        let (file, hashing) = if is_file {
+            let same = file.try_clone().map_err(Error::Hash)?;
+            let start = (&file).stream_position().map_err(Error::Hash)?;
+            let stop = &stop;
+            (file, scope.spawn(move || hash_file(same, start, stop)))
+        } else {
+            let (reader, writer) = io::pipe().map_err(Error::Hash)?;
+            (File::from(OwnedFd::from(reader)), scope.spawn(|| hash_pipe(file, writer)))
+        };
+        let done = work(file);
+        stop.store(done.is_err(), Ordering::Relaxed);
+        let hashed = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // The error of the work is the one that counts: the other may come from it.
+        let done = done?;
+        Ok((done, hashed.map_err(Error::Hash)?))
+    })
+}
+
+fn hash_file(file: File, start: u64, stop: &AtomicBool) -> io::Result<Hashed> {
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        buffer.clear();
+        match pread_append(file.as_fd(), start + bytes, PIECE, &mut buffer) {
+            Ok(0) => break,
+            Ok(count) => bytes += count as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        hash.update(&buffer);
+    }
+    Ok(Hashed { bytes, sha256: hash.finalize().into() })
+}
+
+/// Ends early with an error when nobody reads the copy any more.
+fn hash_pipe(mut file: File, mut copy: PipeWriter) -> io::Result<Hashed> {
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
+    loop {
+        let piece = match file.read(&mut buffer) {
+            Ok(0) => return Ok(Hashed { bytes, sha256: hash.finalize().into() }),
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        bytes += piece.len() as u64;
+        hash.update(piece);
+        copy.write_all(piece)?;
+    }
+}

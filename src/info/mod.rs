@@ -1,0 +1,162 @@
+//! What an archive is: how it is compressed, what members it has, and of a root file system which distribution.
+//!
+//! One pass over the stream; its SHA-256 is taken beside it.
+
+mod hash;
+mod picked;
+mod system;
+
+use std::fs::File;
+use std::io;
+
+pub use system::System;
+
+use crate::archive::reader::{Event, Limits, Member};
+use crate::contents;
+use crate::entry::Kind;
+use crate::error::describe;
+use crate::input::{self, Compression, Input};
+use crate::zst::frames::Frame;
+use picked::Picked;
+
+/// An archive that cannot be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read or decompressed, or is no tar archive.
+    #[error(transparent)]
+    Contents(#[from] contents::Error),
+    /// It cannot be read for its digest.
+    #[error("read for the digest: {}", describe(.0))]
+    Hash(io::Error),
+}
+
+/// What is known of an archive.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// How it is compressed.
+    pub compression: Compression,
+    /// Its zstd frames; `None` when it has none, or came through a pipe.
+    pub frames: Option<Frames>,
+    /// Its length in bytes.
+    pub archive_bytes: u64,
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+    /// Length of the tar stream in bytes.
+    pub tar_bytes: u64,
+    /// What it holds.
+    pub members: Members,
+    /// The root file system that the members are, as far as they are one.
+    pub system: System,
+}
+
+/// What the frames of a zstd archive have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Frames with content.
+    pub count: u64,
+    /// Skippable frames.
+    pub skippable: u64,
+    /// Frames that end in a checksum.
+    pub with_checksum: u64,
+    /// Frames whose header says how long the content is.
+    pub with_size: u64,
+    /// The widest window, in bytes.
+    pub window: u64,
+    /// The longest content that is known, in bytes.
+    pub longest: u64,
+}
+
+/// Members by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// All of them.
+    pub total: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Those of the files that have holes.
+    pub sparse: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Named pipes.
+    pub fifos: u64,
+    /// Character and block devices.
+    pub devices: u64,
+    /// Members with extended attributes.
+    pub with_xattrs: u64,
+    /// Members with an access or a default ACL.
+    pub with_acls: u64,
+    /// Lengths of the files together, holes included, in bytes.
+    pub file_bytes: u64,
+}
+
+/// Reads an archive, a file from its beginning or a pipe, to its end.
+pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
+    let (mut info, hashed) = hash::beside(file, |file| -> Result<Info, Error> {
+        let mut input = Input::open(file, options).map_err(contents::Error::from)?;
+        read(&mut input)
+    })?;
+    (info.archive_bytes, info.sha256) = (hashed.bytes, hashed.sha256);
+    Ok(info)
+}
+
+fn read(input: &mut Input) -> Result<Info, Error> {
+    let (compression, frames) = (input.compression(), input.frames().map(Frames::of));
+    let (mut members, mut picked) = (Members::default(), Picked::default());
+    let tar_bytes = contents::read(input, Limits::default(), |event| {
+        match event {
+            Event::Member(member) => {
+                members.add(&member);
+                picked.begin(&member.entry);
+            }
+            Event::Data(offset, data) => picked.data(offset, data),
+            Event::MemberEnd => picked.end(),
+        }
+        Ok::<_, contents::Error>(())
+    })?
+    .bytes;
+    let system = System::of(&picked);
+    Ok(Info { compression, frames, archive_bytes: 0, sha256: [0; 32], tar_bytes, members, system })
+}
+
+impl Frames {
+    fn of(frames: &[Frame]) -> Frames {
+        let mut all = Frames::default();
+        for frame in frames {
+            if frame.is_skippable {
+                all.skippable += 1;
+                continue;
+            }
+            all.count += 1;
+            all.with_checksum += u64::from(frame.has_checksum);
+            all.with_size += u64::from(frame.content.is_some());
+            all.window = all.window.max(frame.window);
+            all.longest = all.longest.max(frame.content.unwrap_or(0));
+        }
+        all
+    }
+}
+
+impl Members {
+    fn add(&mut self, member: &Member) {
+        let entry = &member.entry;
+        self.total += 1;
+        match &entry.kind {
+            Kind::Directory => self.directories += 1,
+            Kind::File { size, extents } => {
+                self.files += 1;
+                self.sparse += u64::from(extents.is_some());
+                self.file_bytes = self.file_bytes.saturating_add(*size);
+            }
+            Kind::HardLink { .. } => self.hard_links += 1,
+            Kind::Symlink { .. } => self.symlinks += 1,
+            Kind::Fifo => self.fifos += 1,
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. } => self.devices += 1,
+        }
+        self.with_xattrs += u64::from(!entry.xattrs.is_empty());
+        self.with_acls += u64::from(entry.access_acl.is_some() || entry.default_acl.is_some());
+    }
+}

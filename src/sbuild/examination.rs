@@ -1,0 +1,322 @@
+//! The rules, run over the members of an archive one after the other. No I/O.
+
+use super::extraction::{self, Extraction, Place, Standing, Way};
+use super::filter::{self, Seen};
+use super::findings::Findings;
+use super::owners::{self, Owner};
+use super::rules::{self, Rule};
+use crate::archive::header::decode::Header;
+use crate::archive::reader::{End, Error, Fault, Member, RawHeader};
+use crate::entry::Kind;
+
+/// The largest id that the namespace maps.
+const MAX_ID: u32 = 65535;
+
+/// The longest path that a system call takes, in bytes (`PATH_MAX` less its NUL).
+const MAX_PATH: usize = 4095;
+
+/// The longest component of a path, in bytes (`NAME_MAX`).
+const MAX_COMPONENT: usize = 255;
+
+/// The device nodes that sbuild 0.85 excludes, below `./dev/`.
+const SKIPPED_DEVICES: [&[u8]; 8] = [b"urandom", b"random", b"full", b"null", b"console", b"zero", b"tty", b"ptmx"];
+
+/// An archive as far as it has been examined.
+#[derive(Debug)]
+pub struct Examination {
+    /// What was found.
+    pub findings: Findings,
+    tree: Extraction,
+    root: Option<Root>,
+    filter: FilterState,
+}
+
+/// The root directory, as the last of its entries has it.
+#[derive(Debug)]
+struct Root {
+    name: Vec<u8>,
+    mode: u32,
+}
+
+/// What the filter of sbuild 0.89 has done so far that bears on members to come.
+#[derive(Debug, Default)]
+struct FilterState {
+    /// The device node that stopped it.
+    stopped: Option<Vec<u8>>,
+    /// The device node that it dropped, but not the PAX records in front of it.
+    records_of: Option<Vec<u8>>,
+    /// The device node that it dropped, but not the long name in front of it.
+    long_name_of: Option<Vec<u8>>,
+}
+
+impl Examination {
+    /// Nothing examined yet; `findings` is what the file itself gave.
+    pub fn new(findings: Findings) -> Examination {
+        Examination { findings, tree: Extraction::default(), root: None, filter: FilterState::default() }
+    }
+
+    /// Examines the next member.
+    pub fn member(&mut self, member: &Member) {
+        self.blocks(member);
+        self.owners(member);
+        self.capability(member);
+        if member.global_header {
+            self.found(&rules::GLOBAL_HEADER, member);
+        }
+        self.name(member);
+    }
+
+    /// The archive has ended.
+    pub fn end(mut self, end: &End) -> Findings {
+        match end.zero_blocks {
+            0 => self.findings.add(&rules::NO_END, None, || None),
+            1 => self.findings.add(&rules::SHORT_END, None, || None),
+            _ => {}
+        }
+        match self.root {
+            None => self.findings.add(&rules::NO_ROOT, None, || None),
+            Some(root) if root.mode & 0o001 == 0 => {
+                let detail = || Some(format!("mode {:04o}", root.mode));
+                self.findings.add(&rules::ROOT_MODE, Some(&root.name), detail);
+            }
+            Some(_) => {}
+        }
+        self.findings
+    }
+
+    /// The archive cannot be read to its end.
+    pub fn broken(mut self, error: &Error) -> Findings {
+        let rule = match error.fault {
+            Fault::LoneZeroBlock => &rules::LONE_ZERO_BLOCK,
+            Fault::DataAfterEnd => &rules::DATA_AFTER_END,
+            _ => &rules::MALFORMED,
+        };
+        let detail = || match rule {
+            rule if *rule == rules::MALFORMED => {
+                Some(format!("{} (at byte {} of the tar stream)", error.fault, error.offset))
+            }
+            _ => Some(format!("at byte {} of the tar stream", error.offset)),
+        };
+        self.findings.add(rule, error.member.as_deref(), detail);
+        self.findings
+    }
+
+    fn found(&mut self, rule: &'static Rule, member: &Member) {
+        self.findings.add(rule, Some(&member.name), || None);
+    }
+
+    fn found_that(&mut self, rule: &'static Rule, member: &Member, detail: impl FnOnce() -> String) {
+        self.findings.add(rule, Some(&member.name), || Some(detail()));
+    }
+
+    /// What the loaders make of the header blocks.
+    fn blocks(&mut self, member: &Member) {
+        for header in &member.headers {
+            let data = header.payload.div_ceil(512);
+            match filter::see(&header.block) {
+                Seen::NoMagic => self.found(&rules::NO_MAGIC, member),
+                Seen::BadSize => {
+                    let field = header.block[124..136].escape_ascii().to_string();
+                    self.found_that(&rules::SIZE_FIELD, member, || format!("size \"{field}\""));
+                }
+                Seen::Header { data: seen } if seen != data => self.found(wrong_size(member, header), member),
+                Seen::Header { .. } if header.block[156] == b'S' && header.block[482] != 0 => {
+                    self.found(&rules::OLD_GNU_SPARSE, member);
+                }
+                Seen::Header { .. } | Seen::Device | Seen::DeviceWithOddChecksum => {}
+            }
+        }
+        match member.entry.kind {
+            Kind::CharDevice { major, minor } => self.device(member, (major, minor) == (0, 0)),
+            Kind::BlockDevice { .. } => self.device(member, false),
+            _ => self.after_device(member),
+        }
+        let own = member.headers.last().map(|header| Header(&header.block));
+        let is_without_data = !matches!(member.entry.kind, Kind::File { .. });
+        if is_skipped(&member.name) && is_without_data && own.is_some_and(|own| own.size().is_ok_and(|size| size != 0))
+        {
+            self.found(&rules::SIZE_OF_SKIPPED, member);
+        }
+    }
+
+    /// A device node; the kernel lets everyone make one of number 0:0, a whiteout.
+    fn device(&mut self, member: &Member, is_whiteout: bool) {
+        if !is_skipped(&member.name) && !is_whiteout {
+            self.found(&rules::DEVICE_NODE, member);
+        }
+        if let Some(first) = self.filter.stopped.take_if(|_| !is_whiteout) {
+            self.findings.add(&rules::DEVICE_CHECKSUM, Some(&first), || None);
+        }
+        let seen = member.headers.last().map(|header| filter::see(&header.block));
+        match seen {
+            Some(Seen::DeviceWithOddChecksum) => self.filter.stopped = Some(member.name.clone()),
+            Some(Seen::Device) => {}
+            _ => return,
+        }
+        if has_extension(member, b"x") {
+            self.filter.records_of = Some(member.name.clone());
+        }
+        if has_extension(member, b"LK") {
+            self.filter.long_name_of = Some(member.name.clone());
+        }
+    }
+
+    /// Extension headers of device nodes that were dropped stand before this member now. Its own take their place, if it has any.
+    fn after_device(&mut self, member: &Member) {
+        let has_records = has_extension(member, b"x");
+        if let Some(device) = self.filter.records_of.take().filter(|_| !has_records) {
+            self.found_that(&rules::PAX_BEFORE_DEVICE, member, || of(&device));
+        }
+        let own_name = member.headers.last().map(|header| Header(&header.block).name());
+        let is_named = has_extension(member, b"LK") || has_records && own_name.as_ref() != Some(&member.name);
+        if let Some(device) = self.filter.long_name_of.take().filter(|_| !is_named) {
+            self.found_that(&rules::LONG_NAME_BEFORE_DEVICE, member, || of(&device));
+        }
+    }
+
+    fn owners(&mut self, member: &Member) {
+        // Nobody changes the owner of a link or of what is not made.
+        if matches!(member.entry.kind, Kind::HardLink { .. }) || member.entry.kind.is_device() {
+            return;
+        }
+        let (uname, gname) = &member.owner_names;
+        let (uid, gid) = (member.entry.uid, member.entry.gid);
+        for (what, name, id, owner) in
+            [("user", uname, uid, owners::user(uname, uid)), ("group", gname, gid, owners::group(gname, gid))]
+        {
+            let stored = || format!("{what} {id}, called {}", crate::error::Shown(name));
+            match owner {
+                Owner::Id(other) if other != id => self.found_that(&rules::OWNER_NAME, member, stored),
+                Owner::Unknown => self.found_that(&rules::OWNER_NAME, member, stored),
+                Owner::Id(_) => {}
+            }
+            if id > MAX_ID && !matches!(owner, Owner::Id(known) if known <= MAX_ID) {
+                self.found_that(&rules::ID_RANGE, member, || format!("{what} id {id}"));
+            }
+        }
+    }
+
+    fn capability(&mut self, member: &Member) {
+        let value = member.entry.xattrs.iter().find(|(name, _)| name == b"security.capability").map(|(_, value)| value);
+        if value.is_some_and(|value| crate::tree::xattr::capability_v2(value, &member.name).is_err()) {
+            self.found(&rules::FOREIGN_CAPABILITY, member);
+        }
+    }
+
+    /// Where the member goes.
+    fn name(&mut self, member: &Member) {
+        let path = &member.name;
+        if extraction::has_dot_dot(path) {
+            return self.found(&rules::DOT_DOT, member);
+        }
+        if path.starts_with(b"/") {
+            self.found(&rules::ABSOLUTE_NAME, member);
+        }
+        if is_too_long(path) || matches!(&member.entry.kind, Kind::Symlink { target } if target.len() > MAX_PATH) {
+            return self.found(&rules::NAME_TOO_LONG, member);
+        }
+        match self.tree.place(path) {
+            None => self.root(member),
+            Some(_) if self.tree.is_full() => self.found(&rules::TOO_MANY_MEMBERS, member),
+            Some(place) => self.place(member, place),
+        }
+    }
+
+    fn root(&mut self, member: &Member) {
+        match member.entry.kind {
+            Kind::Directory => self.root = Some(Root { name: member.name.clone(), mode: member.entry.mode }),
+            _ => self.found_that(&rules::ROOT_NOT_DIRECTORY, member, || member.entry.kind.name().to_owned()),
+        }
+    }
+
+    fn place(&mut self, member: &Member, place: Place) {
+        let path = &member.name;
+        match place.way {
+            Way::Blocked => return self.found(&rules::THROUGH_LINK, member),
+            Way::Followed => self.found(&rules::FOLLOWED_LINK, member),
+            Way::Plain => {}
+        }
+        let is_directory = matches!(member.entry.kind, Kind::Directory);
+        match self.tree.standing(place) {
+            Some(Standing::Link) if is_directory => self.found(&rules::DIRECTORY_OVER_LINK, member),
+            Some(Standing::LateLink) if is_directory => self.found(&rules::DIRECTORY_OVER_LATE_LINK, member),
+            Some(Standing::LateLink) => match &member.entry.kind {
+                Kind::HardLink { .. } => {}
+                Kind::Symlink { target } if self.tree.is_late_link_to(place, target) => {}
+                _ => self.found(&rules::OVER_LATE_LINK, member),
+            },
+            Some(Standing::Directory { is_occupied: true }) if !is_directory => {
+                return self.found(&rules::OVER_DIRECTORY, member);
+            }
+            _ => {}
+        }
+        let standing = match &member.entry.kind {
+            Kind::Directory => Standing::Directory { is_occupied: false },
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. } => Standing::Device,
+            Kind::HardLink { target } => match self.hard_link(member, target) {
+                Some(standing) => standing,
+                None => return,
+            },
+            _ if is_skipped(path) => Standing::Skipped,
+            Kind::Symlink { target } => return self.tree.put_link(path, place, target),
+            Kind::File { .. } | Kind::Fifo => Standing::File,
+        };
+        self.tree.put(path, place, standing);
+    }
+
+    /// What the link makes another name of.
+    fn hard_link(&mut self, member: &Member, target: &[u8]) -> Option<Standing> {
+        let shown = || format!("target {}", crate::error::Shown(target));
+        if extraction::is_outside(target) {
+            self.found_that(&rules::HARD_LINK_OUTSIDE, member, shown);
+        }
+        let place = self.tree.place(extraction::safe_suffix(target));
+        let standing = place.filter(|place| place.way != Way::Blocked).and_then(|place| self.tree.standing(place));
+        if place.is_some_and(|place| place.way == Way::Followed) {
+            self.found_that(&rules::FOLLOWED_LINK, member, shown);
+        }
+        match standing {
+            None | Some(Standing::Directory { .. }) => self.found_that(&rules::HARD_LINK_TARGET, member, shown),
+            Some(Standing::Device) => self.found_that(&rules::HARD_LINK_TO_DEVICE, member, shown),
+            Some(Standing::Skipped) => {
+                self.found_that(&rules::HARD_LINK_TO_SKIPPED, member, shown);
+                return standing;
+            }
+            Some(_) => return standing,
+        }
+        None
+    }
+}
+
+/// Why the filter expects another number of blocks after a header.
+fn wrong_size(member: &Member, header: &RawHeader) -> &'static Rule {
+    let said = Header(&header.block).size().unwrap_or_default();
+    let is_own = member.headers.last().is_some_and(|own| own.offset == header.offset);
+    let eleven_digits = matches!(filter::see(&header.block), Seen::Header { data } if data == said.div_ceil(512));
+    match member.entry.kind {
+        _ if !eleven_digits => &rules::SIZE_FIELD,
+        Kind::File { .. } if is_own => &rules::PAX_SIZE,
+        _ => &rules::SIZE_WITHOUT_DATA,
+    }
+}
+
+fn has_extension(member: &Member, types: &[u8]) -> bool {
+    member
+        .headers
+        .split_last()
+        .is_some_and(|(_, extensions)| extensions.iter().any(|header| types.contains(&header.block[156])))
+}
+
+fn of(device: &[u8]) -> String {
+    format!("after {}", crate::error::Shown(device))
+}
+
+/// Do the exclude patterns of sbuild 0.85 match? They are not anchored, and what is below a match goes with it.
+fn is_skipped(name: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').collect();
+    parts.windows(3).any(|parts| matches!(parts, [b".", b"dev", device] if SKIPPED_DEVICES.contains(device)))
+}
+
+fn is_too_long(path: &[u8]) -> bool {
+    path.len() > MAX_PATH || extraction::components(path).any(|component| component.len() > MAX_COMPONENT)
+}

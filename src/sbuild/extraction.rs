@@ -1,0 +1,280 @@
+//! What stands where while GNU tar extracts an archive: enough to tell whether it can put the next member into its place.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+/// The most paths that are kept in mind. Each takes about 34 bytes, so that this is less than 300 MiB.
+const MAX_PATHS: usize = 1 << 23;
+
+/// The most symbolic links that are followed on the way to one path (`MAXSYMLINKS` of Linux).
+const MAX_LINKS: u32 = 40;
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A directory, and whether it has something in it.
+    Directory {
+        /// It has.
+        is_occupied: bool,
+    },
+    /// A file, pipe, or another name of one.
+    File,
+    /// A symbolic link that tar made at once.
+    Link,
+    /// A symbolic link that tar makes at the end, because it is absolute or has `..` in it.
+    LateLink,
+    /// A device node, which no loader makes.
+    Device,
+    /// A file that sbuild 0.85 skips.
+    Skipped,
+}
+
+/// How a path leads to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through directories.
+    Plain,
+    /// Through a symbolic link that tar follows.
+    Followed,
+    /// It does not.
+    Blocked,
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    id: u64,
+    parent: u64,
+    /// How it leads there.
+    pub way: Way,
+}
+
+/// The paths so far. They are kept as hashes under a random key, so no archive can make two of them meet.
+#[derive(Debug)]
+pub struct Extraction {
+    key: RandomState,
+    standing: HashMap<u64, Standing>,
+    /// Where the links lead that tar follows; a hash of the target for the others.
+    links: HashMap<u64, u64>,
+}
+
+/// Hash of the root directory.
+const ROOT: u64 = 0;
+
+/// The empty directory that tar extracts into.
+impl Default for Extraction {
+    fn default() -> Extraction {
+        let standing = HashMap::from([(ROOT, Standing::Directory { is_occupied: false })]);
+        Extraction { key: RandomState::new(), standing, links: HashMap::new() }
+    }
+}
+
+impl Extraction {
+    /// Can no more paths be kept in mind?
+    pub fn is_full(&self) -> bool {
+        self.standing.len() >= MAX_PATHS
+    }
+
+    /// Where `path` leads, which has no `..`; `None` for the root itself.
+    pub fn place(&self, path: &[u8]) -> Option<Place> {
+        let mut way = Way::Plain;
+        let (mut id, mut parent) = (ROOT, ROOT);
+        let mut components = components(path).peekable();
+        components.peek()?;
+        while let Some(component) = components.next() {
+            parent = id;
+            id = self.child(parent, component);
+            if components.peek().is_none() {
+                break;
+            }
+            match self.follow(id) {
+                Some(target) if target == id => {}
+                Some(target) => {
+                    way = if way == Way::Plain { Way::Followed } else { way };
+                    id = target;
+                }
+                None => way = Way::Blocked,
+            }
+        }
+        Some(Place { id, parent, way })
+    }
+
+    /// What stands there.
+    pub fn standing(&self, place: Place) -> Option<Standing> {
+        self.standing.get(&place.id).copied()
+    }
+
+    /// Puts something there, and makes the directories that lead there where they are missing.
+    pub fn put(&mut self, path: &[u8], place: Place, standing: Standing) {
+        let parent = Standing::Directory { is_occupied: true };
+        if self.standing.insert(place.parent, parent).is_none() {
+            self.make_parents(path);
+        }
+        let standing = match (standing, self.standing(place)) {
+            (Standing::Directory { .. }, Some(Standing::Directory { is_occupied })) => {
+                Standing::Directory { is_occupied }
+            }
+            _ => standing,
+        };
+        self.standing.insert(place.id, standing);
+    }
+
+    /// Puts a symbolic link there.
+    pub fn put_link(&mut self, path: &[u8], place: Place, target: &[u8]) {
+        if is_outside(target) {
+            self.put(path, place, Standing::LateLink);
+            self.links.insert(place.id, self.key.hash_one(target));
+            return;
+        }
+        self.put(path, place, Standing::Link);
+        let end = components(target).fold(place.parent, |id, component| self.child(id, component));
+        self.links.insert(place.id, end);
+    }
+
+    /// Has the link that stands there this target? For a link that tar makes at the end.
+    pub fn is_late_link_to(&self, place: Place, target: &[u8]) -> bool {
+        self.links.get(&place.id) == Some(&self.key.hash_one(target))
+    }
+
+    fn make_parents(&mut self, path: &[u8]) {
+        let mut id = ROOT;
+        let mut components = components(path).peekable();
+        while let Some(component) = components.next() {
+            if components.peek().is_none() {
+                return;
+            }
+            id = self.child(id, component);
+            id = self.follow(id).unwrap_or(id);
+            self.standing.insert(id, Standing::Directory { is_occupied: true });
+        }
+    }
+
+    /// The directory that a component in the middle of a path leads to; one that is missing will be made.
+    fn follow(&self, mut id: u64) -> Option<u64> {
+        for links in 0..=MAX_LINKS {
+            match self.standing.get(&id) {
+                Some(Standing::Directory { .. }) => return Some(id),
+                None => return (links == 0).then_some(id),
+                Some(Standing::Link) => id = *self.links.get(&id)?,
+                Some(_) => return None,
+            }
+        }
+        None
+    }
+
+    fn child(&self, parent: u64, component: &[u8]) -> u64 {
+        self.key.hash_one((parent, component))
+    }
+}
+
+/// Does a name or target lead out of the tree, or seem to?
+pub fn is_outside(path: &[u8]) -> bool {
+    path.starts_with(b"/") || has_dot_dot(path)
+}
+
+/// Is a component of it `..`?
+pub fn has_dot_dot(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|component| component == b"..")
+}
+
+/// The target of a hard link as GNU tar takes it: without what stands before the last `..`, and without `/` in front.
+pub fn safe_suffix(target: &[u8]) -> &[u8] {
+    let mut rest = target;
+    let mut begin = 0;
+    for component in target.split(|byte| *byte == b'/') {
+        begin += component.len() + 1;
+        if component == b".." {
+            rest = target.get(begin..).unwrap_or_default();
+        }
+    }
+    rest
+}
+
+/// The components that mean something.
+pub fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|component| !matches!(*component, b"" | b"."))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const DIRECTORY: Standing = Standing::Directory { is_occupied: false };
+
+    fn put(tree: &mut Extraction, path: &[u8], standing: Standing) {
+        let place = tree.place(path).unwrap();
+        tree.put(path, place, standing);
+    }
+
+    fn link(tree: &mut Extraction, path: &[u8], target: &[u8]) {
+        let place = tree.place(path).unwrap();
+        tree.put_link(path, place, target);
+    }
+
+    #[test]
+    fn paths_lead_through_directories_and_the_links_that_tar_follows() {
+        let mut tree = Extraction::default();
+        put(&mut tree, b"usr/lib", DIRECTORY);
+        put(&mut tree, b"file", Standing::File);
+        link(&mut tree, b"lib", b"usr/lib");
+        link(&mut tree, b"lib64", b"lib");
+        link(&mut tree, b"loop", b"loop");
+        link(&mut tree, b"dangling", b"nowhere");
+        link(&mut tree, b"absolute", b"/usr/lib");
+        link(&mut tree, b"usr/up", b"../usr/lib");
+        for (path, way) in [
+            (&b"usr/lib/x"[..], Way::Plain),
+            (b"new/a/b", Way::Plain),
+            (b"lib", Way::Plain),
+            (b"lib/x", Way::Followed),
+            (b"lib64/x", Way::Followed),
+            (b"./lib64//./x", Way::Followed),
+            (b"loop/x", Way::Blocked),
+            (b"dangling/x", Way::Blocked),
+            (b"absolute/x", Way::Blocked),
+            (b"usr/up/x", Way::Blocked),
+            (b"file/x", Way::Blocked),
+        ] {
+            assert_eq!(tree.place(path).unwrap().way, way, "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_path_through_a_link_is_the_same_place() {
+        let mut tree = Extraction::default();
+        put(&mut tree, b"usr/lib", DIRECTORY);
+        link(&mut tree, b"lib", b"usr/lib");
+        put(&mut tree, b"lib/x", Standing::File);
+        let place = tree.place(b"usr/lib/x").unwrap();
+        assert_eq!((place.way, tree.standing(place)), (Way::Plain, Some(Standing::File)));
+    }
+
+    #[test]
+    fn parents_are_made_and_occupied() {
+        let mut tree = Extraction::default();
+        put(&mut tree, b"a/b/c", Standing::File);
+        for path in [&b"a"[..], b"a/b"] {
+            let place = tree.place(path).unwrap();
+            assert_eq!(tree.standing(place), Some(Standing::Directory { is_occupied: true }));
+        }
+        put(&mut tree, b"a/b", DIRECTORY);
+        let place = tree.place(b"a/b").unwrap();
+        assert_eq!(tree.standing(place), Some(Standing::Directory { is_occupied: true }), "it keeps what it has");
+    }
+
+    #[test]
+    fn targets_lose_what_leads_outside() {
+        for (target, rest) in [
+            (&b"a/b"[..], &b"a/b"[..]),
+            (b"/a", b"/a"),
+            (b"../a", b"a"),
+            (b"./x/../b", b"b"),
+            (b"..", b""),
+            (b"a/..", b""),
+            (b"..a/b", b"..a/b"),
+        ] {
+            assert_eq!(safe_suffix(target), rest, "{}", target.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What was found in an archive, rule by rule.
+
+use std::fmt;
+
+use super::rules::{Loader, Rule};
+use crate::error::Shown;
+
+/// How many findings of one rule are kept; the others are counted.
+const MAX_PER_RULE: u64 = 20;
+
+/// A rule that an archive breaks, where, and how.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// The name of the member, as stored; `None` where it is about the archive.
+    pub member: Option<Vec<u8>>,
+    /// What exactly is found there, where the rule does not say it all.
+    pub detail: Option<String>,
+}
+
+impl Finding {
+    /// What was found, and what would happen.
+    pub fn effect(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{detail}: {}", self.rule.effect),
+            None => self.rule.effect.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: ", self.rule)?;
+        if let Some(member) = &self.member {
+            write!(out, "{}: ", Shown(member))?;
+        }
+        out.write_str(&self.effect())
+    }
+}
+
+/// The findings in one archive, in its order. At most 20 of each rule are kept.
+#[derive(Debug, Default)]
+pub struct Findings {
+    kept: Vec<Finding>,
+    counts: Vec<(&'static Rule, u64)>,
+}
+
+impl Findings {
+    /// Adds one. `detail` is asked for only when it is kept.
+    pub fn add(&mut self, rule: &'static Rule, member: Option<&[u8]>, detail: impl FnOnce() -> Option<String>) {
+        let count = match self.counts.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, count)) => count,
+            None => {
+                self.counts.push((rule, 0));
+                match self.counts.last_mut() {
+                    Some((_, count)) => count,
+                    None => return,
+                }
+            }
+        };
+        *count += 1;
+        if *count <= MAX_PER_RULE {
+            self.kept.push(Finding { rule, member: member.map(<[u8]>::to_vec), detail: detail() });
+        }
+    }
+
+    /// Those that are kept.
+    pub fn kept(&self) -> &[Finding] {
+        &self.kept
+    }
+
+    /// Those that are kept, for good.
+    pub fn into_kept(self) -> Vec<Finding> {
+        self.kept
+    }
+
+    /// How many of each rule are not kept, where there are any.
+    pub fn left_out(&self) -> impl Iterator<Item = (&'static Rule, u64)> {
+        let more = |(rule, count): &(&'static Rule, u64)| (*rule, count.saturating_sub(MAX_PER_RULE));
+        self.counts.iter().map(more).filter(|(_, more)| *more > 0)
+    }
+
+    /// Would this loader make of the archive what it says?
+    pub fn loads(&self, loader: Loader) -> bool {
+        self.counts.iter().all(|(rule, _)| !rule.loaders.contains(&loader))
+    }
+
+    /// Is the archive whole: no damage, nothing cut off, an end?
+    pub fn is_intact(&self) -> bool {
+        self.counts.iter().all(|(rule, _)| rule.is_intact)
+    }
+
+    /// Is there nothing that `unpack` refuses?
+    pub fn is_safe(&self) -> bool {
+        self.counts.iter().all(|(rule, _)| rule.is_safe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules;
+    use super::*;
+
+    #[test]
+    fn a_million_findings_of_one_rule_are_twenty_and_a_count() {
+        let mut findings = Findings::default();
+        for _ in 0..1_000_000 {
+            findings.add(&rules::ID_RANGE, Some(b"./a"), || None);
+        }
+        findings.add(&rules::NO_END, None, || None);
+        assert_eq!(findings.kept().len(), 21);
+        assert_eq!(
+            findings.left_out().map(|(rule, more)| (rule.name, more)).collect::<Vec<_>>(),
+            [("id-range", 999_980)]
+        );
+        assert!(!findings.loads(Loader::V0_85) && !findings.is_intact() && findings.is_safe());
+    }
+
+    #[test]
+    fn names_cannot_forge_lines() {
+        let finding = Finding { rule: &rules::ID_RANGE, member: Some(b"a\nb".to_vec()), detail: None };
+        assert!(finding.to_string().starts_with("id-range: a\\nb: the user namespace"));
+    }
+}
