@@ -25,6 +25,7 @@ pub mod error;
 pub mod export;
 pub mod grant;
 pub mod ids;
+pub mod imager;
 pub mod info;
 pub mod input;
 pub mod pack;

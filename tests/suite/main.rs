@@ -13,6 +13,8 @@ mod formats;
 mod grant_acl;
 mod handover;
 mod idmap;
+mod imager;
+mod imager_cache;
 mod info;
 mod isar_class;
 mod list;
