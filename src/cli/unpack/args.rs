@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use isar_tarball::ids::{IdMap, IdMaps};
 use isar_tarball::tree::exclude::Patterns;
-use isar_tarball::unpack::names::{Rules, Selection};
+use isar_tarball::tree::selection::Selection;
+use isar_tarball::unpack::names::Rules;
 use isar_tarball::unpack::{self, Found};
 use isar_tarball::userns::Place;
 use isar_tarball::{input, unpack::Options};
