@@ -16,6 +16,8 @@ mod pack_interop;
 mod pack_refusals;
 mod pack_reproducible;
 mod remove;
+mod reuse;
+mod reuse_property;
 mod rootfs;
 mod sbuild;
 mod unshare;
