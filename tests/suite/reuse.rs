@@ -160,7 +160,7 @@ fn a_state_or_archive_that_cannot_be_relied_on_is_a_warning_and_a_full_pack() {
         bytes[middle] ^= 1;
         bytes
     };
-    let cases: [(&str, &dyn Fn(), &str); 12] = [
+    let cases: [(&str, &dyn Fn(), &str); 13] = [
         ("no archive", &|| fs::remove_file(&archive).unwrap(), "x.tar.zst\": No such file"),
         ("no state", &|| fs::remove_file(&state).unwrap(), ".x.tar.zst.state\": No such file"),
         ("damaged state", &|| fs::write(&state, flipped(&good_state)).unwrap(), "its state is damaged"),
@@ -176,6 +176,15 @@ fn a_state_or_archive_that_cannot_be_relied_on_is_a_warning_and_a_full_pack() {
             "anyone may write to",
         ),
         (
+            "a pipe",
+            &|| {
+                fs::remove_file(&state).unwrap();
+                succeed(Command::new("mkfifo").args(["-m", "0644"]).arg(&state));
+                chown(&state, Some(user().uid), None).unwrap();
+            },
+            "is not a regular file",
+        ),
+        (
             "a directory",
             &|| {
                 fs::remove_file(&state).unwrap();
@@ -185,7 +194,7 @@ fn a_state_or_archive_that_cannot_be_relied_on_is_a_warning_and_a_full_pack() {
         ),
         (
             "unreadable state",
-            &|| fs::set_permissions(&state, fs::Permissions::from_mode(0)).unwrap(),
+            &|| fs::set_permissions(&state, fs::Permissions::from_mode(0o000)).unwrap(),
             "Permission denied",
         ),
     ];

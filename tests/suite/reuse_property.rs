@@ -346,7 +346,8 @@ fn what_changed_shortly_before_it_was_packed_is_not_trusted() {
 fn options_that_change_members_are_part_of_what_is_trusted() {
     let Packed { tree, archive, state, .. } = &Packed::new();
     xattr::set(tree.join("a"), "user.a", b"x").unwrap();
-    let cases: [(&str, fn(&mut Options)); 5] = [
+    type Change = fn(&mut Options);
+    let cases: [(&str, Change); 5] = [
         ("xattrs", |options| options.xattrs = false),
         ("clamp", |options| options.clamp_mtime = Some(1_000_000_000)),
         ("seconds", |options| options.whole_seconds = true),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use isar_tarball::entry::Timestamp;
 use isar_tarball::error::describe;
 use isar_tarball::pack::Summary;
 use isar_tarball::pack::reuse::{self, Old, Reuse};
+use rustix::fs::OFlags;
 
 use super::Args;
 use crate::cli::Globals;
@@ -69,7 +70,9 @@ pub fn state_path(args: &Args, archive: &Path) -> anyhow::Result<PathBuf> {
 
 fn open_old(archive: &Path, state: &Path) -> anyhow::Result<(File, Vec<u8>)> {
     let open = |path: &Path| -> anyhow::Result<File> {
-        let file = File::open(path).map_err(|error| anyhow!("open {path:?}: {}", describe(&error)))?;
+        // Not waiting for the other end, should it be a pipe.
+        let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+        let file = file.map_err(|error| anyhow!("open {path:?}: {}", describe(&error)))?;
         if !file.metadata()?.is_file() {
             bail!("{path:?} is not a regular file");
         }
