@@ -25,6 +25,8 @@ mod pack_refusals;
 mod pack_reproducible;
 mod package;
 mod remove;
+mod reuse;
+mod reuse_property;
 mod rootfs;
 mod sbuild;
 mod unpack;
