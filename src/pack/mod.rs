@@ -12,7 +12,7 @@ pub mod reuse;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
