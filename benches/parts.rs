@@ -152,7 +152,9 @@ fn trees(bench: &mut Criterion) {
     let mut group = bench.benchmark_group("tree");
     group.throughput(Throughput::Elements(tree.nodes.len() as u64));
     group.bench_function("walk", |bench| bench.iter(|| walk::walk(root.as_fd(), &options).unwrap().nodes.len()));
-    group.bench_function("plan", |bench| bench.iter(|| plan::plan(black_box(&tree), plan::MAX_FRAME).frames.len()));
+    group.bench_function("plan", |bench| {
+        bench.iter(|| plan::plan(black_box(&tree), &plan::Cuts::default()).frames.len())
+    });
     group.finish();
 }
 

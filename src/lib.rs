@@ -3,14 +3,25 @@
 //! The rooms, and who may look into whom (arrows go down, never up):
 //!
 //! ```text
-//! main.rs ─ cli/                       what the user typed, what the user sees
-//!                  │
-//!       pack/   sbuild/   grant        the work, one room a verb
-//!                  │
-//!  tree/   archive/   zst/   ids/   userns/    the parts
-//!                  │
-//!     entry   acl   error   sys
+//! main.rs ─ cli/                                         what the user typed, what the user sees
+//!                       │
+//! imager/  diff/  info/                                  made of the verbs below them
+//!                       │
+//! pack/  unpack/  sbuild/  chroot/  remove/  doctor/
+//! grant  export  contents                                the work, one room a verb
+//!                       │
+//! tree/  archive/  zst/  input/  ids/  userns/           the parts
+//!                       │
+//! entry  acl  error  progress  sys
 //! ```
+//!
+//! *Packing*: walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them down in order → read back through sbuild's rules → renamed.
+//!
+//! *Reading*: frames found by scanning → decoded ahead by workers → the tar reader, which does no I/O, turns bytes into members in the archive's order.
+//!
+//! *Unpacking*: one thread makes all names, in that order; workers fill the files through descriptors; modes and times of directories come last.
+//!
+//! *Entering*: the caller opens what the command line names, forks into the namespace of its subordinate ids, and stays outside to do what only the caller can.
 //!
 //! Library code never asks who it is: it gets open descriptors and values, and returns typed errors.
 
@@ -25,6 +36,7 @@ pub mod error;
 pub mod export;
 pub mod grant;
 pub mod ids;
+pub mod imager;
 pub mod info;
 pub mod input;
 pub mod pack;

@@ -7,11 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(
-    # to build, and for the faults that are injected with a preloaded library
-    build-essential
+    # to build
+    build-essential libacl1-dev
     # what the tool is made for, and what it is compared with
     mmdebstrap sbuild uidmap debian-archive-keyring dpkg-dev
-    acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3
+    acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3 python3-pip
     # for the scripts themselves
     e2fsprogs procps shellcheck util-linux
 )
@@ -62,6 +62,23 @@ if [ "$(id -u)" != 0 ]; then
     [ -n "${CI:-}" ] || as_root_runner=(--config "target.'cfg(all())'.runner = ['sudo']")
 fi
 
+# Built twice, to the same bytes.
+build_package() {
+    local first
+    first=$(fixtures/deb.sh >&2 && sha256sum target/debian/*.deb) && fixtures/deb.sh && sha256sum --check <<<"$first"
+}
+
+# The oldest toolchain that Cargo.toml promises. It only checks, so nothing is optimised.
+check_oldest_rust() {
+    local version
+    version=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    if ! rustup toolchain install --profile minimal --no-self-update "$version"; then
+        echo "SKIPPED: Rust $version cannot be had here; clippy's incompatible_msrv has looked all the same"
+        return
+    fi
+    cargo "+$version" check --locked --target-dir target/oldest-rust --config 'profile.dev.package."*".opt-level=0'
+}
+
 check_scripts() {
     find tests fixtures -name '*.sh' -exec shellcheck .ci/run {} +
 }
@@ -69,10 +86,13 @@ check_scripts() {
 section 'packages' install_packages
 section 'rustfmt and clippy' install_rust_components
 section 'sbuild 0.89' as_root tests/sbuild-0.89.sh
+section 'bitbake' as_root tests/bitbake.sh
 section 'shell scripts' check_scripts
 section 'format' cargo fmt --check
 section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
+section 'oldest Rust' check_oldest_rust
 section 'build' cargo test --locked --no-run
+section 'Debian package' build_package
 section 'unit tests' cargo test --locked --lib --quiet
 section 'end-to-end tests' cargo test --locked --test suite --quiet "${as_root_runner[@]}"
 section 'examples in the documentation' cargo test --locked --doc --quiet

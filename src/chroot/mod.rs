@@ -57,6 +57,15 @@ impl Sources {
         Ok(Sources { root, binds: binds.iter().map(open).collect::<Result<_, FileError>>()? })
     }
 
+    /// The same files for a tree that was opened later, in the same mount namespace.
+    pub fn for_tree(&self, root: BorrowedFd<'_>) -> Result<Sources, FileError> {
+        let again = |fd: BorrowedFd<'_>, path: &[u8]| fd.try_clone_to_owned().at(path, "open once more");
+        let bind =
+            |(bind, host): &(Bind, OwnedFd)| Ok((bind.clone(), again(host.as_fd(), bind.host.as_os_str().as_bytes())?));
+        let binds = self.binds.iter().map(bind).collect::<Result<_, FileError>>()?;
+        Ok(Sources { root: again(root, b"")?, binds })
+    }
+
     /// The tree.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

@@ -51,7 +51,7 @@ Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get
          EOF";
 
 /// `HOST[:INNER][:ro]`
-fn bind(text: &str) -> Result<Bind, String> {
+pub(super) fn bind(text: &str) -> Result<Bind, String> {
     let mut parts: Vec<&str> = text.split(':').collect();
     let read_only = parts.len() > 1 && parts.last() == Some(&"ro");
     if read_only {
@@ -76,7 +76,7 @@ fn bind(text: &str) -> Result<Bind, String> {
     Ok(Bind { host: PathBuf::from(host), inner, read_only })
 }
 
-fn variable(text: &str) -> Result<(OsString, OsString), String> {
+pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err(String::from("take NAME=VALUE")),
@@ -119,10 +119,21 @@ fn say(rootfs: &Path, error: &impl std::fmt::Display) {
 }
 
 fn enter(prepared: &Prepared, args: &Args, globals: &Globals) -> anyhow::Result<Command> {
+    enter_tree(prepared, globals)?;
+    Ok(command(&args.command, &args.env))
+}
+
+/// Makes the tree the root, and says what is to be said of it.
+pub(super) fn enter_tree(prepared: &Prepared, globals: &Globals) -> anyhow::Result<()> {
     if prepared.enter()? == Proc::Masked && !globals.quiet {
         report::warning(proc::MASKED);
     }
-    let mut command = match args.command.split_first() {
+    Ok(())
+}
+
+/// The command, or a shell that reads stdin, with its environment.
+pub(super) fn command(words: &[OsString], env: &[(OsString, OsString)]) -> Command {
+    let mut command = match words.split_first() {
         Some((program, rest)) => {
             let mut command = Command::new(program);
             command.args(rest);
@@ -135,8 +146,8 @@ fn enter(prepared: &Prepared, args: &Args, globals: &Globals) -> anyhow::Result<
         }
     };
     command.env("PATH", search_path(std::env::var_os("PATH")));
-    command.envs(args.env.iter().cloned());
-    Ok(command)
+    command.envs(env.iter().cloned());
+    command
 }
 
 #[cfg(test)]

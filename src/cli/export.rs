@@ -118,15 +118,21 @@ fn hand_out(
 fn take(socket: BorrowedFd<'_>, dest: &Path, into_directory: bool, args: &Args) -> anyhow::Result<serde_json::Value> {
     let (path, file) = receive(socket)?;
     let place = if into_directory { dest.join(export::name(&path)) } else { dest.to_owned() };
-    let said = |error: io::Error| anyhow!("{}: copy to {place:?}: {}", Shown(&path), describe(&error));
-    let mut output = Output::create(&place)?;
+    let bytes = copy_out(&path, file, &place, args.mode)?;
+    let member = String::from_utf8_lossy(&path).into_owned();
+    Ok(json!({"member": member, "file": place.to_string_lossy(), "bytes": bytes}))
+}
+
+/// Copies what a process inside has opened as `member` to `place`. Gives the bytes.
+pub fn copy_out(member: &[u8], file: OwnedFd, place: &Path, mode: Option<u32>) -> anyhow::Result<u64> {
+    let said = |error: io::Error| anyhow!("{}: copy to {place:?}: {}", Shown(member), describe(&error));
+    let mut output = Output::create(place)?;
     let mut to = output.file();
     let bytes = io::copy(&mut File::from(file), &mut to).map_err(said)?;
-    if let Some(mode) = args.mode {
+    if let Some(mode) = mode {
         to.set_permissions(Permissions::from_mode(mode)).map_err(said)?;
     }
     to.sync_all().map_err(said)?;
     output.publish()?;
-    let member = String::from_utf8_lossy(&path).into_owned();
-    Ok(json!({"member": member, "file": place.to_string_lossy(), "bytes": bytes}))
+    Ok(bytes)
 }

@@ -78,7 +78,7 @@ pub fn remove_one(dir: &Path, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 /// The homes of all users, and what `HOME` says.
-fn homes() -> Vec<PathBuf> {
+pub fn homes() -> Vec<PathBuf> {
     let mut homes = remove::homes(&fs::read("/etc/passwd").unwrap_or_default());
     homes.extend(std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from));
     // Accounts of services have `/` or a directory of programs for a home; those are as worth keeping.
@@ -90,7 +90,8 @@ fn as_caller(target: &Target) -> Result<Removed, Failed> {
     remove::contents(target.directory(), &Options { threads: 1, dry_run: false, take_group: true })
 }
 
-fn remove_root(target: &Target, place: &Place) -> io::Result<()> {
+/// Removes the directory itself, as the caller, once it is empty.
+pub fn remove_root(target: &Target, place: &Place) -> io::Result<()> {
     let error = match target.remove() {
         Ok(()) => return Ok(()),
         Err(error) => error,

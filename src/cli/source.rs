@@ -25,6 +25,13 @@ pub struct Reading {
 /// The widest zstd window that sbuild takes, and so the widest that is read, as the exponent of two.
 const WINDOW_LOG: u32 = 27;
 
+/// What a command reads with that offers no choice.
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading { threads: 0, memory: 256 << 20 }
+    }
+}
+
 impl Reading {
     pub fn options(&self) -> input::Options {
         input::Options { threads: threads(self.threads), memory: self.memory, window_log: WINDOW_LOG }

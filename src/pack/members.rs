@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FileType, OFlags, Statx};
 
 use super::plan::{Content, Plan, stored};
+use super::reuse::Reuse;
 use super::{Error, Options};
 use crate::archive::{header, writer};
 use crate::entry::{Entry, Extent, Kind};
@@ -30,27 +31,30 @@ pub struct Source<'a> {
     pub options: &'a Options,
     /// A PAX comment for the root's member.
     pub comment: Option<&'a [u8]>,
+    /// The older archive that frames are taken over from.
+    pub reuse: Option<&'a Reuse>,
     /// Counts the bytes of data read.
     pub done: &'a AtomicU64,
-    /// Counts the extended attributes left out.
-    pub skipped_xattrs: &'a AtomicU64,
 }
 
 /// Reads members, with the directory it read from last kept open.
 pub struct Reader<'a> {
     source: &'a Source<'a>,
     directory: Option<(NodeId, OwnedFd)>,
+    /// How many extended attributes of the frame read last were left out.
+    pub skipped_xattrs: u64,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `source`.
     pub fn new(source: &'a Source<'a>) -> Reader<'a> {
-        Reader { source, directory: None }
+        Reader { source, directory: None, skipped_xattrs: 0 }
     }
 
     /// Puts the bytes of a frame into `out`, whose former bytes go.
     pub fn frame(&mut self, content: &Content, out: &mut Vec<u8>) -> Result<(), Error> {
         out.clear();
+        self.skipped_xattrs = 0;
         match content {
             Content::Members(range) => {
                 for index in range.clone() {
@@ -121,7 +125,7 @@ impl<'a> Reader<'a> {
                 kept
             }
         };
-        self.source.skipped_xattrs.fetch_add(kept.skipped, Ordering::Relaxed);
+        self.skipped_xattrs += kept.skipped;
         Ok(kept)
     }
 

@@ -8,10 +8,11 @@ mod members;
 pub mod output;
 mod pipeline;
 pub mod plan;
+pub mod reuse;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -23,7 +24,8 @@ pub use crate::progress::Progress;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
 use crate::tree::xattr;
 use crate::zst::compress::{self, Level};
-use plan::Plan;
+use plan::{Cuts, Plan};
+use reuse::{Reuse, State};
 
 /// A tree that could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +151,8 @@ pub struct Options {
     pub clamp_mtime: Option<i64>,
     /// Store whole seconds only.
     pub whole_seconds: bool,
+    /// Where frames are cut; less memory may cut them smaller.
+    pub cuts: Cuts,
 }
 
 impl Options {
@@ -190,6 +194,12 @@ pub struct Summary {
     pub squashed: u64,
     /// SHA-256 of the archive.
     pub sha256: [u8; 32],
+    /// Frames taken over from an older archive.
+    pub reused_frames: u64,
+    /// Bytes of the archive in them.
+    pub reused_bytes: u64,
+    /// Frames that the older archive should have had, but which were not there as they were written; they were made anew.
+    pub damaged_frames: u64,
 }
 
 /// Fills up an archive of which sbuild would not read enough to know what it is.
@@ -211,6 +221,28 @@ pub fn pack(
     progress: &Progress,
     out: &mut (impl Write + Send),
 ) -> Result<Summary, Error> {
+    Ok(pack_with(root, options, progress, None, out)?.0)
+}
+
+/// [`pack`], the same bytes, with frames taken over from an older archive where it has them. Gives the state with which frames of this one can be taken over.
+pub fn pack_reusing(
+    root: OwnedFd,
+    options: &Options,
+    progress: &Progress,
+    reuse: &Reuse,
+    out: &mut (impl Write + Send),
+) -> Result<(Summary, State), Error> {
+    let (summary, frames) = pack_with(root, options, progress, Some(reuse), out)?;
+    Ok((summary, State { context: reuse.context, frames }))
+}
+
+fn pack_with(
+    root: OwnedFd,
+    options: &Options,
+    progress: &Progress,
+    reuse: Option<&Reuse>,
+    out: &mut (impl Write + Send),
+) -> Result<(Summary, Vec<reuse::Record>), Error> {
     let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
     let tree = walk::walk(root.as_fd(), &options.walk)?;
     let squashed = match (audit::unmapped(&tree), options.unmapped) {
@@ -219,37 +251,39 @@ pub fn pack(
         (None, Unmapped::Error) => 0,
     };
     let shape = pipeline::Shape::new(options, &tree)?;
-    let plan = plan::plan(&tree, shape.max_frame);
+    let plan = plan::plan(&tree, &Cuts { most: shape.max_frame, ..options.cuts });
     progress.total.store(plan.data(&tree), Ordering::Relaxed);
-    let skipped_xattrs = AtomicU64::new(0);
     let mut source = members::Source {
         root: root.as_fd(),
         tree: &tree,
         plan: &plan,
         options,
         comment: None,
+        reuse,
         done: &progress.done,
-        skipped_xattrs: &skipped_xattrs,
     };
     let written = match pipeline::run(&source, &shape, out)? {
         Some(written) => written,
         None => {
             progress.done.store(0, Ordering::Relaxed);
-            skipped_xattrs.store(0, Ordering::Relaxed);
             let filler = filler();
             source.comment = Some(&filler);
             pipeline::run(&source, &shape, out)?.unwrap_or_default()
         }
     };
-    Ok(Summary {
+    let summary = Summary {
         squashed,
-        skipped_xattrs: skipped_xattrs.load(Ordering::Relaxed),
+        skipped_xattrs: written.skipped_xattrs,
         tar_bytes: written.tar_bytes,
         archive_bytes: written.archive_bytes,
         frames: written.frames,
         sha256: written.sha256,
+        reused_frames: written.reused_frames,
+        reused_bytes: written.reused_bytes,
+        damaged_frames: written.damaged_frames,
         ..count(&tree, &plan)
-    })
+    };
+    Ok((summary, written.records))
 }
 
 fn count(tree: &Tree, plan: &Plan) -> Summary {

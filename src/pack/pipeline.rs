@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -9,7 +10,8 @@ use crossbeam_channel::{Sender, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{Reader, Source};
-use super::plan::{MAX_FRAME, Plan};
+use super::plan::{Frame, Plan};
+use super::reuse::{self, Found, Record, Reuse};
 use super::{Error, Format, Options};
 use crate::archive::writer::END;
 use crate::tree::walk::{Node, Tree};
@@ -42,7 +44,7 @@ impl Shape {
         let mut threads = options.threads.max(1);
         let free = |threads: usize| options.memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
         // A frame and, at worst, as much again for what it compresses to.
-        let max_frame = (options.memory / 4).min(MAX_FRAME);
+        let max_frame = (options.memory / 4).min(options.cuts.most);
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
             threads -= 1;
         }
@@ -64,13 +66,29 @@ pub struct Written {
     pub frames: u64,
     /// SHA-256 of the archive.
     pub sha256: [u8; 32],
+    /// Extended attributes left out.
+    pub skipped_xattrs: u64,
+    /// Frames taken over from an older archive.
+    pub reused_frames: u64,
+    /// Bytes of the archive in them.
+    pub reused_bytes: u64,
+    /// Frames that an older archive should have had intact and did not.
+    pub damaged_frames: u64,
+    /// What to remember of each frame, when frames are taken over.
+    pub records: Vec<Record>,
 }
 
 /// A frame ready to be written.
+#[derive(Default)]
 struct Done {
     index: usize,
     tar_bytes: u64,
     bytes: Vec<u8>,
+    skipped_xattrs: u64,
+    /// `None` where nobody asked for one.
+    record: Option<Record>,
+    is_reused: bool,
+    is_damaged: bool,
 }
 
 /// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know it.
@@ -96,33 +114,119 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
 }
 
 fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
-    let mut reader = Reader::new(source);
-    let mut compressor = match source.options.format {
-        Format::Zstd(level) => Some(Compressor::new(level)?),
-        Format::Tar => None,
-    };
-    let (mut content, mut compressed) = (Vec::new(), Vec::new());
+    let mut maker = Maker::new(source)?;
     while let Some(index) = queue.take() {
-        let frame = &source.plan.frames[index];
-        reader.frame(&frame.content, &mut content)?;
-        if index + 1 == source.plan.frames.len() {
-            content.extend_from_slice(&END);
-        }
-        let bytes = match &mut compressor {
-            Some(compressor) => {
-                compressor.frame(&content, frame.is_large, &mut compressed)?;
-                // An exact copy travels; the large buffers stay here and are used again.
-                compressed.as_slice().to_vec()
-            }
-            None => content.as_slice().to_vec(),
+        let done = match source.reuse {
+            Some(reuse) => maker.reused_or_made(index, reuse)?,
+            None => maker.made(index)?,
         };
-        queue.finished(index, bytes.len() as u64);
-        let done = Done { index, tar_bytes: content.len() as u64, bytes };
+        queue.finished(index, done.bytes.len() as u64);
         if sender.send(Ok(done)).is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// Makes frames, with buffers that are used again from frame to frame.
+struct Maker<'a> {
+    source: &'a Source<'a>,
+    reader: Reader<'a>,
+    /// `None` for a plain tar.
+    compressor: Option<Compressor>,
+    content: Vec<u8>,
+    compressed: Vec<u8>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(source: &'a Source<'a>) -> Result<Maker<'a>, Error> {
+        let compressor = match source.options.format {
+            Format::Zstd(level) => Some(Compressor::new(level)?),
+            Format::Tar => None,
+        };
+        Ok(Maker { source, reader: Reader::new(source), compressor, content: Vec::new(), compressed: Vec::new() })
+    }
+
+    /// Frame `index`, read and compressed.
+    fn made(&mut self, index: usize) -> Result<Done, Error> {
+        let frame = self.read(index)?;
+        self.compress(index, frame)
+    }
+
+    /// Frame `index`, from an older archive if it is there, with a record in any case.
+    fn reused_or_made(&mut self, index: usize, reuse: &Reuse) -> Result<Done, Error> {
+        let Source { tree, plan, options, .. } = *self.source;
+        let frame = &plan.frames[index];
+        let seen = reuse::seen(self.source, frame, self.is_last(index));
+        let unread = reuse.by_metadata(&seen, options.format, frame.is_large);
+        let mut is_damaged = matches!(unread, Found::Damaged);
+        if let Found::Intact(record, bytes) = unread {
+            self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
+            return Ok(reused(index, record, bytes));
+        }
+        self.read(index)?;
+        let content = *blake3::hash(&self.content).as_bytes();
+        let recipe = reuse::recipe(options.format, self.content.len() as u64, frame.is_large);
+        let metadata = reuse.lasting(&seen);
+        let skipped_xattrs = self.reader.skipped_xattrs;
+        match reuse.by_content(&content, &recipe) {
+            Found::Intact(record, bytes) => {
+                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes));
+            }
+            Found::Damaged => is_damaged = true,
+            Found::Missing => {}
+        }
+        let done = self.compress(index, frame)?;
+        let record = Record {
+            content,
+            recipe,
+            metadata,
+            compressed: blake3::hash(&done.bytes).into(),
+            content_bytes: done.tar_bytes,
+            compressed_bytes: done.bytes.len() as u64,
+            skipped_xattrs,
+        };
+        Ok(Done { record: Some(record), is_damaged, ..done })
+    }
+
+    fn read(&mut self, index: usize) -> Result<&'a Frame, Error> {
+        let frame = &self.source.plan.frames[index];
+        self.reader.frame(&frame.content, &mut self.content)?;
+        if self.is_last(index) {
+            self.content.extend_from_slice(&END);
+        }
+        Ok(frame)
+    }
+
+    fn is_last(&self, index: usize) -> bool {
+        index + 1 == self.source.plan.frames.len()
+    }
+
+    fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
+        let bytes = match &mut self.compressor {
+            Some(compressor) => {
+                compressor.frame(&self.content, frame.is_large, &mut self.compressed)?;
+                // An exact copy travels; the large buffers stay here and are used again.
+                self.compressed.as_slice().to_vec()
+            }
+            None => self.content.as_slice().to_vec(),
+        };
+        let (tar_bytes, skipped_xattrs) = (self.content.len() as u64, self.reader.skipped_xattrs);
+        Ok(Done { index, tar_bytes, bytes, skipped_xattrs, ..Done::default() })
+    }
+}
+
+fn reused(index: usize, record: Record, bytes: Vec<u8>) -> Done {
+    let Record { content_bytes, skipped_xattrs, .. } = record;
+    Done {
+        index,
+        tar_bytes: content_bytes,
+        bytes,
+        skipped_xattrs,
+        record: Some(record),
+        is_reused: true,
+        is_damaged: false,
+    }
 }
 
 fn write(
@@ -144,6 +248,13 @@ fn write(
             written.tar_bytes += frame.tar_bytes;
             written.archive_bytes += frame.bytes.len() as u64;
             written.frames += 1;
+            written.skipped_xattrs += frame.skipped_xattrs;
+            if frame.is_reused {
+                written.reused_frames += 1;
+                written.reused_bytes += frame.bytes.len() as u64;
+            }
+            written.damaged_frames += u64::from(frame.is_damaged);
+            written.records.extend(frame.record);
             hash.update(&frame.bytes);
             if written.archive_bytes < DETECTED as u64 {
                 head.extend_from_slice(&frame.bytes);

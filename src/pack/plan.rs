@@ -14,14 +14,26 @@ use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 /// The largest content of a frame, in bytes: the widest window that sbuild's zstd decodes.
 pub const MAX_FRAME: u64 = 128 << 20;
 
-/// A frame of small files ends at the first [`boundary`] behind this many bytes.
-const FRAME: u64 = 12 << 20;
+/// Where frames are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuts {
+    /// A frame of small files ends at the first boundary behind this many bytes.
+    pub least: u64,
+    /// A frame of small files ends before it holds more than this many bytes.
+    pub longest: u64,
+    /// One path in so many is a boundary, where a frame may begin.
+    pub boundaries: u64,
+    /// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
+    pub large: u64,
+    /// No frame has more content than this many bytes.
+    pub most: u64,
+}
 
-/// A frame of small files ends before it holds more than this many bytes.
-const LONGEST: u64 = 40 << 20;
-
-/// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
-const LARGE: u64 = 16 << 20;
+impl Default for Cuts {
+    fn default() -> Cuts {
+        Cuts { least: 12 << 20, longest: 40 << 20, boundaries: 128, large: 16 << 20, most: MAX_FRAME }
+    }
+}
 
 /// A frame of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,29 +74,40 @@ pub struct Plan {
 impl Plan {
     /// Bytes of file data in the archive.
     pub fn data(&self, tree: &Tree) -> u64 {
-        self.order.iter().filter(|id| !self.hard_links.contains_key(id)).map(|id| stored(tree, *id)).sum()
+        self.frames.iter().map(|frame| self.data_of(frame, tree)).sum()
+    }
+
+    /// Bytes of file data in one frame.
+    pub fn data_of(&self, frame: &Frame, tree: &Tree) -> u64 {
+        match &frame.content {
+            Content::Members(range) => {
+                let members = self.order[range.clone()].iter().filter(|id| !self.hard_links.contains_key(id));
+                members.map(|id| stored(tree, *id)).sum()
+            }
+            Content::Part { data, .. } => data.end - data.start,
+        }
     }
 }
 
-/// Plans the archive of `tree`, with frames of at most `max_frame` bytes.
-pub fn plan(tree: &Tree, max_frame: u64) -> Plan {
-    let mut plan = Plan { order: order(tree), ..Plan::default() };
+/// Plans the archive of `tree`.
+pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
+    let mut plan = Plan { order: order(tree, cuts), ..Plan::default() };
     plan.hard_links = hard_links(tree, &plan.order);
-    cut(tree, &mut plan, max_frame);
+    cut(tree, &mut plan, cuts);
     plan
 }
 
 /// Depth first. Siblings are permuted so that large files come together, those of neighbouring directories too: they tend to be variants of one another,
 /// and stand in one frame then. Small files go by kind and extension.
-fn order(tree: &Tree) -> Vec<NodeId> {
-    let holds_large = holds_large(tree);
+fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
+    let holds_large = holds_large(tree, cuts);
     let mut order = Vec::with_capacity(tree.nodes.len());
     let mut after_large = false;
     let mut stack = vec![Tree::ROOT];
     while let Some(id) = stack.pop() {
         order.push(id);
         if tree.node(id).kind != NodeKind::Directory {
-            after_large = is_large(tree, id);
+            after_large = is_large(tree, id, cuts);
             continue;
         }
         let mut children: Vec<NodeId> = tree.node(id).children.clone().collect();
@@ -106,16 +129,16 @@ fn order(tree: &Tree) -> Vec<NodeId> {
     order
 }
 
-fn is_large(tree: &Tree, id: NodeId) -> bool {
-    stored(tree, id) >= LARGE
+fn is_large(tree: &Tree, id: NodeId, cuts: &Cuts) -> bool {
+    stored(tree, id) >= cuts.large
 }
 
 /// For each node: is it a large file, or a directory with one below?
-fn holds_large(tree: &Tree) -> Vec<bool> {
+fn holds_large(tree: &Tree, cuts: &Cuts) -> Vec<bool> {
     let mut holds = vec![false; tree.nodes.len()];
     // Every node stands behind its directory.
     for id in (0..tree.nodes.len() as NodeId).rev() {
-        if holds[id as usize] || is_large(tree, id) {
+        if holds[id as usize] || is_large(tree, id, cuts) {
             holds[id as usize] = true;
             holds[tree.node(id).parent as usize] = true;
         }
@@ -147,16 +170,17 @@ fn hard_links(tree: &Tree, order: &[NodeId]) -> HashMap<NodeId, NodeId> {
     links
 }
 
-fn cut(tree: &Tree, plan: &mut Plan, max_frame: u64) {
+fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
+    let most = cuts.most;
     let mut open = Open::default();
     for index in 0..plan.order.len() {
         let id = plan.order[index];
         let data = if plan.hard_links.contains_key(&id) { 0 } else { stored(tree, id) };
         let size = data + header::padding(data) as u64 + header::BLOCK as u64;
-        if data > max_frame {
+        if data > most {
             open.close(plan, index);
-            for start in (0..data).step_by(max_frame as usize) {
-                let end = data.min(start + max_frame);
+            for start in (0..data).step_by(most as usize) {
+                let end = data.min(start + most);
                 let content = Content::Part { member: index, data: start..end };
                 plan.frames.push(Frame { content, size: end - start, is_large: true });
             }
@@ -164,11 +188,11 @@ fn cut(tree: &Tree, plan: &mut Plan, max_frame: u64) {
             continue;
         }
         // Directories between two large files stay with them.
-        let is_large = data >= LARGE || open.is_large && tree.node(id).kind == NodeKind::Directory;
-        let limit = if is_large { max_frame } else { LONGEST.min(max_frame) };
+        let is_large = data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
+        let limit = if is_large { most } else { cuts.longest.min(most) };
         let ends = open.is_large != is_large
             || open.size + size > limit
-            || !is_large && open.size >= FRAME.min(max_frame / 2) && boundary(&tree.path(id));
+            || !is_large && open.size >= cuts.least.min(most / 2) && is_boundary(&tree.path(id), cuts);
         if open.size > 0 && ends {
             open.close(plan, index);
         }
@@ -178,9 +202,9 @@ fn cut(tree: &Tree, plan: &mut Plan, max_frame: u64) {
     open.close(plan, plan.order.len());
 }
 
-/// May a frame begin with the member at `path`? One in 128 may, chosen by its path alone, so that a file that comes, goes or grows moves no cut but the next.
-fn boundary(path: &[u8]) -> bool {
-    xxh3_64(path).is_multiple_of(128)
+/// May a frame begin with the member at `path`? It depends on the path alone, so that a file that comes, goes or grows moves no cut but the next.
+fn is_boundary(path: &[u8], cuts: &Cuts) -> bool {
+    xxh3_64(path).is_multiple_of(cuts.boundaries)
 }
 
 /// The frame that is being filled.

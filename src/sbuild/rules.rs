@@ -214,10 +214,10 @@ table! {
         => "tar replaces the link; unpack refuses it"
     DIRECTORY_OVER_LATE_LINK "directory-over-late-link" BOTH UNSAFE
         "a directory where a symbolic link stands that is absolute or has .. in it"
-        => "tar makes such links last and then finds the directory: the archive is refused"
+        => "tar makes such links last, where it finds the inode number that it left: when the directory has got it, the archive is refused"
     OVER_LATE_LINK "over-late-link" BOTH SOUND
         "a file, pipe or other link where a symbolic link stands that is absolute or has .. in it"
-        => "tar makes such links last: the link takes the place of what the archive has there later"
+        => "tar makes such links last, where it finds the inode number that it left: when what came later has got it, the link takes its place"
     OVER_DIRECTORY "over-directory" BOTH SOUND
         "something else where a directory stands that has files in it"
         => "tar cannot replace the directory and the archive is refused"

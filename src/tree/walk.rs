@@ -193,7 +193,8 @@ pub fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
     let mut walker =
         Walker { root, options, mount: Mount::of(&stat), tree: Tree::default(), buffer: Vec::with_capacity(64 << 10) };
-    walker.tree.nodes.push(node(Tree::ROOT, NodeKind::Directory, &stat));
+    let is_unmapped = is_unmapped(root, c".", &stat);
+    walker.tree.nodes.push(Node { is_unmapped, ..node(Tree::ROOT, NodeKind::Directory, &stat) });
     let mut next = 0;
     // A directory's files are added behind all that is there, so this goes through every level.
     while next < walker.tree.nodes.len() {
@@ -259,7 +260,7 @@ impl Walker<'_> {
         let stat = stat(directory, name, path)?;
         let Some(kind) = self.kind(&stat) else { return Ok(()) };
         let mut node = node(parent, kind, &stat);
-        node.is_unmapped = [node.uid, node.gid].contains(&OVERFLOW_ID) && has_unmapped_owner(directory, name);
+        node.is_unmapped = is_unmapped(directory, name, &stat);
         node.name = self.tree.add_text(name.to_bytes()).at(path, "remember the name")?;
         match kind {
             NodeKind::Directory | NodeKind::File if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
@@ -404,9 +405,10 @@ const OVERFLOW_ID: u32 = 65534;
 /// Does no id of this namespace stand for the owner or group of the file, so that what `stat` says (65534) is made up?
 ///
 /// The kernel lets nobody write to such a file, root of the namespace included (`inode_permission`). On a read-only mount it does not tell.
-fn has_unmapped_owner(directory: BorrowedFd<'_>, name: &CStr) -> bool {
+fn is_unmapped(directory: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EACCESS;
-    accessat(directory, name, Access::WRITE_OK, flags) == Err(Errno::ACCESS)
+    [stat.stx_uid, stat.stx_gid].contains(&OVERFLOW_ID)
+        && accessat(directory, name, Access::WRITE_OK, flags) == Err(Errno::ACCESS)
 }
 
 fn spare(buffer: &mut Vec<u8>) -> &mut [MaybeUninit<u8>] {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::attributes::{Attributes, Handle, Own};
 use super::directories::{Directories, Id};
 use super::error::{Error, Refusal};
-use super::names::{Selection, split};
+use super::names::split;
 use super::root;
 use super::workers::{Batch, Job, OpenFile, Piece};
 use super::{Devices, Options, Summary};
@@ -20,6 +20,7 @@ use crate::archive::reader::Member;
 use crate::entry::Kind;
 use crate::error::At;
 use crate::input::Chunk;
+use crate::tree::selection::Selection;
 
 /// Takes members in archive order.
 pub struct Extractor<'a> {

@@ -33,6 +33,7 @@ use crate::input::Input;
 use crate::progress::Progress;
 use crate::remove;
 use crate::tree::exclude::Patterns;
+use crate::tree::selection::Selection;
 use attributes::{Attributes, Own};
 pub use digest::{Hashed, sha256};
 use directories::Directories;
@@ -65,7 +66,7 @@ pub enum Found {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which members.
-    pub selection: names::Selection,
+    pub selection: Selection,
     /// Which not, with all below.
     pub exclude: Patterns,
     /// How names are changed.
@@ -226,7 +227,7 @@ fn extract<'a>(
     Ok((summary, directories))
 }
 
-/// Removes from `root` what a failed [`unpack`] has made: what is noted in `made`, or without that everything.
+/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything.
 pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, threads: usize) -> Result<(), Error> {
     let options = remove::Options { threads, dry_run: false, take_group: false };
     let root = reopen(root)?;

@@ -1,6 +1,4 @@
-//! Which place below DIR a member's name stands for, and which members are wanted. Pure.
-
-use crate::tree::exclude::{self, Patterns};
+//! Which place below DIR a member's name stands for. Pure.
 
 /// More levels than any tree has; names are at most 4 KiB, so that this only bounds work.
 const MAX_DEPTH: usize = 1024;
@@ -65,63 +63,6 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Members that a user names, by path or pattern, each with all below it.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    wanted: Vec<Wanted>,
-}
-
-#[derive(Clone, Debug)]
-struct Wanted {
-    text: String,
-    /// As a path: a name like `[` is no pattern.
-    literal: Vec<u8>,
-    pattern: Option<Patterns>,
-    is_found: bool,
-}
-
-impl Selection {
-    /// The members that `names` name; all members when there is none.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Selection, exclude::Error> {
-        let wanted = |text: &str| {
-            let relative = Rules { strip_leading_slash: true, ..Rules::default() };
-            let literal = relative.path(text.as_bytes()).ok().flatten().unwrap_or_default();
-            let pattern = match Patterns::new([text]) {
-                Ok(pattern) => Some(pattern),
-                Err(exclude::Error::Malformed { .. }) => None,
-                Err(error) => return Err(error),
-            };
-            Ok(Wanted { text: text.to_owned(), literal, pattern, is_found: false })
-        };
-        Ok(Selection { wanted: names.into_iter().map(wanted).collect::<Result<_, _>>()? })
-    }
-
-    /// Are all members wanted?
-    pub fn is_everything(&self) -> bool {
-        self.wanted.is_empty()
-    }
-
-    /// Is the member at `path` wanted? Remembers that it was there.
-    pub fn takes(&mut self, path: &[u8]) -> bool {
-        let mut is_wanted = self.wanted.is_empty();
-        for wanted in &mut self.wanted {
-            let is_literal = path
-                .strip_prefix(wanted.literal.as_slice())
-                .is_some_and(|rest| !wanted.literal.is_empty() && (rest.is_empty() || rest.starts_with(b"/")));
-            if is_literal || wanted.pattern.as_ref().is_some_and(|pattern| pattern.covers(path)) {
-                wanted.is_found = true;
-                is_wanted = true;
-            }
-        }
-        is_wanted
-    }
-
-    /// What was named and not met.
-    pub fn missing(&self) -> Vec<String> {
-        self.wanted.iter().filter(|wanted| !wanted.is_found).map(|wanted| wanted.text.clone()).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -156,25 +97,6 @@ mod tests {
         assert_eq!(rules.path(b"./a").unwrap(), None);
         assert_eq!(rules.path(b"./").unwrap(), None);
         assert_eq!(rules.path(b"a/../../b"), Err(Error::Above));
-    }
-
-    #[test]
-    fn members_are_wanted_with_all_below_them() {
-        for (name, path, expected) in [
-            ("usr/bin", "usr/bin", true),
-            ("/usr/bin/", "usr/bin/ls", true),
-            ("./usr/bin", "usr/bin2", false),
-            ("usr/*", "usr/bin/ls", true),
-            ("*/bin", "usr/bin", true),
-            ("*/bin", "bin", false),
-            ("usr/bin/[", "usr/bin/[", true),
-            ("usr/bin", "usr", false),
-        ] {
-            let mut selection = Selection::new([name]).unwrap();
-            assert_eq!(selection.takes(path.as_bytes()), expected, "{name} and {path}");
-            assert_eq!(selection.missing().is_empty(), expected, "{name} and {path}");
-        }
-        assert!(Selection::default().takes(b"anything"));
     }
 
     #[test]

@@ -182,7 +182,8 @@ fn die_with(parent: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn own_mounts() -> io::Result<()> {
+/// Moves this process into a mount namespace whose mounts nobody else sees. What was opened before belongs to the one that it leaves.
+pub fn own_mounts() -> io::Result<()> {
     sys::unshare_mounts()?;
     Ok(rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
 }

@@ -49,6 +49,11 @@ impl Level {
         parameters
     }
 
+    /// All that decides, beside the content and zstd's version, which bytes a frame of `size` bytes of content becomes. For comparing only.
+    pub fn recipe(self, size: usize, is_large: bool) -> String {
+        format!("{:?}", self.parameters(size, is_large))
+    }
+
     /// Tables of our own up to level 9; above, zstd's own levels are the better ones, with long-distance matching for large files.
     ///
     /// Measured on buildd chroots: in a wide window, a plain strategy with larger tables beats zstd's levels both in time and in size. Up to level 3 the tables of small

@@ -161,8 +161,10 @@ fn compare(loader: Loader) -> Option<()> {
     let cases = all_cases(&scratch);
     let archives: Vec<PathBuf> = cases.iter().map(|case| write(case, scratch.path())).collect();
     let loaded = loaders::load(loader, &archives, &scratch)?;
+    // Whether these go wrong depends on whether the file system uses an inode number again at once.
+    let is_chance = |case: &Case| case.rules.iter().any(|rule| rule.ends_with("over-late-link"));
     let mut wrong = Vec::new();
-    for (case, loaded) in cases.iter().zip(loaded).filter(|(case, _)| !case.is_unclear) {
+    for (case, loaded) in cases.iter().zip(loaded).filter(|(case, _)| !case.is_unclear && !is_chance(case)) {
         let expected = if loader == Loader::V0_85 { case.loads_0_85 } else { case.loads_0_89 };
         // What it says is read from the tar itself.
         let said = match case.suffix {

@@ -25,7 +25,7 @@ fn copy() -> Option<&'static PathBuf> {
 }
 
 /// A static is never dropped: a shell that waits for the end of this process removes the copy.
-fn clean_up_at_exit(path: &std::path::Path) {
+pub fn clean_up_at_exit(path: &std::path::Path) {
     let script = "(while kill -0 \"$1\"; do sleep 0.5; done; rm -rf --one-file-system \"$2\") &";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", &std::process::id().to_string()]).arg(path);

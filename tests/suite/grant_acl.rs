@@ -366,6 +366,27 @@ fn a_chroot_that_only_the_namespace_may_read_is_read_there() {
 }
 
 #[test]
+fn an_archive_says_the_build_users_of_its_last_passwd() {
+    let scratch = Scratch::new();
+    let top = directory(&scratch, "top");
+    let (tree, archive) = (scratch.join("tree"), scratch.join("chroot.tar.zst"));
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    let pack = |passwd: &str, options: &str| {
+        fs::write(tree.join("etc/passwd"), passwd).unwrap();
+        let tar = scratch.join("chroot.tar");
+        succeed(Command::new("tar").arg("-C").arg(&tree).arg(options).arg(&tar).arg("./etc/passwd"));
+        succeed(Command::new("zstd").args(["-q", "-f"]).arg(&tar).arg("-o").arg(&archive));
+    };
+    pack("x:x:105:1::/:/bin/sh\n", "-cf");
+    assert_eq!(found(with_chroot(&archive, &top)), (104, 103));
+    pack("x:x:205:1::/:/bin/sh\n", "-rf");
+    assert_eq!(found(with_chroot(&archive, &top)), (204, 203));
+    fs::write(&archive, "no archive").unwrap();
+    let error = fail(2, &mut with_chroot(&archive, &top));
+    assert!(error.contains("chroot.tar.zst"), "{error}");
+}
+
+#[test]
 fn the_uids_are_those_that_sbuild_has_useradd_make() {
     let Some(()) = require(&["useradd", "groupadd"]) else { return };
     let scratch = Scratch::new();

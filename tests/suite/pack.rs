@@ -138,10 +138,22 @@ fn the_summary_is_json_with_stable_keys() {
     let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     assert_eq!(
         keys(&said),
-        ["archive", "archive_bytes", "tar_bytes", "frames", "sha256", "seconds", "members", "skipped", "squashed"]
+        [
+            "archive",
+            "archive_bytes",
+            "tar_bytes",
+            "frames",
+            "reused",
+            "sha256",
+            "seconds",
+            "members",
+            "skipped",
+            "squashed"
+        ]
     );
     let members = ["total", "directories", "files", "sparse", "hard_links", "symlinks", "special"];
     assert_eq!(keys(&said["members"]), members);
+    assert_eq!(keys(&said["reused"]), ["frames", "bytes", "damaged"]);
     assert_eq!(keys(&said["skipped"]), ["excluded", "mounts", "devices", "sockets", "xattrs"]);
     assert_eq!(said["archive"], archive.to_str().unwrap());
     assert_eq!(said["archive_bytes"], fs::metadata(&archive).unwrap().len());

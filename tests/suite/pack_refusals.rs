@@ -192,6 +192,11 @@ fn ids_that_sbuild_cannot_map() {
     let archive = scratch.join("x.tar");
     let expected = ["6 file(s)", "a (65534:65534), b (", "e (", ", …;", "--unmapped squash"];
     refuse(isar_as_user(["pack"]).args([&tree, &archive]), &scratch, &expected);
+    // The root itself counts as well.
+    let own = scratch.join("own");
+    fs::create_dir(&own).unwrap();
+    chown(&own, Some(user().uid), Some(user().gid)).unwrap();
+    refuse(isar_as_user(["pack"]).args([&own, &archive]), &scratch, &["1 file(s)", ". (65534:65534)"]);
     // Without a namespace those of the tree itself are too large.
     let expected = ["4 file(s)", &format!(". ({0}:{0})", user().base)];
     refuse(isar(["--userns=off", "pack"]).args([&tree, &archive]), &scratch, &expected);

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
 
+use rustix::process::Signal;
+
 /// The ordinary user.
 pub const USER: &str = "isar-test";
 
@@ -70,6 +72,10 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         remove_old_programs();
+        // Whoever started the tests may ignore some, as nohup does; the program leaves ignored signals alone.
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::QUIT] {
+            isar_tarball::sys::set_default_action(signal.as_raw()).unwrap();
+        }
         let built = Path::new(env!("CARGO_BIN_EXE_isar-tarball"));
         let place = base().join(format!("isar-tarball.{}", std::process::id()));
         fs::copy(built, &place).unwrap();

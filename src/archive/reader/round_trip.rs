@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::archive::{sparse, writer};
+use crate::archive::{header, sparse, writer};
 use crate::entry::{Kind, Timestamp};
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -47,8 +47,13 @@ prop_compose! {
         xattrs in prop::collection::btree_map("user\\.[a-z=%]{1,9}", prop::collection::vec(any::<u8>(), 0..300), 0..3),
         access_acl in prop::option::of("[a-z:,]{1,30}"), default_acl in prop::option::of("[a-z:,]{1,30}"),
     ) -> Entry {
+        // A device node gets no record, so its time is what the header holds.
+        let mtime = match kind.is_device() {
+            true => Timestamp { seconds: seconds.clamp(0, header::MAX_MTIME), nanoseconds: 0 },
+            false => Timestamp { seconds, nanoseconds },
+        };
         Entry {
-            path, kind, uid, gid, mode, mtime: Timestamp { seconds, nanoseconds },
+            path, kind, uid, gid, mode, mtime,
             xattrs: xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect(),
             access_acl: access_acl.map(String::into_bytes), default_acl: default_acl.map(String::into_bytes),
         }

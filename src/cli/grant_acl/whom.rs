@@ -5,9 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use isar_tarball::archive::reader::Limits;
+use isar_tarball::contents;
 use isar_tarball::error::{FileError, describe};
 use isar_tarball::ids::Account;
-use isar_tarball::sbuild::accounts::{self, Accounts};
+use isar_tarball::input::Input;
+use isar_tarball::sbuild::accounts::{self, Accounts, Picker};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use serde_json::{Value, json};
 
@@ -15,6 +18,7 @@ use super::Args;
 use super::inside::{Answer, in_place};
 use crate::cli::Globals;
 use crate::cli::place::{self, Namespace};
+use crate::cli::source::{self, Reading};
 
 /// The uid of the first user that `useradd --system` makes in a usual chroot.
 const USUAL: u32 = 999;
@@ -177,7 +181,11 @@ fn of_directory(root: &OwnedFd, globals: &Globals, has_namespace: bool) -> anyho
     split().context("the process inside was cut short")
 }
 
-/// To come with the reading of archives: every event of the archive goes to an [`accounts::Picker`].
-fn of_archive(_archive: &Path) -> anyhow::Result<Accounts> {
-    bail!("build users of an archive cannot be told yet: give the directory that it was packed from, or --sbuild-uid")
+/// The last member of a name counts, so it is read to its end. Its threads are gone then: whoever forks afterwards has one thread.
+fn of_archive(archive: &Path) -> anyhow::Result<Accounts> {
+    let options = Reading::default().options();
+    let mut input = Input::open(source::open(archive)?, &options)?;
+    let mut picker = Picker::default();
+    contents::read(&mut input, Limits::default(), |event| picker.take(&event).map_err(anyhow::Error::from))?;
+    Ok(picker.finish()?)
 }

@@ -4,6 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
+use isar_tarball::chroot::points;
+use isar_tarball::pack::plan::Cuts;
 use isar_tarball::pack::{Format, Options, Unmapped};
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::walk;
@@ -17,7 +19,9 @@ use crate::cli::values::{size, threads};
 /// ROOTFS belongs to the caller's subordinate ids, or to whoever --userns names. ARCHIVE appears whole or not at all: it is written beside its place,
 /// read back through the rules of sbuild's loaders, synced and renamed.
 #[derive(clap::Args)]
-#[command(after_help = "Example: isar-tarball pack rootfs schroot.tar.zst")]
+#[command(
+    after_help = "Examples:\n  isar-tarball pack rootfs schroot.tar.zst\n  isar-tarball pack --reuse schroot.tar.zst rootfs schroot.tar.zst"
+)]
 pub struct Args {
     /// The tree
     pub rootfs: PathBuf,
@@ -62,13 +66,31 @@ pub struct Args {
     /// Write the archive's SHA-256 to FILE in the form of sha256sum
     #[arg(long, value_name = "FILE")]
     pub digest: Option<PathBuf>,
+    /// Take over from the tarball OLD the compressed frames whose content is the same; ARCHIVE becomes what it would be without
+    ///
+    /// Every file is read and compared with a state that the earlier pack left, as this one leaves it for the next: a file of some kilobytes, .NAME.state beside
+    /// NAME, only for this build of isar-tarball. OLD and ARCHIVE may be the same. When OLD or its state is missing, damaged or another program's, a warning says
+    /// so and everything is compressed. Whoever can write to the state decides what is taken over, so it must be yours or root's.
+    #[arg(long, value_name = "OLD")]
+    pub reuse: Option<PathBuf>,
+    /// Keep the states of tarballs in DIR rather than beside them; without --reuse only leaves one
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// With --reuse: do not even read files whose metadata are those that OLD's pack saw
+    ///
+    /// Compared are path, kind, size, mtime, ctime, inode, device, owner, mode, links and holes of all files of a frame. What is promised: as long as every change of a
+    /// file's content or extended attributes changes its ctime, ARCHIVE becomes what it would be without. No program can keep ctime from changing, except: one that
+    /// writes through a memory mapping which it had while OLD was packed; one that sets the system's clock back; one that writes to the disk past the file system.
+    /// Files changed less than 2 seconds before they were packed are read again. The clocks of this machine and of the tree's file system must agree so far.
+    #[arg(long, requires = "reuse")]
+    pub trust_metadata: bool,
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What never belongs into a build chroot: downloaded packages, and the mount point of isar's own repository.
-pub const DEFAULT_EXCLUDES: [&str; 2] = ["/var/cache/apt/archives", "/isar-apt"];
+/// What never belongs into a build chroot: downloaded packages, the mount point of isar's own repository, and what a killed `chroot` has left to the next one.
+pub const DEFAULT_EXCLUDES: [&str; 3] = ["/var/cache/apt/archives", "/isar-apt", points::RECORD];
 
 /// What up to two workers may take, in bytes: two of the largest frames with what they compress to.
 const MEMORY: u64 = 512 << 20;
@@ -162,6 +184,7 @@ impl Args {
             },
             clamp_mtime: source_date_epoch()?,
             whole_seconds: self.mtime_precision == Precision::S,
+            cuts: Cuts::default(),
         })
     }
 }

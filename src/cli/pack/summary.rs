@@ -58,6 +58,10 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
         let _ = writeln!(text, "{what:<9} {value}");
     };
     line("archive", format!("{name}, {}{frames}", human(summary.archive_bytes)));
+    if args.reuse.is_some() {
+        let Summary { reused_frames, reused_bytes, frames, .. } = summary;
+        line("reused", format!("{reused_frames} of {frames} frames, {}", human(*reused_bytes)));
+    }
     line("tree", format!("{}, {ratio:.2} times the archive", human(summary.tar_bytes)));
     line("members", format!("{}: {}", summary.members, members(summary)));
     if let Some(skipped) = skipped(summary) {
@@ -100,6 +104,11 @@ fn as_json(summary: &Summary, took: Duration, args: &Args) -> serde_json::Value 
         "archive_bytes": summary.archive_bytes,
         "tar_bytes": summary.tar_bytes,
         "frames": summary.frames,
+        "reused": {
+            "frames": summary.reused_frames,
+            "bytes": summary.reused_bytes,
+            "damaged": summary.damaged_frames,
+        },
         "sha256": hex(&summary.sha256),
         "seconds": took.as_secs_f64(),
         "members": {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use isar_tarball::ids::{IdMap, IdMaps};
 use isar_tarball::tree::exclude::Patterns;
-use isar_tarball::unpack::names::{Rules, Selection};
+use isar_tarball::tree::selection::Selection;
+use isar_tarball::unpack::names::Rules;
 use isar_tarball::unpack::{self, Found};
 use isar_tarball::userns::Place;
 use isar_tarball::{input, unpack::Options};
@@ -63,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     limit_members: Option<u64>,
     /// The widest zstd window to accept, as a power of two; sbuild takes 27
-    #[arg(long, value_name = "10-31", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
+    #[arg(long, value_name = "10-31", default_value_t = WINDOW_LOG, value_parser = clap::value_parser!(u32).range(10..=31))]
     window_log: u32,
     /// Print the summary as JSON
     #[arg(long)]
@@ -75,6 +76,9 @@ enum Devices {
     Skip,
     Create,
 }
+
+/// The widest window that sbuild takes.
+const WINDOW_LOG: u32 = 27;
 
 /// What decoded data may take with up to two threads, in bytes.
 const MEMORY: u64 = 256 << 20;
@@ -99,6 +103,28 @@ fn digest(text: &str) -> Result<[u8; 32], String> {
 }
 
 impl Args {
+    /// What `unpack ARCHIVE DIR` says.
+    pub fn plain(archive: PathBuf, dir: PathBuf) -> Args {
+        Args {
+            archive,
+            dir,
+            members: Vec::new(),
+            replace: false,
+            merge: false,
+            exclude: Vec::new(),
+            devices: None,
+            strip_components: 0,
+            strip_leading_slash: false,
+            no_xattrs: false,
+            threads: 0,
+            sha256: None,
+            limit_size: None,
+            limit_members: None,
+            window_log: WINDOW_LOG,
+            json: false,
+        }
+    }
+
     /// Is the archive stdin?
     pub fn is_stream(&self) -> bool {
         self.archive.as_os_str() == "-"

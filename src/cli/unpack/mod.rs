@@ -25,7 +25,7 @@ use super::report::{self, Status};
 use super::{Globals, place, progress, remove};
 
 pub use args::Args;
-use target::Target;
+pub use target::Target;
 
 /// The process inside is about to change DIR: from here on there is something to undo.
 const BEGIN: Request = b'b';

@@ -66,6 +66,11 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
+    /// For a directory that is gone by now: removes those above that were made for it.
+    pub fn remove_made(self) {
+        remove(&self.made);
+    }
+
     /// Gives the empty directory back, and removes it when it was made here.
     pub fn abandon(self) -> anyhow::Result<()> {
         if let (Place::Namespace(maps), true) = (self.place, self.is_handed_over) {

@@ -1,0 +1,152 @@
+//! The packages that a command needs: how apt is called, and the package files that go in and out.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use crate::chroot::points::{self, Kind};
+use crate::error::{At, FileError};
+use crate::tree::within;
+
+/// The list of isar's own repository.
+pub const ISAR_LIST: &str = "/etc/apt/sources.list.d/isar-apt.list";
+
+/// Where apt keeps package files.
+const ARCHIVES: &[u8] = b"/var/cache/apt/archives";
+
+/// What apt is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reading [`ISAR_LIST`], and leaving what is known of other repositories.
+    Update,
+    /// Fetching the packages.
+    Download,
+    /// Installing them.
+    Install,
+}
+
+impl Step {
+    /// What it is to the user.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Update => "apt-get update",
+            Step::Download => "apt-get install --download-only",
+            Step::Install => "apt-get install",
+        }
+    }
+
+    /// The arguments of `apt-get`.
+    fn arguments(self, packages: &[String]) -> Vec<&str> {
+        // The user that apt would become cannot read what only root of the namespace can.
+        let mut arguments = vec!["-o", "APT::Sandbox::User=root"];
+        match self {
+            Step::Update => arguments.extend([
+                "update",
+                "-o",
+                "Dir::Etc::SourceList=sources.list.d/isar-apt.list",
+                "-o",
+                "Dir::Etc::SourceParts=-",
+                "-o",
+                "APT::Get::List-Cleanup=0",
+            ]),
+            Step::Download | Step::Install => {
+                arguments.extend([
+                    "-o",
+                    "Debug::pkgProblemResolver=yes",
+                    "--no-install-recommends",
+                    "-y",
+                    "--allow-unauthenticated",
+                    "--allow-downgrades",
+                ]);
+                arguments.extend((self == Step::Download).then_some("--download-only"));
+                arguments.push("install");
+                // Only names follow, whatever they begin with.
+                arguments.push("--");
+                arguments.extend(packages.iter().map(String::as_str));
+            }
+        }
+        arguments
+    }
+
+    /// The command, to be run in the tree. It reads nothing, and what it says goes to stderr: stdin and stdout are the command's that comes after.
+    pub fn command(self, packages: &[String]) -> io::Result<Command> {
+        let mut command = Command::new("apt-get");
+        command.args(self.arguments(packages)).stdin(Stdio::null()).stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        if std::env::var_os("DEBIAN_FRONTEND").is_none() {
+            command.env("DEBIAN_FRONTEND", "noninteractive");
+        }
+        Ok(command)
+    }
+}
+
+/// The package files of a tree.
+pub struct Archives {
+    directory: OwnedFd,
+}
+
+impl Archives {
+    /// Opens their directory, made where it is missing.
+    pub fn open(root: BorrowedFd<'_>) -> Result<Archives, FileError> {
+        points::provide(root, ARCHIVES, Kind::Directory)?;
+        let directory = within::open(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY).at(ARCHIVES, "open")?;
+        Ok(Archives { directory })
+    }
+
+    /// Copies a package file into it; one that is there stays.
+    pub fn put(&self, name: &[u8], mut file: File) -> Result<(), FileError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut copy = match openat(&self.directory, name, flags, Mode::from_raw_mode(0o644)) {
+            Err(Errno::EXIST) => return Ok(()),
+            opened => File::from(opened.at(name, "create")?),
+        };
+        io::copy(&mut file, &mut copy).at(name, "copy the package into the tree")?;
+        Ok(())
+    }
+
+    /// The names of the package files, sorted.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>, FileError> {
+        let mut names = super::names(&self.directory, "var/cache/apt/archives")?;
+        names.retain(|name| is_package(OsStr::from_bytes(name)));
+        names.sort();
+        Ok(names)
+    }
+
+    /// Opens a package file for reading.
+    pub fn get(&self, name: &[u8]) -> Result<OwnedFd, FileError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(&self.directory, name, flags, Mode::empty()).at(name, "open")
+    }
+}
+
+/// Is this the name of a package file?
+pub fn is_package(name: &OsStr) -> bool {
+    name.as_bytes().ends_with(b".deb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apt_is_called_as_isar_calls_it() {
+        let packages = [String::from("e2fsprogs"), String::from("-x")];
+        assert_eq!(
+            Step::Update.arguments(&packages).join(" "),
+            "-o APT::Sandbox::User=root update -o Dir::Etc::SourceList=sources.list.d/isar-apt.list \
+             -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
+        );
+        let install = "-o APT::Sandbox::User=root -o Debug::pkgProblemResolver=yes --no-install-recommends -y \
+            --allow-unauthenticated --allow-downgrades";
+        assert_eq!(
+            Step::Download.arguments(&packages).join(" "),
+            format!("{install} --download-only install -- e2fsprogs -x")
+        );
+        assert_eq!(Step::Install.arguments(&packages).join(" "), format!("{install} install -- e2fsprogs -x"));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a pack remembers of the frames that it wrote, and the file that this is kept in.
+//!
+//! The file, numbers little-endian: [`MAGIC`]; the context (32 bytes); the number of frames (4); for each frame in the order of the archive the digests of its
+//! content, recipe, metadata (zeros: none) and compressed bytes (32 each), the lengths of content and compressed bytes and the count of attributes left out (8 each);
+//! at the end the digest of all that stands before it (32). Digests are BLAKE3.
+
+/// What the file begins with; the number goes up with the layout.
+const MAGIC: &[u8; 24] = b"isar-tarball frames 1\n\0\0";
+
+/// A BLAKE3 digest. Not a faster, weaker hash: whoever writes files of a tree must not be able to make two contents that are taken for one another.
+pub type Digest = [u8; 32];
+
+/// Bytes of the file beside the frames: magic, context, number of frames, digest.
+const FRAME_FREE: usize = MAGIC.len() + 32 + 4 + 32;
+
+/// Bytes for each frame.
+const FRAME: usize = 4 * 32 + 3 * 8;
+
+/// No state is longer, in bytes: more frames than this has no archive.
+pub const LARGEST: u64 = (FRAME_FREE + (FRAME << 20)) as u64;
+
+/// A frame that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Of its content, the bytes of the tar stream.
+    pub content: Digest,
+    /// Of the parameters that it was compressed with.
+    pub recipe: Digest,
+    /// Of what the walk saw of its members; `None` when one of them had changed so shortly before that another change might not show.
+    pub metadata: Option<Digest>,
+    /// Of its bytes in the archive.
+    pub compressed: Digest,
+    /// Length of its content in bytes.
+    pub content_bytes: u64,
+    /// Length in the archive in bytes.
+    pub compressed_bytes: u64,
+    /// Extended attributes of its members that were left out.
+    pub skipped_xattrs: u64,
+}
+
+/// An archive that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Of who wrote it, see [`super::context`].
+    pub context: Digest,
+    /// Its frames, together the whole archive.
+    pub frames: Vec<Record>,
+}
+
+/// Why nothing can be taken over from an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The file of the state is not what was written.
+    #[error("its state is damaged, or written by another version of isar-tarball")]
+    State,
+    /// Another program, zstd library or namespace.
+    #[error("another build of isar-tarball made it, or this one in another namespace")]
+    Context,
+    /// The archive does not have the length that its frames come to.
+    #[error("it has changed since its state was written")]
+    Archive,
+}
+
+impl State {
+    /// The length of the archive in bytes; `None` when it is no number of 64 bits.
+    pub fn archive_bytes(&self) -> Option<u64> {
+        self.frames.iter().try_fold(0u64, |sum, frame| sum.checked_add(frame.compressed_bytes))
+    }
+
+    /// The file's content.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = [&MAGIC[..], &self.context, &(self.frames.len() as u32).to_le_bytes()].concat();
+        for frame in &self.frames {
+            for digest in [&frame.content, &frame.recipe, &frame.metadata.unwrap_or_default(), &frame.compressed] {
+                out.extend_from_slice(digest);
+            }
+            for number in [frame.content_bytes, frame.compressed_bytes, frame.skipped_xattrs] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        let digest = blake3::hash(&out);
+        out.extend_from_slice(digest.as_bytes());
+        out
+    }
+
+    /// Reads what [`State::encode`] made, and nothing else.
+    pub fn decode(bytes: &[u8]) -> Result<State, Unusable> {
+        let (mut rest, digest) = bytes.split_last_chunk::<32>().ok_or(Unusable::State)?;
+        if blake3::hash(rest).as_bytes() != digest {
+            return Err(Unusable::State);
+        }
+        let magic: [u8; MAGIC.len()] = take(&mut rest)?;
+        let context = take(&mut rest)?;
+        let count = u32::from_le_bytes(take(&mut rest)?) as usize;
+        if magic != *MAGIC || count.checked_mul(FRAME) != Some(rest.len()) {
+            return Err(Unusable::State);
+        }
+        let frames = (0..count).map(|_| record(&mut rest)).collect::<Result<_, _>>()?;
+        Ok(State { context, frames })
+    }
+}
+
+fn record(rest: &mut &[u8]) -> Result<Record, Unusable> {
+    let (content, recipe, metadata) = (take(rest)?, take(rest)?, take(rest)?);
+    Ok(Record {
+        content,
+        recipe,
+        metadata: Some(metadata).filter(|digest| *digest != Digest::default()),
+        compressed: take(rest)?,
+        content_bytes: u64::from_le_bytes(take(rest)?),
+        compressed_bytes: u64::from_le_bytes(take(rest)?),
+        skipped_xattrs: u64::from_le_bytes(take(rest)?),
+    })
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Unusable> {
+    let (first, behind) = rest.split_first_chunk().ok_or(Unusable::State)?;
+    *rest = behind;
+    Ok(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn state() -> State {
+        let frame = |number: u8, metadata| Record {
+            content: [number; 32],
+            recipe: [number + 1; 32],
+            metadata,
+            compressed: [number + 2; 32],
+            content_bytes: 1 << 33,
+            compressed_bytes: number.into(),
+            skipped_xattrs: 3,
+        };
+        State { context: [9; 32], frames: vec![frame(10, None), frame(20, Some([1; 32]))] }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let empty = State { context: [0; 32], frames: Vec::new() };
+        for state in [state(), empty] {
+            assert_eq!(State::decode(&state.encode()), Ok(state));
+        }
+    }
+
+    #[test]
+    fn a_state_damaged_anywhere_is_refused() {
+        let bytes = state().encode();
+        assert_eq!(bytes.len(), FRAME_FREE + 2 * FRAME);
+        for at in 0..bytes.len() {
+            assert_eq!(State::decode(&bytes[..at]), Err(Unusable::State), "cut at {at}");
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                assert_eq!(State::decode(&damaged), Err(Unusable::State), "bit {bit} of byte {at}");
+            }
+        }
+        assert_eq!(State::decode(&[&bytes[..], b"\0"].concat()), Err(Unusable::State));
+    }
+
+    #[test]
+    fn a_layout_of_another_number_or_length_is_refused_though_its_digest_is_right() {
+        let bytes = state().encode();
+        let sealed = |bytes: &[u8]| [bytes, blake3::hash(bytes).as_bytes()].concat();
+        let mut other = bytes[..bytes.len() - 32].to_vec();
+        assert_eq!(State::decode(&sealed(&other)), Ok(state()));
+        assert_eq!(State::decode(&sealed(&other[..other.len() - 8])), Err(Unusable::State));
+        other[20] = b'2';
+        assert_eq!(State::decode(&sealed(&other)), Err(Unusable::State));
+    }
+
+    #[test]
+    fn lengths_that_come_to_more_than_a_number_holds_are_seen() {
+        let mut state = state();
+        assert_eq!(state.archive_bytes(), Some(30));
+        state.frames[0].compressed_bytes = u64::MAX;
+        assert_eq!(state.archive_bytes(), None);
+    }
+}

@@ -1,0 +1,413 @@
+//! fixtures/isar/isar-tarball.bbclass: read and run by bitbake where there is one (tests/bitbake.sh puts it where these tests look,
+//! BITBAKE_DIR names another), and always by tests/bitbake.py alone.
+//!
+//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything runs as the test user.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::world::{Scratch, as_namespace_root, as_user, chroot, fail, program, require, skip, succeed, user};
+
+const CLASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/isar/isar-tarball.bbclass");
+const BITBAKE: &str = "/var/tmp/isar-tarball-tests/bitbake";
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+
+/// A build directory with a layer that inherits the class, and what reads it.
+struct Build {
+    scratch: Scratch,
+    bitbake: Option<PathBuf>,
+}
+
+/// One build directory for each bitbake.
+fn builds() -> impl Iterator<Item = Build> {
+    let named = std::env::var_os("BITBAKE_DIR").map(PathBuf::from);
+    let bitbake = named.unwrap_or_else(|| BITBAKE.into());
+    let bitbake =
+        bitbake.is_dir().then_some(bitbake).or_else(|| skip("there is no bitbake; tests/bitbake.sh fetches it"));
+    [None].into_iter().chain(bitbake.map(Some)).map(Build::new)
+}
+
+impl Build {
+    fn new(bitbake: Option<PathBuf>) -> Build {
+        let build = Build { scratch: Scratch::new(), bitbake };
+        // The sources may lie where only root gets.
+        succeed(Command::new("cp").args(["-r", &format!("{TESTS}/fixtures/isar-layer")]).arg(build.join("isar")));
+        fs::copy(format!("{TESTS}/bitbake.py"), build.join("bitbake.py")).unwrap();
+        fs::create_dir_all(build.join("layer/classes")).unwrap();
+        fs::copy(CLASS, build.join("layer/classes/isar-tarball.bbclass")).unwrap();
+        fs::create_dir(build.join("bin")).unwrap();
+        symlink(program(), build.join("bin/isar-tarball")).unwrap();
+        build.mkdir(&build.workdir());
+        build
+    }
+
+    fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.scratch.join(name)
+    }
+
+    fn workdir(&self) -> PathBuf {
+        self.join("top/tmp/work/debian-bookworm-amd64/stand-in")
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.workdir().join("rootfs")
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.join("top/tmp/deploy/schroot-target/debian-bookworm-amd64.tar.zst")
+    }
+
+    /// A directory of the test user.
+    fn mkdir(&self, path: &Path) {
+        succeed(as_user("mkdir").arg("-p").arg(path));
+    }
+
+    /// A file of the test user.
+    fn write(&self, path: &Path, text: &str) {
+        self.mkdir(path.parent().unwrap());
+        succeed(as_user("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(path).arg(text));
+    }
+
+    /// bitbake with these variables and this command.
+    fn bitbake(&self, inherit: &str, words: &[&str]) -> Command {
+        let mut command = as_user("env");
+        let dir = self.bitbake.as_deref().unwrap_or(Path::new(""));
+        command.arg(format!("BITBAKE_DIR={}", dir.display()));
+        let path = format!("PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.scratch.path().display());
+        command.arg(&path).arg("/usr/bin/python3").arg(self.join("bitbake.py")).arg(self.join("isar/stand-in.bb"));
+        let bbpath = format!("BBPATH={}:{}", self.join("layer").display(), self.join("isar").display());
+        command.args([bbpath, path, format!("INHERIT={inherit}"), format!("TOPDIR={}", self.join("top").display())]);
+        command.args(words);
+        command
+    }
+
+    /// Runs a function of the recipe, which must succeed, and gives what it said.
+    fn run(&self, variables: &[&str], function: &str) -> String {
+        succeed(&mut self.bitbake("base isar-tarball", &[variables, &["run", function]].concat()))
+    }
+
+    /// A small tree of namespace root where the recipe has its root file system.
+    fn make_rootfs(&self) -> PathBuf {
+        let rootfs = self.rootfs();
+        let script = r#"
+            mkdir "$1"
+            cd "$1"
+            mkdir -p etc/apt/preferences.d isar-apt var/cache/apt/archives usr/bin
+            echo pin > etc/apt/preferences.d/isar-apt
+            echo deb > isar-apt/package.deb
+            echo deb > var/cache/apt/archives/package.deb
+            printf '#!/bin/sh\necho "$@" > "$2/set-up"\n' > chroot-setup.sh
+            chmod 4755 chroot-setup.sh
+            chown 101:102 usr/bin
+        "#;
+        succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(self.workdir()));
+        succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(&rootfs));
+        rootfs
+    }
+
+    /// The names in an archive.
+    fn members(&self, archive: &Path) -> Vec<String> {
+        let list = succeed(Command::new("tar").args(["--list", "--file"]).arg(archive));
+        list.lines().map(String::from).collect()
+    }
+
+    /// A command in place of isar-tarball, which writes its arguments, one a line, and what `script` says to a file.
+    fn record_calls(&self, script: &str) -> PathBuf {
+        let record = self.join("top/calls");
+        let tool = self.join("bin/isar-tarball");
+        fs::remove_file(&tool).unwrap();
+        let text = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{0}'\n{{ {script}; }} >> '{0}'\n", record.display());
+        fs::write(&tool, text).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        record
+    }
+}
+
+/// The names that the class replaces.
+fn replaced() -> Vec<String> {
+    let text = fs::read_to_string(CLASS).unwrap();
+    let names = text.lines().filter_map(|line| line.trim_start_matches("python ").split_once(":unshare"));
+    let names: Vec<_> =
+        names.map(|(name, _)| name).filter(|name| !name.contains([' ', '#'])).map(String::from).collect();
+    assert!(names.len() > 10, "{names:?}");
+    names
+}
+
+fn members_named<'a>(members: &'a [String], part: &str) -> Vec<&'a String> {
+    members.iter().filter(|name| name.contains(part)).collect()
+}
+
+#[test]
+fn a_schroot_build_sees_nothing_of_the_class() {
+    let names = replaced();
+    for build in builds() {
+        let show = |inherit: &str, mode: &str| -> String {
+            let mut words = vec![mode, "show"];
+            words.extend(names.iter().map(String::as_str));
+            succeed(&mut build.bitbake(inherit, &words))
+        };
+        let own = show("base", "ISAR_CHROOT_MODE=schroot");
+        assert_eq!(show("base isar-tarball", "ISAR_CHROOT_MODE=schroot"), own);
+        assert_eq!(
+            own.matches("isar's own").count(),
+            names.len(),
+            "the stand-in lacks a function that the class replaces"
+        );
+        let unshare = show("base isar-tarball", "ISAR_CHROOT_MODE=unshare");
+        assert!(!unshare.contains("isar's own"), "{unshare}");
+    }
+}
+
+#[test]
+fn root_of_the_namespace_can_make_directories_in_a_parent_of_a_rootfs() {
+    for build in builds() {
+        build.run(&[], "do_make_parents");
+        for tree in ["parent/tree", "other/parent/tree"] {
+            assert_eq!(build.workdir().join(tree).metadata().unwrap().uid(), user().base);
+        }
+    }
+}
+
+#[test]
+fn a_privileged_script_has_its_stdin_its_environment_and_its_descriptors() {
+    for build in builds() {
+        let said = build.run(&[], "do_privileged");
+        assert_eq!(said, "0\ntwo words\n");
+        let map = fs::read_to_string(build.workdir().join("three")).unwrap();
+        assert!(map.split_whitespace().any(|word| word == user().base.to_string()), "{map}");
+    }
+}
+
+#[test]
+fn a_privileged_command_that_fails_fails_its_task() {
+    for build in builds() {
+        let failed = build.bitbake("base isar-tarball", &["run", "do_privileged_failure"]).output().unwrap();
+        assert_eq!(failed.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&failed.stdout).into_owned();
+        assert!(said.contains('7'), "the status of the command: {said}");
+    }
+}
+
+#[test]
+fn the_chroot_tarball_is_packed_with_progress_and_its_tree_removed() {
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        let said = build.run(&["SSTATE_ZSTD_CLEVEL=3", "ZSTD_THREADS=1"], "do_sbuildchroot_deploy");
+        // Of percentages in quick succession bitbake reports the first only.
+        let shown = if build.bitbake.is_some() { "progress: " } else { "progress: 100" };
+        assert!(said.contains(shown) && said.contains("100%\n"), "{said}");
+        assert!(!rootfs.exists());
+        assert_eq!(build.archive().metadata().unwrap().uid(), user().uid);
+        let members = build.members(&build.archive());
+        assert!(members.contains(&String::from("./etc/apt/preferences.d/isar-apt")), "{members:?}");
+        assert!(members_named(&members, "package.deb").is_empty(), "{members:?}");
+    }
+}
+
+#[test]
+fn a_chroot_tarball_that_cannot_be_written_fails_its_task_and_keeps_the_tree() {
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        build.mkdir(&build.archive());
+        fail(1, &mut build.bitbake("base isar-tarball", &["run", "do_sbuildchroot_deploy"]));
+        assert!(rootfs.join("chroot-setup.sh").exists());
+    }
+}
+
+#[test]
+fn level_threads_and_reuse_come_from_the_configuration() {
+    let reuse = |path: &Path| format!("--reuse\n{}\n", path.display());
+    for build in builds() {
+        let record = build.record_calls("true");
+        build.mkdir(&build.join("top"));
+        build.run(&["SSTATE_ZSTD_CLEVEL=11", "ZSTD_THREADS=5"], "sbuildchroot_deploy_tar");
+        let calls = fs::read_to_string(&record).unwrap();
+        assert!(calls.contains("--level\n11\n--threads\n5\n") && !calls.contains("--reuse"), "{calls}");
+        build.run(&["ISAR_TARBALL_REUSE=1"], "sbuildchroot_deploy_tar");
+        let calls = fs::read_to_string(&record).unwrap();
+        assert!(calls.contains(&reuse(&build.archive())), "{calls}");
+    }
+}
+
+#[test]
+fn a_rootfs_is_unpacked_from_the_bootstrap_in_place_of_an_older_one() {
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
+        build.mkdir(bootstrap.parent().unwrap());
+        let tar = ["--numeric-owner", "--zstd", "--create", "--file", "-", "--directory"];
+        let script = "file=$1; shift; exec \"$@\" > \"$file\"";
+        let mut pack = as_user("sh");
+        pack.args(["-euc", script, "sh"]).arg(&bootstrap).args(["mmdebstrap", "--unshare-helper", "tar"]).args(tar);
+        succeed(pack.arg(&rootfs).arg("."));
+        succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
+
+        build.run(&[], "rootfs_prepare");
+        assert_eq!(rootfs.metadata().unwrap().uid(), user().base);
+        assert_eq!(rootfs.join("usr/bin").metadata().unwrap().uid(), user().base + 101);
+        assert_eq!(rootfs.join("chroot-setup.sh").metadata().unwrap().mode() & 0o7777, 0o4755);
+        assert!(!rootfs.join("left-over").exists());
+        assert_eq!(fs::read_to_string(rootfs.join("set-up")).unwrap(), format!("setup {}\n", rootfs.display()));
+    }
+}
+
+#[test]
+fn a_rootfs_goes_into_the_sstate_cache_and_comes_back() {
+    let task = "SSTATE_CURRTASK=rootfs_install";
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        let archive = build.workdir().join("sstate-build/rootfs.tar");
+
+        build.run(&["SSTATE_CURRTASK=generate_initramfs"], "rootfs_install_sstate_prepare");
+        assert!(!archive.exists(), "another task's state has no rootfs");
+        build.run(&[task], "rootfs_install_sstate_prepare");
+        let members = build.members(&archive);
+        assert!(members.contains(&String::from("./isar-apt/package.deb")), "an SDK needs its packages: {members:?}");
+        assert!(members_named(&members, "archives/").len() <= 1, "{members:?}");
+
+        succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
+        build.run(&[task], "rootfs_install_sstate_finalize");
+        assert!(!archive.exists());
+        assert!(!rootfs.join("left-over").exists());
+        assert_eq!(rootfs.join("usr/bin").metadata().unwrap().gid(), user().base + 102);
+        build.run(&[task], "rootfs_install_sstate_finalize");
+        assert!(rootfs.join("usr/bin").exists(), "a rootfs that was just built stays as it is");
+    }
+}
+
+#[test]
+fn sbuild_gets_its_mounts_and_its_build_user_the_compiler_cache() {
+    let Some(()) = require(&["getfacl", "perl"]) else { return };
+    for build in builds() {
+        build.make_rootfs();
+        let passwd = "echo sbuild:x:997:997::/:/bin/sh > \"$1/etc/passwd\"";
+        succeed(as_namespace_root("sh").args(["-euc", passwd, "sh"]).arg(build.rootfs()));
+        let config = build.workdir().join("sbuild.conf");
+        build.run(&[&format!("SBUILD_CHROOT={}", build.rootfs().display())], "sbuild_add_unshare_mounts");
+
+        let acl = succeed(Command::new("getfacl").args(["-n", "-p"]).arg(build.join("top/tmp/ccache")));
+        for id in [user().base, user().base + 997] {
+            assert!(
+                acl.contains(&format!("\nuser:{id}:rw")) && acl.contains(&format!("\ndefault:user:{id}:rw")),
+                "{acl}"
+            );
+        }
+        let script = "do $ARGV[0] or die $@; print join ',', map { $_->{mountpoint} } @$unshare_bind_mounts";
+        let mounts = succeed(Command::new("perl").args(["-e", script]).arg(config));
+        assert_eq!(mounts, "/home/builder/stand-in/rootfs,/isar-apt,/base-apt,/ccache");
+    }
+}
+
+#[test]
+fn cleaning_removes_trees_of_subordinate_ids_and_this_recipe_s_stamps() {
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        succeed(as_namespace_root("chmod").arg("0").arg(rootfs.join("usr")));
+        let stamps = build.join("top/tmp/stamps");
+        for stamp in ["stand-in/1.0-r0.do_rootfs", "other/1.0-r0.do_rootfs"] {
+            build.write(&stamps.join(stamp), "");
+        }
+        build.run(&[], "do_clean");
+        assert!(!build.workdir().exists());
+        assert!(!stamps.join("stand-in/1.0-r0.do_rootfs").exists());
+        assert!(stamps.join("other/1.0-r0.do_rootfs").exists());
+    }
+}
+
+#[test]
+fn root_cleandirs_are_emptied_for_python_and_shell_tasks() {
+    let script = r#"mkdir -p "$1/full" && touch "$1/full/file" && chmod 0 "$1/full""#;
+    for build in builds() {
+        let work = build.join("top/tmp/work");
+        for (variables, task) in [
+            (vec!["ROOT_CLEANDIRS_DIRS=/work/tree /work/missing"], "do_root_cleandirs"),
+            (vec![], "do_root_cleandirs_shell"),
+        ] {
+            build.mkdir(&work.join("tree"));
+            succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(work.join("tree")));
+            succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(work.join("tree")));
+            build.run(&variables, task);
+            assert_eq!(fs::read_dir(work.join("tree")).unwrap().count(), 0, "{task}");
+        }
+        assert!(work.join("missing").is_dir());
+    }
+}
+
+#[test]
+fn an_imager_task_installs_its_packages_under_the_lock_of_isar_apt() {
+    // The lock can be had by others again when the task is over, and only then.
+    for build in builds() {
+        let lock = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/isar.lock");
+        build.write(&lock, "");
+        let try_lock = format!("flock --exclusive --nonblock '{}' echo free || echo held", lock.display());
+        let record = build.record_calls(&format!("{try_lock}; cat"));
+        let task = ["BB_CURRENTTASK=image_wic", "INSTALL_image_wic= parted  dosfstools "];
+        build.run(&task, "do_image");
+        let deploy = build.join("top/tmp/deploy");
+        let expected = format!(
+            "imager\n--cache\n{tmp}/isar-tarball\n--bind\n{work}:/work\n--bind\n{deploy}/isar-apt/debian-bookworm-amd64/apt/debian-bookworm:/isar-apt\n\
+             --install\nparted  dosfstools\n--download-dir\n{top}/downloads/deb/debian-bookworm\n{archive}\n--\nsh\n-c\n\
+             cat /etc/debian_version > /work/version; exit \"$1\"\nsh\n0\nheld\n",
+            tmp = build.join("top/tmp").display(),
+            work = build.workdir().display(),
+            deploy = deploy.display(),
+            top = build.join("top").display(),
+            archive = build.archive().display(),
+        );
+        assert_eq!(fs::read_to_string(&record).unwrap(), expected);
+        assert_eq!(succeed(Command::new("sh").args(["-c", &try_lock])), "free\n");
+    }
+}
+
+#[test]
+fn an_imager_task_without_packages_hands_its_script_over_and_takes_no_lock() {
+    for build in builds() {
+        let lock = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/isar.lock");
+        build.mkdir(&build.join("top"));
+        let record = build.record_calls("cat");
+        build.run(&["BB_CURRENTTASK=image_wic"], "do_image_script");
+        let calls = fs::read_to_string(&record).unwrap();
+        assert!(!lock.exists() && !calls.contains("--install"), "{calls}");
+        assert!(calls.ends_with("--\n/bin/bash\n-s\n        cat /etc/debian_version > /work/version\n"), "{calls}");
+    }
+}
+
+/// Everything that isar does with the tree of a build chroot, in its order; by bitbake where there is one.
+#[test]
+fn a_real_chroot_goes_from_the_bootstrap_to_the_tarball() {
+    let Some(tree) = chroot("bookworm") else { return };
+    let build = builds().last().unwrap();
+    let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
+    let repository = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/debian-bookworm/dists/isar");
+    build.write(&repository.join("main/binary-amd64/Packages"), "");
+    build.write(&repository.join("Release"), "Codename: isar\nArchitectures: amd64\nComponents: main\n");
+    build.mkdir(bootstrap.parent().unwrap());
+    succeed(as_user(program()).args(["pack", "--level", "1"]).arg(&tree).arg(&bootstrap));
+
+    // The chroot of mmdebstrap has no set-up script of isar's.
+    let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
+    let script = r#"
+        printf '#!/bin/sh\ntouch "$2/set-up"\n' > "$1/chroot-setup.sh"
+        chmod 755 "$1/chroot-setup.sh"
+        echo 'deb [trusted=yes] file:///isar-apt isar main' > "$1/etc/apt/sources.list.d/isar-apt.list"
+    "#;
+    fail(1, &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]));
+    succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(build.rootfs()));
+    let said = run("rootfs_install_pkgs_update");
+    assert!(said.contains("file:/isar-apt isar Release"), "{said}");
+    assert!(run("do_in_chroot").contains("base-files"));
+    assert_eq!(fs::read_to_string(build.rootfs().join("marker")).unwrap(), "an argument\n");
+    assert!(!build.rootfs().join("isar-apt").exists(), "a mount point of apt-get's is left behind");
+
+    run("rootfs_install_sstate_prepare");
+    run("root_cleandirs");
+    run("rootfs_install_sstate_finalize");
+    run("do_sbuildchroot_deploy");
+    let members = build.members(&build.archive());
+    assert!(members.contains(&String::from("./marker")) && members.contains(&String::from("./usr/bin/dpkg")));
+    assert!(!build.rootfs().exists());
+    run("do_clean");
+    assert!(!build.workdir().exists());
+}
