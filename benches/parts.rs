@@ -14,6 +14,7 @@ use isar_tarball::archive::reader::{Limits, Reader};
 use isar_tarball::archive::{header::decode::Header, pax, writer};
 use isar_tarball::entry::{Entry, Kind, Timestamp};
 use isar_tarball::ids::{IdMap, Layout, Range};
+use isar_tarball::input::{self, Input};
 use isar_tarball::pack::plan;
 use isar_tarball::tree::walk;
 use isar_tarball::zst::compress::{Compressor, Level};
@@ -136,6 +137,22 @@ fn archives(bench: &mut Criterion) {
             frames::scan_with(archive.len() as u64, read).unwrap().len()
         })
     });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &archive).unwrap();
+    group.throughput(Throughput::Bytes(content.len() as u64));
+    for threads in [1, 2, 4] {
+        let options = input::Options { threads, memory: 256 << 20, window_log: 27 };
+        group.bench_function(BenchmarkId::new("decode", threads), |bench| {
+            bench.iter(|| {
+                let mut input = Input::open(std::fs::File::open(file.path()).unwrap(), &options).unwrap();
+                let mut bytes = 0;
+                while let Some(chunk) = input.next().unwrap() {
+                    bytes += chunk.len();
+                }
+                bytes
+            })
+        });
+    }
     group.finish();
 }
 

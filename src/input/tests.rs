@@ -485,32 +485,3 @@ fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
     drop(ahead.take(|_| 0).unwrap());
     assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
 }
-
-/// Decodes the archive that ISAR_TARBALL_BENCH names: `cargo test --release --lib decode_rate -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn decode_rate() {
-    let Some(path) = std::env::var_os("ISAR_TARBALL_BENCH") else { return };
-    for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (2, 64 << 20), (4, 256 << 20)] {
-        let mut times: Vec<_> = (0..7)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                let mut input = Input::open(File::open(&path).unwrap(), &options(threads, memory)).unwrap();
-                let opened = start.elapsed();
-                let (mut bytes, mut sum) = (0, 0_u64);
-                while let Some(chunk) = input.next().unwrap() {
-                    bytes += chunk.len();
-                    sum += chunk.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>();
-                }
-                (start.elapsed(), opened, bytes, input.held().1 >> 20, sum)
-            })
-            .collect();
-        times.sort();
-        let (time, opened, bytes, peak, _) = times[3];
-        println!(
-            "{threads} threads, {} MiB: {time:?} (best {:?}, open {opened:?}), {bytes} bytes, peak {peak} MiB",
-            memory >> 20,
-            times[0].0
-        );
-    }
-}
