@@ -1,11 +1,13 @@
 //! `idmap`: what it prints is what the other commands use, and what newuidmap and unshare take.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::world::{self, as_user, isar, isar_as_user, run, succeed, text, user};
+use crate::world::{self, as_user, chroot, isar, isar_as_user, run, succeed, text, user};
 
 /// The map of a process, `0 100000 65536` a line.
 fn lines(text: &str) -> Vec<String> {
@@ -63,12 +65,15 @@ fn newuidmap_takes_the_printed_lines() {
     }
 }
 
-/// `--map-users` of three numbers came with util-linux 2.39.
-fn unshare_takes_ranges() -> bool {
-    let version = succeed(Command::new("unshare").arg("--version"));
-    let number = version.split_whitespace().last().unwrap_or_default();
-    let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (2, 39)
+/// The unshare of trixie, as the test user: `--map-users` of three numbers came with util-linux 2.39, and bookworm has 2.38.
+fn unshare_of_trixie() -> Option<Command> {
+    let usr = chroot("trixie")?.join("usr");
+    let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let mut loaders = fs::read_dir(usr.join("lib").join(&multiarch)).unwrap().map(|entry| entry.unwrap().path());
+    let is_loader = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ld-linux"));
+    let mut command = as_user(loaders.find(is_loader).expect("the dynamic loader of trixie"));
+    command.arg("--library-path").arg(usr.join("lib").join(&multiarch)).arg(usr.join("bin/unshare"));
+    Some(command)
 }
 
 #[test]
@@ -76,20 +81,9 @@ fn unshare_makes_the_same_map_of_the_printed_options() {
     for layout in ["subid", "caller"] {
         let printed = printed(layout, "unshare");
         let options: Vec<&str> = printed.split_whitespace().collect();
-        // The options themselves, where the unshare of this machine is too old to run them.
-        assert_eq!(options[..2], ["--user", "--mount"]);
-        let ranges = |name: &str| -> Vec<String> {
-            let pairs = options.windows(2).filter(|pair| pair[0] == name);
-            pairs.map(|pair| pair[1].replace(':', " ")).collect()
-        };
-        assert_eq!([ranges("--map-users"), ranges("--map-groups")].concat(), used(layout));
-        if unshare_takes_ranges() {
-            let mut command = as_user("unshare");
-            command.args(&options).args(["cat", "/proc/self/uid_map", "/proc/self/gid_map"]);
-            assert_eq!(lines(&succeed(&mut command)), used(layout));
-        } else {
-            eprintln!("SKIPPED: the unshare of this machine is older than 2.39; its options were only read");
-        }
+        let Some(mut command) = unshare_of_trixie() else { return };
+        command.args(&options).args(["cat", "/proc/self/uid_map", "/proc/self/gid_map"]);
+        assert_eq!(lines(&succeed(&mut command)), used(layout));
     }
 }
 
