@@ -22,8 +22,8 @@ pub struct Reading {
     memory: u64,
 }
 
-/// The widest zstd window that sbuild takes, and so the widest that is read, as the exponent of two.
-const WINDOW_LOG: u32 = 27;
+/// The widest zstd window that sbuild takes, and so the widest that is read unless asked for, as the exponent of two.
+pub const WINDOW_LOG: u32 = 27;
 
 /// What a command reads with that offers no choice.
 impl Default for Reading {

@@ -10,6 +10,7 @@ use isar_tarball::unpack::{self, Found};
 use isar_tarball::userns::Place;
 use isar_tarball::{input, unpack::Options};
 
+use crate::cli::source::WINDOW_LOG;
 use crate::cli::values::{size, threads};
 
 /// Unpack a tarball into a directory
@@ -76,9 +77,6 @@ enum Devices {
     Skip,
     Create,
 }
-
-/// The widest window that sbuild takes.
-const WINDOW_LOG: u32 = 27;
 
 /// What decoded data may take with up to two threads, in bytes.
 const MEMORY: u64 = 256 << 20;
