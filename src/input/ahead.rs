@@ -116,11 +116,33 @@ impl std::fmt::Debug for Chunk {
     }
 }
 
-/// A part that a decoder has taken. What it needs besides buffers stays charged until this is dropped, and dropping it without [`Part::done`] breaks the stream.
+/// What a decoder needs besides buffers and uses again for the next part, charged until it is dropped: memory that is touched for the first time is dear.
+pub(super) struct Kept<T> {
+    /// It, once it is there. Taken away when others wait for the memory.
+    pub(super) value: Option<T>,
+    charged: u64,
+    ahead: Arc<Ahead>,
+}
+
+impl<T> Kept<T> {
+    /// Nothing yet.
+    pub(super) fn new(ahead: &Arc<Ahead>) -> Kept<T> {
+        Kept { value: None, charged: 0, ahead: Arc::clone(ahead) }
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        self.value = None;
+        self.ahead.lock().give_back(&mut self.charged);
+        self.ahead.room.notify_all();
+    }
+}
+
+/// A part that a decoder has taken. Dropping it without [`Part::done`] breaks the stream.
 pub(super) struct Part {
     /// Which one.
     pub(super) index: usize,
-    charged: u64,
     ahead: Arc<Ahead>,
 }
 
@@ -134,13 +156,14 @@ impl Part {
             if state.stopped {
                 return None;
             }
-            if let Some(bytes) = state.allowed(self.index, size, ahead.budget) {
-                // Unused memory of the wrong size is let go of first.
-                let charged = bytes.as_ref().map_or(size, Vec::capacity) as u64;
+            if let Some(mut bytes) = state.allowed(self.index, size, ahead.budget) {
+                let charged = size.max(bytes.capacity()) as u64;
                 state.charge(charged);
+                // Unused memory of the wrong size is let go of first.
                 state.trim(ahead.budget);
                 drop(state);
-                let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(size));
+                // What is too small grows: the system moves large memory without touching it.
+                bytes.reserve_exact(size);
                 return Some(Buffer { bytes, charged, is_lent: false, ahead: Arc::clone(ahead) });
             }
             state = wait(&ahead.room, state);
@@ -172,7 +195,6 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let mut state = self.ahead.lock();
-        state.held = state.held.saturating_sub(self.charged);
         if state.slot(self.index).is_some_and(|slot| slot.outcome.is_none()) {
             state.broken = true;
         }
@@ -188,22 +210,29 @@ impl State {
         self.slots.get_mut(index.checked_sub(self.head)?)
     }
 
-    /// Whether part `index` may have `size` bytes now; with a buffer to be used again if there is one.
-    fn allowed(&mut self, index: usize, size: usize, budget: u64) -> Option<Option<Vec<u8>>> {
+    /// A buffer for part `index` if it may have `size` bytes now: one to be used again, or an empty one.
+    fn allowed(&mut self, index: usize, size: usize, budget: u64) -> Option<Vec<u8>> {
         let is_next = index == self.head && self.slots.front().is_none_or(|slot| slot.pieces.is_empty());
         // A much larger one would keep what is waited for back, or take room from others.
-        let fits = |bytes: &Vec<u8>| (size..=size.saturating_mul(2)).contains(&bytes.capacity());
-        let place = self.free.iter().rposition(fits);
-        let needed = place.and_then(|place| self.free.get(place)).map_or(size, Vec::capacity) as u64;
-        if !is_next && self.held.saturating_add(needed) > budget {
+        let fits = |bytes: &Vec<u8>| bytes.capacity() <= size.saturating_mul(2);
+        let free = self.free.iter().enumerate().filter(|(_, bytes)| fits(bytes));
+        // That which grows least, and of these the smallest.
+        let place = free.min_by_key(|(_, bytes)| (size.saturating_sub(bytes.capacity()), bytes.capacity()));
+        let place = place.map(|(place, _)| place);
+        let needed = place.and_then(|place| self.free.get(place)).map_or(size, |bytes| bytes.capacity().max(size));
+        if !is_next && self.held.saturating_add(needed as u64) > budget {
             return None;
         }
-        Some(place.map(|place| self.free.remove(place)))
+        Some(place.map_or_else(Vec::new, |place| self.free.remove(place)))
     }
 
     fn charge(&mut self, bytes: u64) {
         self.held = self.held.saturating_add(bytes);
         self.peak = self.peak.max(self.held);
+    }
+
+    fn give_back(&mut self, charged: &mut u64) {
+        self.held = self.held.saturating_sub(mem::take(charged));
     }
 
     /// Gives unused buffers back to the system until all memory together fits the budget.
@@ -226,21 +255,33 @@ impl Ahead {
     }
 
     /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides buffers; waits until there is room. `None` when there is nothing more to do.
-    pub(super) fn take(self: &Arc<Ahead>, needs: impl Fn(usize) -> u64) -> Option<Part> {
+    pub(super) fn take<T>(self: &Arc<Ahead>, kept: &mut Kept<T>, needs: impl Fn(usize) -> u64) -> Option<Part> {
         let mut state = self.lock();
         loop {
             let index = state.taken;
             if state.stopped || index == self.parts {
                 return None;
             }
-            let charged = needs(index);
-            if index == state.head || state.held.saturating_add(charged) <= self.budget {
+            let more = needs(index).saturating_sub(kept.charged);
+            if index == state.head || state.held.saturating_add(more) <= self.budget {
                 state.taken += 1;
                 state.slots.push_back(Slot::default());
-                state.charge(charged);
-                return Some(Part { index, charged, ahead: Arc::clone(self) });
+                state.charge(more);
+                kept.charged += more;
+                // Unused buffers make room for it.
+                state.trim(self.budget);
+                return Some(Part { index, ahead: Arc::clone(self) });
             }
-            state = wait(&self.room, state);
+            if kept.charged == 0 {
+                state = wait(&self.room, state);
+                continue;
+            }
+            // Others may need what would only lie idle here.
+            drop(state);
+            kept.value = None;
+            state = self.lock();
+            state.give_back(&mut kept.charged);
+            self.room.notify_all();
         }
     }
 

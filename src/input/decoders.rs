@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::ahead::{Ahead, Part};
+use super::ahead::{Ahead, Kept, Part};
 use super::source::Source;
 use super::{Compression, Error};
 use crate::zst::decode::{Decoder, Stream};
@@ -14,8 +14,8 @@ use crate::zst::frames::{Error as FrameError, Frame};
 /// Bytes of a piece, at most: what stays in the cache until it is read.
 const PIECE: usize = 1 << 20;
 
-/// A decoder that was used for a wider window, in bytes, is not kept: it would keep the memory.
-const KEPT_WINDOW: u64 = 16 << 20;
+/// The largest content, in bytes, that is decoded into one buffer: all that `pack` writes.
+const WHOLE: u64 = 128 << 20;
 
 /// The frames of a regular file that have content, to be decoded by any number of threads.
 pub(super) struct Frames {
@@ -24,50 +24,64 @@ pub(super) struct Frames {
     pub(super) start: u64,
     pub(super) frames: Vec<Frame>,
     pub(super) window_log: u32,
+    /// How many threads decode.
+    pub(super) threads: usize,
 }
 
 impl Frames {
     /// Decodes frames until none is left.
     pub(super) fn work(&self, ahead: &Arc<Ahead>) {
-        let mut decoder = None;
-        while let Some(part) = ahead.take(|index| self.frames.get(index).map_or(0, needs)) {
-            let outcome = self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &part, &mut decoder));
+        let mut decoder = Kept::new(ahead);
+        while let Some(part) =
+            ahead.take(&mut decoder, |index| self.frames.get(index).map_or(0, |frame| self.needs(frame)))
+        {
+            let outcome =
+                self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &part, &mut decoder.value));
             part.done(outcome.map_err(Error::Zstd));
         }
     }
 
     fn decode(&self, frame: &Frame, part: &Part, kept: &mut Option<Decoder>) -> Result<(), FrameError> {
-        let mut decoder = match kept.take() {
+        let decoder = match kept {
             Some(decoder) => decoder,
-            None => Decoder::new(self.window_log).map_err(|fault| FrameError { offset: frame.offset, fault })?,
+            None => {
+                kept.insert(Decoder::new(self.window_log).map_err(|fault| FrameError { offset: frame.offset, fault })?)
+            }
         };
+        let is_whole = self.is_whole(frame);
+        decoder.in_one_place(is_whole).map_err(|fault| FrameError { offset: frame.offset, fault })?;
         let start = self.start + frame.offset;
         let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
-        let mut stream = Stream::new(&mut decoder, source, frame.offset);
-        let piece = frame.content.and_then(|content| usize::try_from(content).ok()).unwrap_or(PIECE).min(PIECE);
+        let mut stream = Stream::new(decoder, source, frame.offset);
+        let content = frame.content.and_then(|content| usize::try_from(content).ok());
+        // With room for one byte more the end of the frame is seen before the end of the room.
+        let piece = content.map_or(PIECE, |content| if is_whole { content + 1 } else { content.min(PIECE) });
         loop {
             let Some(mut buffer) = part.buffer(piece) else { return Ok(()) };
             let goes_on = stream.fill(&mut buffer.bytes)?;
             part.put(buffer, stream.consumed());
             if !goes_on {
-                break;
+                return Ok(());
             }
         }
-        if frame.window <= KEPT_WINDOW {
-            *kept = Some(decoder);
-        }
-        Ok(())
     }
-}
 
-/// Bytes that decoding a frame takes besides the content it gives: the window, of which no more than the content is used.
-fn needs(frame: &Frame) -> u64 {
-    frame.content.map_or(frame.window, |content| content.min(frame.window))
+    /// Is the frame decoded into one buffer that holds all of its content? That takes no more memory than a window as wide and saves copying out of it,
+    /// but the reader waits until all is there, so it is for frames among others.
+    fn is_whole(&self, frame: &Frame) -> bool {
+        self.frames.len() > 2 * self.threads
+            && frame.content.is_some_and(|content| content <= frame.window && content <= WHOLE)
+    }
+
+    /// Bytes that decoding a frame takes besides the content it gives: the window, of which no more than the content is used.
+    fn needs(&self, frame: &Frame) -> u64 {
+        if self.is_whole(frame) { 0 } else { frame.content.map_or(frame.window, |content| content.min(frame.window)) }
+    }
 }
 
 /// Decodes a stream, all of it one part, until its end.
 pub(super) fn stream(ahead: &Arc<Ahead>, source: Source, compression: Compression, window_log: u32) {
-    let Some(part) = ahead.take(|_| 0) else { return };
+    let Some(part) = ahead.take(&mut Kept::<()>::new(ahead), |_| 0) else { return };
     let outcome = match compression {
         Compression::None => plain(&part, source),
         Compression::Zstd => zstd(&part, source, window_log),

@@ -157,8 +157,9 @@ impl Input {
         match (&input.frames, range) {
             (Some(_), Some((start, _))) => {
                 let window_log = options.window_log;
-                let frames = Arc::new(Frames { file, start, frames: with_content, window_log });
-                for _ in 0..options.threads.clamp(1, parts.max(1)) {
+                let threads = options.threads.clamp(1, parts.max(1));
+                let frames = Arc::new(Frames { file, start, frames: with_content, window_log, threads });
+                for _ in 0..threads {
                     let frames = Arc::clone(&frames);
                     input.spawn(move |ahead| frames.work(ahead))?;
                 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
+use super::ahead::Kept;
 use super::*;
 use crate::zst::frames::Fault;
 
@@ -482,6 +483,6 @@ fn xz_is_read_in_any_number_of_streams_with_padding_within_a_memory_limit() {
 #[test]
 fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
     let ahead = Ahead::new(2, 0);
-    drop(ahead.take(|_| 0).unwrap());
+    drop(ahead.take(&mut Kept::<()>::new(&ahead), |_| 0).unwrap());
     assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
 }

@@ -33,7 +33,7 @@ pub struct Shape {
     pub threads: usize,
     /// The largest frame, in bytes of content.
     pub max_frame: u64,
-    /// How much frames that are being made or wait to be written may take, in bytes. The next one to be written may always be made.
+    /// How much frames that are being made or wait to be written may take, in bytes.
     budget: u64,
 }
 
@@ -49,7 +49,7 @@ impl Shape {
             threads -= 1;
         }
         match free(threads) {
-            Some(free) if free >= 2 * max_frame => Ok(Shape { threads, max_frame, budget: free - 2 * max_frame }),
+            Some(free) if free >= 2 * max_frame => Ok(Shape { threads, max_frame, budget: free }),
             _ => Err(Error::Memory { memory: options.memory, threads, least: 2 * (PROGRAM + tree + CONTEXT) }),
         }
     }
@@ -273,8 +273,10 @@ fn write(
     Ok(Some(written))
 }
 
-/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order;
-/// but only while the frames that wait for their turn fit the budget.
+/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order; but only what fits the budget.
+///
+/// The next frame to be written may always be made, else everybody could wait for it. So whatever is made before its turn leaves room for the costliest of the
+/// frames that nobody has taken yet, one of which that next frame may be.
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
@@ -308,6 +310,14 @@ impl<'a> Queue<'a> {
         2 * self.plan.frames[index].size
     }
 
+    /// What the two costliest of some frames take.
+    fn costliest(&self, frames: &[usize]) -> [u64; 2] {
+        frames.iter().fold([0; 2], |[first, second], index| {
+            let cost = self.cost(*index);
+            [first.max(cost), second.max(cost.min(first))]
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -319,7 +329,12 @@ impl<'a> Queue<'a> {
             if state.stopped {
                 return None;
             }
-            let fits = |index: &usize| *index == state.next || state.held + self.cost(*index) <= self.budget;
+            let [costliest, second] = self.costliest(&state.waiting);
+            let fits = |index: &usize| {
+                let cost = self.cost(*index);
+                let rest = if cost == costliest { second } else { costliest };
+                *index == state.next || state.held + cost + rest <= self.budget
+            };
             if state.waiting.is_empty() {
                 return None;
             }

@@ -3,6 +3,7 @@
 //! Members stand in strict depth-first order; only the files of one directory are permuted among themselves, because some extractors
 //! set a directory's times wrong when they come back to it later.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -99,8 +100,10 @@ pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
 
 /// Depth first. Siblings are permuted so that large files come together, those of neighbouring directories too: they tend to be variants of one another,
 /// and stand in one frame then. Small files go by kind and extension.
+///
+/// The large files come late, because their frame takes longest to make: what stands before it is written meanwhile, what stands behind it has to wait in memory.
 fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
-    let holds_large = holds_large(tree, cuts);
+    let (holds_large, held) = (holds_large(tree, cuts), held(tree));
     let mut order = Vec::with_capacity(tree.nodes.len());
     let mut after_large = false;
     let mut stack = vec![Tree::ROOT];
@@ -121,7 +124,9 @@ fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
                 (true, false) => 2 + u8::from(is_directory),
             };
             let name = tree.name(*child).to_vec();
-            (class, if is_directory { Vec::new() } else { extension(&name) }, name)
+            // Of two directories with large files the first has all else before them, the second behind: little shall stand there.
+            let most_first = Reverse(if is_directory && class == 3 { held[*child as usize] } else { 0 });
+            (class, most_first, if is_directory { Vec::new() } else { extension(&name) }, name)
         });
         // A stack gives back the last first.
         stack.extend(children.into_iter().rev());
@@ -144,6 +149,15 @@ fn holds_large(tree: &Tree, cuts: &Cuts) -> Vec<bool> {
         }
     }
     holds
+}
+
+/// For each node: the bytes of data in it and below it.
+fn held(tree: &Tree) -> Vec<u64> {
+    let mut held: Vec<u64> = (0..tree.nodes.len() as NodeId).map(|id| stored(tree, id)).collect();
+    for id in (1..tree.nodes.len()).rev() {
+        held[tree.nodes[id].parent as usize] += held[id];
+    }
+    held
 }
 
 fn extension(name: &[u8]) -> Vec<u8> {

@@ -35,6 +35,14 @@ impl Decoder {
         check_window(window, self.window_log)
     }
 
+    /// Whether each frame's content goes to one place, which saves the window and a copy: between the steps of a frame, what it is appended to keeps its address and
+    /// its room. Frames with more content than that has room for fail. To be called between frames.
+    pub fn in_one_place(&mut self, is_in_one_place: bool) -> Result<(), Fault> {
+        self.reset()?;
+        self.context.set_parameter(DParameter::StableOutBuffer(is_in_one_place)).map_err(fault)?;
+        Ok(())
+    }
+
     /// Takes what it can from `input` and appends what it can to the room that `out` has.
     fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
         let before = out.len();

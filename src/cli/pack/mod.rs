@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
@@ -149,8 +150,12 @@ impl Job<'_> {
         let (summary, state) = self.write()?;
         reuse::note_damage(&summary, self.args, self.globals);
         if !self.args.is_stream() {
-            self.read_back()?;
-            self.archive.sync_all().context("sync the archive")?;
+            // The disk can write while the processors read.
+            thread::scope(|scope| {
+                let synced = scope.spawn(|| self.archive.sync_all());
+                self.read_back()?;
+                synced.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())).context("sync the archive")
+            })?;
         }
         if let Some(digest) = &mut self.digest {
             let line = summary::digest_line(&summary, self.args);
