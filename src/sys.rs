@@ -39,6 +39,18 @@ pub fn pread_append(file: BorrowedFd<'_>, offset: u64, limit: usize, out: &mut V
     Ok(count)
 }
 
+/// Has the kernel begin to write `length` bytes of `file` from `offset` on to the disk, and does not wait for it.
+pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    let place = |bytes: u64| i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+    // SAFETY: takes numbers only; the descriptor is open as long as it is borrowed.
+    match unsafe {
+        libc::sync_file_range(file.as_raw_fd(), place(offset)?, place(length)?, libc::SYNC_FILE_RANGE_WRITE)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Moves this process into a new user namespace without maps, and into a mount namespace that belongs to it.
 /// To be called while the process has one thread; otherwise the kernel refuses with EINVAL.
 pub fn unshare_user_and_mounts() -> io::Result<()> {

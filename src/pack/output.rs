@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{At, FileError};
+use crate::sys::start_writeback;
 
 /// A place where nothing can be written.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,41 @@ impl Drop for Output {
         }
     }
 }
+
+/// Writes a file from where it stands on, and has the disk begin with what has been written: else all of it waits for the sync at the end.
+#[derive(Debug)]
+pub struct Early<'f> {
+    file: &'f File,
+    written: u64,
+    begun: u64,
+}
+
+impl<'f> Early<'f> {
+    /// A writer of `file`, which is empty.
+    pub fn new(file: &'f File) -> Early<'f> {
+        Early { file, written: 0, begun: 0 }
+    }
+}
+
+impl Write for Early<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        if self.written - self.begun >= STRETCH {
+            // Only a hint: a pipe has no disk, and the sync tells what goes wrong.
+            let _ = start_writeback(self.file.as_fd(), self.begun, self.written - self.begun);
+            self.begun = self.written;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How much is handed to the disk at a time, in bytes.
+const STRETCH: u64 = 8 << 20;
 
 /// Refuses a place inside the directory `tree`, whichever way `path` leads there. To be asked before anything is made: a temporary file would change the tree.
 pub fn refuse_inside(path: &Path, tree: &OwnedFd) -> Result<(), Error> {
@@ -198,7 +234,6 @@ fn remove_abandoned(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
-    use std::io::Write;
 
     use super::*;
 

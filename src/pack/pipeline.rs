@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::mem;
 use std::sync::atomic::Ordering;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{Reader, Source};
@@ -49,7 +50,11 @@ impl Shape {
             threads -= 1;
         }
         match free(threads) {
-            Some(free) if free >= 2 * max_frame => Ok(Shape { threads, max_frame, budget: free }),
+            Some(free) if free >= 2 * max_frame => {
+                // A plain tar is written as fast as it is read: to read far ahead would only touch more memory.
+                let ahead = if options.format == Format::Tar { 4 * threads as u64 * max_frame } else { u64::MAX };
+                Ok(Shape { threads, max_frame, budget: free.min(ahead) })
+            }
             _ => Err(Error::Memory { memory: options.memory, threads, least: 2 * (PROGRAM + tree + CONTEXT) }),
         }
     }
@@ -95,11 +100,13 @@ struct Done {
 pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
     let queue = Queue::new(source.plan, shape.budget);
     let (sender, receiver) = unbounded();
+    // Only the buffers of a plain tar are all alike, and worth handing back.
+    let (spare, spared) = bounded(if source.options.format == Format::Tar { 2 * shape.threads } else { 0 });
     thread::scope(|scope| {
         for _ in 0..shape.threads.min(source.plan.frames.len()) {
-            let (sender, queue) = (sender.clone(), &queue);
+            let (sender, spared, queue) = (sender.clone(), spared.clone(), &queue);
             scope.spawn(move || {
-                if let Err(error) = work(source, queue, &sender) {
+                if let Err(error) = work(source, queue, spared, &sender) {
                     queue.stop();
                     // The writer has gone when it failed first; then its error is the one that counts.
                     let _ = sender.send(Err(error));
@@ -107,14 +114,37 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
             });
         }
         drop(sender);
-        let written = write(receiver.iter(), &queue, out);
+        let release = |bytes: Arc<Vec<u8>>| {
+            // Whoever has done with it last. Both go in order.
+            if let Some(bytes) = Arc::into_inner(bytes) {
+                queue.written(bytes.len() as u64);
+                // Whoever needs none has enough.
+                let _ = spare.try_send(bytes);
+            }
+        };
+        let (to_hash, hashed) = bounded::<Arc<Vec<u8>>>(1);
+        let hasher = scope.spawn(move || {
+            let mut hash = Sha256::new();
+            for bytes in hashed {
+                hash.update(bytes.as_slice());
+                release(bytes);
+            }
+            hash.finalize().into()
+        });
+        let written = write(receiver.iter(), to_hash, release, out);
         queue.stop();
-        written
+        let sha256 = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(written?.map(|written| Written { sha256, ..written }))
     })
 }
 
-fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
-    let mut maker = Maker::new(source)?;
+fn work(
+    source: &Source<'_>,
+    queue: &Queue<'_>,
+    spare: Receiver<Vec<u8>>,
+    sender: &Sender<Result<Done, Error>>,
+) -> Result<(), Error> {
+    let mut maker = Maker::new(source, spare)?;
     while let Some(index) = queue.take() {
         let done = match source.reuse {
             Some(reuse) => maker.reused_or_made(index, reuse)?,
@@ -136,15 +166,18 @@ struct Maker<'a> {
     compressor: Option<Compressor>,
     content: Vec<u8>,
     compressed: Vec<u8>,
+    /// Buffers of a plain tar that have been written.
+    spare: Receiver<Vec<u8>>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(source: &'a Source<'a>) -> Result<Maker<'a>, Error> {
+    fn new(source: &'a Source<'a>, spare: Receiver<Vec<u8>>) -> Result<Maker<'a>, Error> {
         let compressor = match source.options.format {
             Format::Zstd(level) => Some(Compressor::new(level)?),
             Format::Tar => None,
         };
-        Ok(Maker { source, reader: Reader::new(source), compressor, content: Vec::new(), compressed: Vec::new() })
+        let (content, compressed) = (Vec::new(), Vec::new());
+        Ok(Maker { source, reader: Reader::new(source), compressor, content, compressed, spare })
     }
 
     /// Frame `index`, read and compressed.
@@ -203,15 +236,15 @@ impl<'a> Maker<'a> {
     }
 
     fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
+        let (tar_bytes, skipped_xattrs) = (self.content.len() as u64, self.reader.skipped_xattrs);
         let bytes = match &mut self.compressor {
             Some(compressor) => {
                 compressor.frame(&self.content, frame.is_large, &mut self.compressed)?;
                 // An exact copy travels; the large buffers stay here and are used again.
                 self.compressed.as_slice().to_vec()
             }
-            None => self.content.as_slice().to_vec(),
+            None => mem::replace(&mut self.content, self.spare.try_recv().unwrap_or_default()),
         };
-        let (tar_bytes, skipped_xattrs) = (self.content.len() as u64, self.reader.skipped_xattrs);
         Ok(Done { index, tar_bytes, bytes, skipped_xattrs, ..Done::default() })
     }
 }
@@ -229,13 +262,14 @@ fn reused(index: usize, record: Record, bytes: Vec<u8>) -> Done {
     }
 }
 
+/// Puts the frames down in order. Each is hashed meanwhile, and released when both are done with it.
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
-    queue: &Queue<'_>,
+    to_hash: Sender<Arc<Vec<u8>>>,
+    release: impl Fn(Arc<Vec<u8>>),
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
     let mut written = Written::default();
-    let mut hash = Sha256::new();
     let mut early = BTreeMap::new();
     // Held back until sbuild could tell what it is.
     let mut head = Vec::new();
@@ -255,21 +289,22 @@ fn write(
             }
             written.damaged_frames += u64::from(frame.is_damaged);
             written.records.extend(frame.record);
-            hash.update(&frame.bytes);
+            let bytes = Arc::new(frame.bytes);
+            // Its receiver lives as long as this.
+            let _ = to_hash.send(Arc::clone(&bytes));
             if written.archive_bytes < DETECTED as u64 {
-                head.extend_from_slice(&frame.bytes);
+                head.extend_from_slice(&bytes);
             } else {
-                out.write_all(&head).and_then(|()| out.write_all(&frame.bytes)).map_err(Error::Write)?;
+                out.write_all(&head).and_then(|()| out.write_all(&bytes)).map_err(Error::Write)?;
                 head = Vec::new();
             }
-            queue.written(frame.bytes.len() as u64);
+            release(bytes);
         }
     }
     if written.archive_bytes < DETECTED as u64 {
         return Ok(None);
     }
     out.flush().map_err(Error::Write)?;
-    written.sha256 = hash.finalize().into();
     Ok(Some(written))
 }
 

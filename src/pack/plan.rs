@@ -15,6 +15,9 @@ use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 /// The largest content of a frame, in bytes: the widest window that sbuild's zstd decodes.
 pub const MAX_FRAME: u64 = 128 << 20;
 
+/// From how many bytes on a file is large. In all forms of an archive, because the order of members depends on it.
+const LARGE: u64 = 16 << 20;
+
 /// Where frames are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cuts {
@@ -30,9 +33,14 @@ pub struct Cuts {
     pub most: u64,
 }
 
+impl Cuts {
+    /// For a plain tar, in which frames are only what is read and written at a time: what stays in the processor's cache.
+    pub const PLAIN: Cuts = Cuts { least: 1 << 20, longest: 4 << 20, boundaries: 32, large: LARGE, most: 4 << 20 };
+}
+
 impl Default for Cuts {
     fn default() -> Cuts {
-        Cuts { least: 12 << 20, longest: 40 << 20, boundaries: 128, large: 16 << 20, most: MAX_FRAME }
+        Cuts { least: 12 << 20, longest: 40 << 20, boundaries: 128, large: LARGE, most: MAX_FRAME }
     }
 }
 

@@ -168,13 +168,14 @@ impl Args {
         let patterns = defaults.iter().copied().chain(self.exclude.iter().map(String::as_str));
         let asked = self.threads.or_else(|| from_environment("ZSTD_NBTHREADS", |text| text.parse().ok()));
         let threads = threads(asked.unwrap_or(0));
+        let format = self.format()?;
         Ok(Options {
             walk: walk::Options {
                 exclude: Patterns::new(patterns)?,
                 cross_mounts: self.cross_mounts,
                 devices: self.devices == Devices::Keep,
             },
-            format: self.format()?,
+            format,
             threads,
             memory: self.memory.unwrap_or(MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64),
             xattrs: !self.no_xattrs,
@@ -184,7 +185,7 @@ impl Args {
             },
             clamp_mtime: source_date_epoch()?,
             whole_seconds: self.mtime_precision == Precision::S,
-            cuts: Cuts::default(),
+            cuts: if format == Format::Tar { Cuts::PLAIN } else { Cuts::default() },
         })
     }
 }

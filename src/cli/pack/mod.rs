@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::describe;
-use isar_tarball::pack::output::{self, Output};
+use isar_tarball::pack::output::{self, Early, Output};
 use isar_tarball::pack::reuse::State;
 use isar_tarball::pack::{self, Options, Progress, Summary};
 use isar_tarball::remove;
@@ -176,7 +176,7 @@ impl Job<'_> {
         let progress = Arc::new(Progress::default());
         let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
         let root = self.root.try_clone().context("open the tree once more")?;
-        let (options, out) = (&self.options, &mut self.archive);
+        let (options, out) = (&self.options, &mut Early::new(&self.archive));
         Ok(match &reuse {
             Some(reuse) => {
                 let (summary, state) = pack::pack_reusing(root, options, &progress, reuse, out)?;
