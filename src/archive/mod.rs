@@ -2,6 +2,7 @@
 
 pub mod header;
 pub mod number;
+pub mod outline;
 pub mod pax;
 pub mod reader;
 pub mod sparse;

@@ -175,6 +175,26 @@ impl Reader {
         self.offset
     }
 
+    /// Passes over as much of the current member's data as there is, up to `length` bytes, as if it had been in the input. Gives how much that was.
+    /// To be called when [`Reader::next`] has given `None`.
+    pub fn pass_over(&mut self, length: u64) -> u64 {
+        let State::Data { extent, others, .. } = &mut self.state else { return 0 };
+        let mut left = length;
+        while left > 0 {
+            if extent.length == 0 {
+                let Some(next) = others.next() else { break };
+                *extent = next;
+                continue;
+            }
+            let step = left.min(extent.length);
+            extent.offset += step;
+            extent.length -= step;
+            left -= step;
+        }
+        self.offset += length - left;
+        length - left
+    }
+
     /// The input has ended, and [`Reader::next`] has given `None` on the last of it: how the archive ended, or an error when it ended inside something.
     pub fn finish(&mut self) -> Result<End, Error> {
         if let Some(error) = &self.failed {

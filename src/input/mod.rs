@@ -131,13 +131,7 @@ impl Input {
             let interrupt = Arc::new(Interrupt::new().map_err(Error::Read)?);
             (Source::pipe(Arc::clone(&file), Arc::clone(&interrupt)), None, Some(interrupt))
         };
-        let first = source.peek(DETECTED).map_err(Error::Read)?;
-        let compression = match detect::detect(first) {
-            Detected::Tar(compression) => compression,
-            Detected::Other(name) => return Err(Error::Other(name)),
-            Detected::Unknown if first.is_empty() => return Err(Error::Empty),
-            Detected::Unknown => return Err(Error::Unknown),
-        };
+        let compression = detect(&mut source)?;
         let frames = match (compression, range) {
             (Compression::Zstd, Some((start, length))) => Some(frames::scan(&file, start, length)?),
             _ => None,
@@ -220,6 +214,28 @@ impl Input {
     /// Bytes of the archive, when it is a regular file.
     pub fn total(&self) -> Option<u64> {
         self.total
+    }
+}
+
+/// How the archive in a regular file is compressed, and where its zstd frames are. Nothing is decoded, and the file's position stays as it is.
+pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
+    let length = file.metadata().map_err(Error::Read)?.len();
+    let source = file.try_clone().map_err(Error::Read)?;
+    let compression = detect(&mut Source::range(Arc::new(source), 0, length))?;
+    let frames = match compression {
+        Compression::Zstd => Some(frames::scan(file, 0, length)?),
+        _ => None,
+    };
+    Ok((compression, frames))
+}
+
+fn detect(source: &mut Source) -> Result<Compression, Error> {
+    let first = source.peek(DETECTED).map_err(Error::Read)?;
+    match detect::detect(first) {
+        Detected::Tar(compression) => Ok(compression),
+        Detected::Other(name) => Err(Error::Other(name)),
+        Detected::Unknown if first.is_empty() => Err(Error::Empty),
+        Detected::Unknown => Err(Error::Unknown),
     }
 }
 

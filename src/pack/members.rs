@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags, Statx};
 use super::plan::{Content, Plan, stored};
 use super::reuse::Reuse;
 use super::{Error, Options};
+use crate::archive::outline::{Gap, Outline};
 use crate::archive::{header, writer};
 use crate::entry::{Entry, Extent, Kind};
 use crate::error::FileError;
@@ -41,6 +42,12 @@ pub struct Source<'a> {
 pub struct Reader<'a> {
     source: &'a Source<'a>,
     directory: Option<(NodeId, OwnedFd)>,
+    /// Nothing is read from the files: data and extended attributes are left out.
+    is_unread: bool,
+    /// The data of the frame read last, as an outline leaves it out.
+    gaps: Vec<Gap>,
+    /// How many bytes of data that is, as far as they were read.
+    data: usize,
     /// How many extended attributes of the frame read last were left out.
     pub skipped_xattrs: u64,
 }
@@ -48,13 +55,15 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader of `source`.
     pub fn new(source: &'a Source<'a>) -> Reader<'a> {
-        Reader { source, directory: None, skipped_xattrs: 0 }
+        Reader { source, directory: None, is_unread: false, gaps: Vec::new(), data: 0, skipped_xattrs: 0 }
     }
 
     /// Puts the bytes of a frame into `out`, whose former bytes go.
     pub fn frame(&mut self, content: &Content, out: &mut Vec<u8>) -> Result<(), Error> {
         out.clear();
         self.skipped_xattrs = 0;
+        self.gaps.clear();
+        self.data = 0;
         match content {
             Content::Members(range) => {
                 for index in range.clone() {
@@ -66,6 +75,28 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// The outline of the frame read last, whose bytes `content` begins with.
+    pub fn outline(&self, content: &[u8]) -> Outline {
+        let mut bytes = Vec::with_capacity(content.len() - self.data);
+        let mut rest = content;
+        for Gap { at, length } in &self.gaps {
+            let (kept, behind) = rest.split_at(at - bytes.len());
+            bytes.extend_from_slice(kept);
+            rest = &behind[*length as usize..];
+        }
+        bytes.extend_from_slice(rest);
+        Outline { bytes, gaps: self.gaps.clone() }
+    }
+
+    /// The outline of a frame whose files need not be read. It has no extended attributes.
+    pub fn unread(&mut self, content: &Content) -> Result<Outline, Error> {
+        let mut bytes = Vec::new();
+        self.is_unread = true;
+        let done = self.frame(content, &mut bytes);
+        self.is_unread = false;
+        done.map(|()| Outline { bytes, gaps: self.gaps.clone() })
+    }
+
     /// Appends member `index`, or with `part` those bytes of its data, with the header before the first and the padding behind the last.
     fn member(&mut self, index: usize, part: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<(), Error> {
         let Source { tree, plan, .. } = *self.source;
@@ -74,6 +105,7 @@ impl<'a> Reader<'a> {
         let node = tree.node(id);
         let linked = plan.hard_links.get(&id);
         let file = match node.kind {
+            _ if self.is_unread => None,
             NodeKind::File if linked.is_none() && !node.is_mount_point => Some(self.open(id, &path, OFlags::RDONLY)?),
             NodeKind::Directory if !node.is_mount_point => {
                 Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?)
@@ -82,14 +114,23 @@ impl<'a> Reader<'a> {
         };
         let data = part.unwrap_or(0..if linked.is_some() { 0 } else { stored(tree, id) });
         if data.start == 0 {
-            let kept = if linked.is_some() { Kept::default() } else { self.xattrs(id, file.as_ref(), &path)? };
+            let kept = if linked.is_some() || self.is_unread {
+                Kept::default()
+            } else {
+                self.xattrs(id, file.as_ref(), &path)?
+            };
             let entry = entry(self.source, id, path.clone(), kept);
             let comment = self.source.comment.filter(|_| id == Tree::ROOT);
             writer::append_header(out, &entry, comment)?;
         }
+        let at = out.len();
         if let Some(file) = &file {
             self.data(id, file, &path, &data, out)?;
         }
+        if data.start < data.end {
+            self.gaps.push(Gap { at: at - self.data, length: data.end - data.start });
+        }
+        self.data += out.len() - at;
         if data.end == stored(tree, id) && linked.is_none() {
             out.resize(out.len() + header::padding(data.end), 0);
         }

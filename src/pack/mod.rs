@@ -21,6 +21,7 @@ use crate::archive::writer;
 use crate::entry::Timestamp;
 use crate::error::{FileError, Shown};
 pub use crate::progress::Progress;
+use crate::sbuild::check::Making;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
 use crate::tree::xattr;
 use crate::zst::compress::{self, Level};
@@ -48,6 +49,11 @@ pub enum Error {
     /// Compression failed.
     #[error(transparent)]
     Compress(#[from] compress::Error),
+    /// What a frame was compressed to is not what it was made of.
+    #[error(
+        "a frame does not decompress to what was compressed: a fault of the memory or of this program; try again, and test the memory"
+    )]
+    Unverified,
     /// `--memory` is too small for any work.
     #[error("{memory} bytes of memory are too few for {threads} thread(s) and this tree: {least} are the least")]
     Memory {
@@ -214,35 +220,27 @@ pub fn hex(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Packs the tree at `root` (a directory opened in any mode) into `out`.
+/// A tree that was packed.
+#[derive(Debug)]
+pub struct Packed {
+    /// What was packed.
+    pub summary: Summary,
+    /// sbuild's rules, run over all members. What they say of the file is still to be asked.
+    pub rules: Making,
+    /// With which frames of this archive can be taken over into a later one. `None` where no reuse was asked for.
+    pub state: Option<State>,
+}
+
+/// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, frames are taken over from an older archive where it has them; the bytes are the same.
+///
+/// Each frame is decoded again before it is written, and must give what it was made of.
 pub fn pack(
-    root: OwnedFd,
-    options: &Options,
-    progress: &Progress,
-    out: &mut (impl Write + Send),
-) -> Result<Summary, Error> {
-    Ok(pack_with(root, options, progress, None, out)?.0)
-}
-
-/// [`pack`], the same bytes, with frames taken over from an older archive where it has them. Gives the state with which frames of this one can be taken over.
-pub fn pack_reusing(
-    root: OwnedFd,
-    options: &Options,
-    progress: &Progress,
-    reuse: &Reuse,
-    out: &mut (impl Write + Send),
-) -> Result<(Summary, State), Error> {
-    let (summary, frames) = pack_with(root, options, progress, Some(reuse), out)?;
-    Ok((summary, State { context: reuse.context, frames }))
-}
-
-fn pack_with(
     root: OwnedFd,
     options: &Options,
     progress: &Progress,
     reuse: Option<&Reuse>,
     out: &mut (impl Write + Send),
-) -> Result<(Summary, Vec<reuse::Record>), Error> {
+) -> Result<Packed, Error> {
     let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
     let tree = walk::walk(root.as_fd(), &options.walk)?;
     let squashed = match (audit::unmapped(&tree), options.unmapped) {
@@ -283,7 +281,8 @@ fn pack_with(
         damaged_frames: written.damaged_frames,
         ..count(&tree, &plan)
     };
-    Ok((summary, written.records))
+    let state = reuse.map(|reuse| State { context: reuse.context, frames: written.records });
+    Ok(Packed { summary, rules: written.rules, state })
 }
 
 fn count(tree: &Tree, plan: &Plan) -> Summary {

@@ -11,12 +11,15 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{Reader, Source};
-use super::plan::{Frame, Plan};
+use super::plan::{Frame, MAX_FRAME, Plan};
 use super::reuse::{self, Found, Record, Reuse};
 use super::{Error, Format, Options};
+use crate::archive::outline::Outline;
 use crate::archive::writer::END;
+use crate::sbuild::check::Making;
 use crate::tree::walk::{Node, Tree};
 use crate::zst::compress::Compressor;
+use crate::zst::decode::Decoder;
 
 /// sbuild 0.89 reads this much of an archive to tell what it is.
 const DETECTED: usize = 512;
@@ -81,6 +84,8 @@ pub struct Written {
     pub damaged_frames: u64,
     /// What to remember of each frame, when frames are taken over.
     pub records: Vec<Record>,
+    /// sbuild's rules, run over all members.
+    pub rules: Making,
 }
 
 /// A frame ready to be written.
@@ -89,6 +94,7 @@ struct Done {
     index: usize,
     tar_bytes: u64,
     bytes: Vec<u8>,
+    outline: Outline,
     skipped_xattrs: u64,
     /// `None` where nobody asked for one.
     record: Option<Record>,
@@ -131,7 +137,7 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
             }
             hash.finalize().into()
         });
-        let written = write(receiver.iter(), to_hash, release, out);
+        let written = write(receiver.iter(), &queue, to_hash, release, out);
         queue.stop();
         let sha256 = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(written?.map(|written| Written { sha256, ..written }))
@@ -150,7 +156,7 @@ fn work(
             Some(reuse) => maker.reused_or_made(index, reuse)?,
             None => maker.made(index)?,
         };
-        queue.finished(index, done.bytes.len() as u64);
+        queue.finished(index, (done.bytes.len() + done.outline.bytes.len()) as u64);
         if sender.send(Ok(done)).is_err() {
             break;
         }
@@ -164,6 +170,8 @@ struct Maker<'a> {
     reader: Reader<'a>,
     /// `None` for a plain tar.
     compressor: Option<Compressor>,
+    /// Decodes each frame again, to be sure of it.
+    decoder: Decoder,
     content: Vec<u8>,
     compressed: Vec<u8>,
     /// Buffers of a plain tar that have been written.
@@ -177,7 +185,8 @@ impl<'a> Maker<'a> {
             Format::Tar => None,
         };
         let (content, compressed) = (Vec::new(), Vec::new());
-        Ok(Maker { source, reader: Reader::new(source), compressor, content, compressed, spare })
+        let decoder = Decoder::new(MAX_FRAME.ilog2()).map_err(|_| Error::Unverified)?;
+        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, content, compressed, spare })
     }
 
     /// Frame `index`, read and compressed.
@@ -195,7 +204,9 @@ impl<'a> Maker<'a> {
         let mut is_damaged = matches!(unread, Found::Damaged);
         if let Found::Intact(record, bytes) = unread {
             self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
-            return Ok(reused(index, record, bytes));
+            let mut outline = self.reader.unread(&frame.content)?;
+            self.end(index, &mut outline.bytes);
+            return Ok(reused(index, record, bytes, outline));
         }
         self.read(index)?;
         let content = *blake3::hash(&self.content).as_bytes();
@@ -204,7 +215,8 @@ impl<'a> Maker<'a> {
         let skipped_xattrs = self.reader.skipped_xattrs;
         match reuse.by_content(&content, &recipe) {
             Found::Intact(record, bytes) => {
-                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes));
+                let outline = self.reader.outline(&self.content);
+                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes, outline));
             }
             Found::Damaged => is_damaged = true,
             Found::Missing => {}
@@ -225,10 +237,17 @@ impl<'a> Maker<'a> {
     fn read(&mut self, index: usize) -> Result<&'a Frame, Error> {
         let frame = &self.source.plan.frames[index];
         self.reader.frame(&frame.content, &mut self.content)?;
-        if self.is_last(index) {
-            self.content.extend_from_slice(&END);
-        }
+        let mut content = mem::take(&mut self.content);
+        self.end(index, &mut content);
+        self.content = content;
         Ok(frame)
+    }
+
+    /// The end of the archive stands in its last frame.
+    fn end(&self, index: usize, content: &mut Vec<u8>) {
+        if self.is_last(index) {
+            content.extend_from_slice(&END);
+        }
     }
 
     fn is_last(&self, index: usize) -> bool {
@@ -237,24 +256,31 @@ impl<'a> Maker<'a> {
 
     fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
         let (tar_bytes, skipped_xattrs) = (self.content.len() as u64, self.reader.skipped_xattrs);
+        let outline = self.reader.outline(&self.content);
         let bytes = match &mut self.compressor {
             Some(compressor) => {
                 compressor.frame(&self.content, frame.is_large, &mut self.compressed)?;
+                // Its checksum is that of the content, so that need not be kept for comparing.
+                let decoded = self.decoder.frame(&self.compressed, &mut self.content);
+                if !matches!(decoded, Ok(()) if self.content.len() as u64 == tar_bytes) {
+                    return Err(Error::Unverified);
+                }
                 // An exact copy travels; the large buffers stay here and are used again.
                 self.compressed.as_slice().to_vec()
             }
             None => mem::replace(&mut self.content, self.spare.try_recv().unwrap_or_default()),
         };
-        Ok(Done { index, tar_bytes, bytes, skipped_xattrs, ..Done::default() })
+        Ok(Done { index, tar_bytes, bytes, outline, skipped_xattrs, ..Done::default() })
     }
 }
 
-fn reused(index: usize, record: Record, bytes: Vec<u8>) -> Done {
+fn reused(index: usize, record: Record, bytes: Vec<u8>, outline: Outline) -> Done {
     let Record { content_bytes, skipped_xattrs, .. } = record;
     Done {
         index,
         tar_bytes: content_bytes,
         bytes,
+        outline,
         skipped_xattrs,
         record: Some(record),
         is_reused: true,
@@ -265,6 +291,7 @@ fn reused(index: usize, record: Record, bytes: Vec<u8>) -> Done {
 /// Puts the frames down in order. Each is hashed meanwhile, and released when both are done with it.
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
+    queue: &Queue<'_>,
     to_hash: Sender<Arc<Vec<u8>>>,
     release: impl Fn(Arc<Vec<u8>>),
     out: &mut impl Write,
@@ -289,6 +316,8 @@ fn write(
             }
             written.damaged_frames += u64::from(frame.is_damaged);
             written.records.extend(frame.record);
+            written.rules.add(&frame.outline);
+            queue.given_back(frame.outline.bytes.len() as u64);
             let bytes = Arc::new(frame.bytes);
             // Its receiver lives as long as this.
             let _ = to_hash.send(Arc::clone(&bytes));
@@ -387,6 +416,12 @@ impl<'a> Queue<'a> {
     fn finished(&self, index: usize, bytes: u64) {
         let mut state = self.lock();
         state.held = state.held + bytes - self.cost(index);
+        self.changed.notify_all();
+    }
+
+    /// Some `bytes` of the next frame in order are not needed any more.
+    fn given_back(&self, bytes: u64) {
+        self.lock().held -= bytes;
         self.changed.notify_all();
     }
 

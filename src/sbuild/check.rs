@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::mem;
 use std::os::unix::fs::FileExt;
 
 use super::examination::Examination;
@@ -9,9 +10,10 @@ use super::filter;
 use super::findings::{Finding, Findings};
 use super::rules::{self, Loader, Rule};
 use crate::archive::header::BLOCK;
+use crate::archive::outline::{Mismatch, Outline};
 use crate::archive::reader::{Event, Limits, Reader};
 use crate::input::{self, Compression, Input};
-use crate::zst::frames::Fault;
+use crate::zst::frames::{Fault, Frame};
 
 /// How an archive is checked.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +102,7 @@ pub fn check_watched(
         Ok(input) => input,
         Err(error) => return ended(findings, error).map(Report::from),
     };
-    file_rules(archive, name, &input, &mut findings)?;
+    file_rules(archive, name, input.compression(), input.frames(), &mut findings)?;
     let mut examination = Examination::new(findings);
     let mut reader = Reader::new(Limits::default());
     loop {
@@ -127,6 +129,64 @@ pub fn check_watched(
     .into())
 }
 
+/// The rules, run over an archive while it is made: its members come as an outline, its file when it is complete.
+#[derive(Debug)]
+pub struct Making {
+    examination: Examination,
+    reader: Reader,
+    /// What its maker gives is no archive.
+    broken: Option<Findings>,
+}
+
+impl Default for Making {
+    fn default() -> Making {
+        Making {
+            examination: Examination::new(Findings::default()),
+            reader: Reader::new(Limits::default()),
+            broken: None,
+        }
+    }
+}
+
+impl Making {
+    /// What comes next in the tar stream.
+    pub fn add(&mut self, outline: &Outline) {
+        if self.broken.is_some() {
+            return;
+        }
+        let examination = &mut self.examination;
+        let Err(mismatch) = outline.read(&mut self.reader, |member| examination.member(member)) else { return };
+        let mut examination = mem::replace(examination, Examination::new(Findings::default()));
+        self.broken = Some(match mismatch {
+            Mismatch::Reader(error) => examination.broken(&error),
+            Mismatch::Gap => {
+                examination.findings.add(&rules::MALFORMED, None, || Some("data where a header belongs".to_owned()));
+                examination.findings
+            }
+        });
+    }
+
+    /// The archive is complete, in this regular file of this name. Its frames are found there again; what is in them has been verified by whoever made them.
+    pub fn end(mut self, archive: &File, name: &[u8]) -> Result<Report, Error> {
+        let mut findings = match (self.broken, self.reader.finish()) {
+            (Some(findings), _) => findings,
+            (None, Ok(end)) => self.examination.end(&end),
+            (None, Err(error)) => self.examination.broken(&error),
+        };
+        let length = archive.metadata()?.len();
+        if length < BLOCK as u64 {
+            findings.add(&rules::TOO_SHORT, None, || Some(format!("{length} bytes")));
+        }
+        match input::look(archive) {
+            Ok((compression, frames)) => {
+                file_rules(archive, Some(name), compression, frames.as_deref(), &mut findings)?;
+                Ok(findings.into())
+            }
+            Err(error) => ended(findings, error).map(Report::from),
+        }
+    }
+}
+
 /// The stream of the whole file, whose position stays as it is.
 fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     let position = archive.stream_position().map_err(input::Error::Read)?;
@@ -140,8 +200,13 @@ fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
 }
 
 /// The rules about the file.
-fn file_rules(archive: &File, name: Option<&[u8]>, input: &Input, findings: &mut Findings) -> Result<(), Error> {
-    let compression = input.compression();
+fn file_rules(
+    archive: &File,
+    name: Option<&[u8]>,
+    compression: Compression,
+    frames: Option<&[Frame]>,
+    findings: &mut Findings,
+) -> Result<(), Error> {
     if let Some(name) = name.filter(|name| !is_told_by_suffix(name, compression)) {
         let is_what = compression_name(compression);
         findings.add(&rules::SUFFIX, None, || Some(format!("{} is {is_what}", crate::error::Shown(name))));
@@ -153,7 +218,7 @@ fn file_rules(archive: &File, name: Option<&[u8]>, input: &Input, findings: &mut
             findings.add(&rules::FIRST_HEADER, None, || None);
         }
     }
-    let frames = input.frames().unwrap_or_default();
+    let frames = frames.unwrap_or_default();
     if frames.first().is_some_and(|frame| frame.is_skippable) {
         findings.add(&rules::SKIPPABLE_FRAME_FIRST, None, || None);
     }

@@ -53,6 +53,13 @@ impl Decoder {
         Ok(Step { read, wrote, is_finished: hint == 0 })
     }
 
+    /// Decodes one frame into `out`, whose former bytes go and whose room must be enough. The frame's checksum, if it has one, is verified.
+    pub fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        out.clear();
+        self.context.decompress(out, frame).map_err(fault)?;
+        Ok(())
+    }
+
     /// Forgets what was begun.
     fn reset(&mut self) -> Result<(), Fault> {
         self.context.reset(ResetDirective::SessionOnly).map_err(fault)?;

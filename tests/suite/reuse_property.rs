@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use isar_tarball::entry::Timestamp;
 use isar_tarball::pack::plan::Cuts;
 use isar_tarball::pack::reuse::{self, Old, Record, Reuse, State, Unusable};
-use isar_tarball::pack::{Format, Options, Progress, Summary, Unmapped, pack, pack_reusing};
+use isar_tarball::pack::{Format, Options, Progress, Summary, Unmapped, pack};
 use isar_tarball::tree::walk;
 use isar_tarball::zst::compress::Level;
 use proptest::prelude::*;
@@ -187,7 +187,7 @@ fn open(tree: &Path) -> OwnedFd {
 
 fn full(tree: &Path, options: &Options) -> (Vec<u8>, Summary) {
     let mut out = Vec::new();
-    let summary = pack(open(tree), options, &Progress::default(), &mut out).unwrap();
+    let summary = pack(open(tree), options, &Progress::default(), None, &mut out).unwrap().summary;
     (out, summary)
 }
 
@@ -203,7 +203,8 @@ fn time(seconds: u64) -> Timestamp {
 fn reusing(tree: &Path, options: &Options, old: Option<Old>, trust_metadata: bool) -> (Vec<u8>, Summary, State) {
     let reuse = Reuse { context: CONTEXT, old, trust_metadata, started: time(3600) };
     let (mut out, progress) = (Vec::new(), Progress::default());
-    let (summary, state) = pack_reusing(open(tree), options, &progress, &reuse, &mut out).unwrap();
+    let packed = pack(open(tree), options, &progress, Some(&reuse), &mut out).unwrap();
+    let (summary, state) = (packed.summary, packed.state.unwrap());
     assert_eq!(progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
     (out, summary, state)
 }
@@ -337,7 +338,8 @@ fn what_changed_shortly_before_it_was_packed_is_not_trusted() {
     let Packed { tree, .. } = &Packed::new();
     for (later, trusted) in [(0, false), (1, false), (10, true)] {
         let reuse = Reuse { context: CONTEXT, old: None, trust_metadata: true, started: time(later) };
-        let (_, state) = pack_reusing(open(tree), &options(1), &Progress::default(), &reuse, &mut Vec::new()).unwrap();
+        let packed = pack(open(tree), &options(1), &Progress::default(), Some(&reuse), &mut Vec::new()).unwrap();
+        let state = packed.state.unwrap();
         assert!(state.frames.iter().all(|frame| frame.metadata.is_some() == trusted), "{later} s later");
     }
 }

@@ -9,16 +9,14 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::describe;
 use isar_tarball::pack::output::{self, Early, Output};
-use isar_tarball::pack::reuse::State;
-use isar_tarball::pack::{self, Options, Progress, Summary};
+use isar_tarball::pack::{self, Options, Packed, Progress};
 use isar_tarball::remove;
-use isar_tarball::sbuild::check;
+use isar_tarball::sbuild::check::Making;
 use isar_tarball::sbuild::rules::{self, Rule};
 use isar_tarball::userns::{Outside, Request, hold_signals, supervise};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
@@ -147,15 +145,11 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(mut self, outside: &mut Outside) -> anyhow::Result<()> {
         let begin = Instant::now();
-        let (summary, state) = self.write()?;
+        let Packed { summary, rules, state } = self.write()?;
         reuse::note_damage(&summary, self.args, self.globals);
         if !self.args.is_stream() {
-            // The disk can write while the processors read.
-            thread::scope(|scope| {
-                let synced = scope.spawn(|| self.archive.sync_all());
-                self.read_back()?;
-                synced.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())).context("sync the archive")
-            })?;
+            self.judge(rules)?;
+            self.archive.sync_all().context("sync the archive")?;
         }
         if let Some(digest) = &mut self.digest {
             let line = summary::digest_line(&summary, self.args);
@@ -171,27 +165,19 @@ impl Job<'_> {
         summary::print(&summary, begin.elapsed(), self.args, self.globals)
     }
 
-    fn write(&mut self) -> anyhow::Result<(Summary, Option<State>)> {
+    fn write(&mut self) -> anyhow::Result<Packed> {
         let reuse = self.inputs.take().map(|inputs| inputs.reuse(self.args, self.globals)).transpose()?;
         let progress = Arc::new(Progress::default());
         let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
         let root = self.root.try_clone().context("open the tree once more")?;
         let (options, out) = (&self.options, &mut Early::new(&self.archive));
-        Ok(match &reuse {
-            Some(reuse) => {
-                let (summary, state) = pack::pack_reusing(root, options, &progress, reuse, out)?;
-                (summary, Some(state))
-            }
-            None => (pack::pack(root, options, &progress, out)?, None),
-        })
+        Ok(pack::pack(root, options, &progress, reuse.as_ref(), out)?)
     }
 
     /// Would sbuild load what has just been written? A no is a mistake of this program or of the disk.
-    fn read_back(&self) -> anyhow::Result<()> {
+    fn judge(&self, rules: Making) -> anyhow::Result<()> {
         let name = self.args.archive.file_name().unwrap_or_default();
-        let options = check::Options { threads: self.options.threads, memory: self.options.memory };
-        let report =
-            check::check(&self.archive, Some(name.as_encoded_bytes()), &options).context("read the archive back")?;
+        let report = rules.end(&self.archive, name.as_encoded_bytes()).context("read the archive back")?;
         // Device nodes that were asked for are the caller's wish, though sbuild 0.85 takes few of them.
         let is_wanted = |rule: &Rule| self.options.walk.devices && *rule == rules::DEVICE_NODE;
         let is_bad = |rule: &Rule| !rule.is_intact || !rule.loaders.is_empty() && !is_wanted(rule);
@@ -200,7 +186,7 @@ impl Job<'_> {
         if findings.is_empty() {
             return Ok(());
         }
-        bail!("read back, the archive is not what sbuild loads: {}", findings.join("; "))
+        bail!("the archive is not what sbuild loads: {}", findings.join("; "))
     }
 
     /// Empties the tree, and has the directory itself removed by whoever may: the caller, or the owner of the tree.
