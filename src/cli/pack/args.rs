@@ -39,6 +39,9 @@ pub struct Args {
     /// Stay below this much memory (512M); less than the default may mean smaller frames
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
+    /// How much of the tree stands in a frame, at least (12M); with smaller ones --reuse takes over more, of a larger archive
+    #[arg(long, value_name = "1M-64M", value_parser = frame_size)]
+    frame_size: Option<u64>,
     /// Enter other file systems and bind mounts, of which else only the empty mount point is packed
     #[arg(long)]
     cross_mounts: bool,
@@ -126,6 +129,11 @@ fn level(text: &str) -> Result<Level, String> {
     text.parse().ok().and_then(Level::new).ok_or_else(|| format!("{text:?} is no level from 1 to 22"))
 }
 
+fn frame_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (1 << 20..=64 << 20).contains(&bytes) { Ok(bytes) } else { Err(String::from("a frame has from 1M to 64M")) }
+}
+
 impl Args {
     /// Does the archive go to stdout?
     pub fn is_stream(&self) -> bool {
@@ -185,7 +193,10 @@ impl Args {
             },
             clamp_mtime: source_date_epoch()?,
             whole_seconds: self.mtime_precision == Precision::S,
-            cuts: if format == Format::Tar { Cuts::PLAIN } else { Cuts::default() },
+            cuts: match format {
+                Format::Zstd(_) => self.frame_size.map_or_else(Cuts::default, Cuts::sized),
+                Format::Tar => Cuts::PLAIN,
+            },
         })
     }
 }
