@@ -41,7 +41,7 @@ pub struct Args {
 const EXAMPLE: &str = "Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get update";
 
 const DETAILS: &str = "\
-Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed.
+Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed or did not understand an option.
 
 PATH is the caller's, followed by the usual directories that it lacks. The command begins in the tree's root directory.
 

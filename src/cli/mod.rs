@@ -23,9 +23,10 @@ mod unpack;
 mod unshare;
 mod values;
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use report::Status;
 
 /// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and what that needs around it.
@@ -83,10 +84,17 @@ enum Command {
 
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
-    let Cli { globals, command } = Cli::parse();
-    let failed = match command {
-        Command::Unshare(_) | Command::Chroot(_) | Command::Imager(_) => Status::TOOL_FAILED,
-        _ => Status::Failed,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let failed = failed(matches.subcommand_name().map(OsStr::new));
+        Ok((Cli::from_arg_matches(&matches)?, failed))
+    });
+    let (Cli { globals, command }, failed) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // With no stream to say it on, the status still tells.
+            let _ = error.print();
+            return if error.use_stderr() { failed(named().as_deref()) } else { Status::Done }.into();
+        }
     };
     let done = match command {
         Command::Pack(args) => pack::run(args, &globals),
@@ -110,4 +118,16 @@ pub fn main() -> ExitCode {
         Ok(status) => status.into(),
         Err(error) => report::failure(&error, failed).into(),
     }
+}
+
+/// The status of a failure of this command, which must not be taken for that of a program which it was to run.
+fn failed(command: Option<&OsStr>) -> Status {
+    let runs_programs = command.is_some_and(|name| ["unshare", "chroot", "imager"].iter().any(|other| name == *other));
+    if runs_programs { Status::TOOL_FAILED } else { Status::Failed }
+}
+
+/// The first word that names a command, on a line that was not understood.
+fn named() -> Option<OsString> {
+    let cli = Cli::command();
+    std::env::args_os().skip(1).find(|word| cli.get_subcommands().any(|command| word == command.get_name()))
 }

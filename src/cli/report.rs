@@ -22,7 +22,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// This program failed, so that the command was not run.
+    /// This program failed or was misused, so that the command was not run.
     pub const TOOL_FAILED: Status = Status::Command(125);
 
     /// The exit status as the shell sees it.

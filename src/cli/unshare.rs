@@ -28,7 +28,7 @@ pub struct Args {
 const EXAMPLE: &str = "Example: isar-tarball unshare -- find rootfs -perm /6000";
 
 const DETAILS: &str = "\
-Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed.
+Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed or did not understand an option.
 
 Process 1 of the pid namespace is isar-tarball itself: it collects orphans and passes signals on. With --userns off, root stays in its user namespace.
 

@@ -267,6 +267,10 @@ impl Walker<'_> {
                 self.tree.skipped.mounts += 1;
                 node.is_mount_point = true;
                 (node.size, node.links) = (0, 1);
+                // What is seen is the owner of something that is not packed. The tree's own directory, which cannot be seen, is root's as others are.
+                if node.is_unmapped {
+                    (node.uid, node.gid, node.is_unmapped) = (0, 0, false);
+                }
             }
             NodeKind::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).at(path, "read the link")?;

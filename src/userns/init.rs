@@ -8,7 +8,8 @@
 //! passes signals on and collects orphans. When the command ends, so does process 1, and the kernel kills what the command has left running.
 //!
 //! The command stays in the caller's process group and so has its terminal; the processes between are in groups of their own. What a terminal sends (Ctrl-C, Ctrl-Z) reaches
-//! the command once and directly; what others send to the program is passed along the chain.
+//! the command once and directly; what others send to the program is passed along the chain. What they send to the whole group (`kill -- -PGID`) reaches the command
+//! twice, as nothing in the signal tells whether the group or the program alone was meant.
 
 use std::ffi::OsStr;
 use std::io;

@@ -4,11 +4,15 @@
 //! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything runs as the test user.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::world::{Scratch, as_namespace_root, as_user, chroot, fail, program, require, skip, succeed, user};
+use crate::imager::traces;
+use crate::sbuild::source_package;
+use crate::world::{
+    Sbuild, Scratch, as_namespace_root, as_user, chroot, fail, names, program, require, sbuild, skip, succeed, user,
+};
 
 const CLASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/isar/isar-tarball.bbclass");
 const BITBAKE: &str = "/var/tmp/isar-tarball-tests/bitbake";
@@ -53,6 +57,10 @@ impl Build {
 
     fn rootfs(&self) -> PathBuf {
         self.workdir().join("rootfs")
+    }
+
+    fn repositories(&self) -> PathBuf {
+        self.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/debian-bookworm")
     }
 
     fn archive(&self) -> PathBuf {
@@ -336,20 +344,17 @@ fn root_cleandirs_are_emptied_for_python_and_shell_tasks() {
 }
 
 #[test]
-fn an_imager_task_installs_its_packages_under_the_lock_of_isar_apt() {
-    // The lock can be had by others again when the task is over, and only then.
+fn an_imager_task_gives_its_packages_the_lock_of_isar_apt_and_the_download_directory() {
     for build in builds() {
-        let lock = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/isar.lock");
-        build.write(&lock, "");
-        let try_lock = format!("flock --exclusive --nonblock '{}' echo free || echo held", lock.display());
-        let record = build.record_calls(&format!("{try_lock}; cat"));
+        build.mkdir(&build.join("top"));
+        let record = build.record_calls("true");
         let task = ["BB_CURRENTTASK=image_wic", "INSTALL_image_wic= parted  dosfstools "];
         build.run(&task, "do_image");
         let deploy = build.join("top/tmp/deploy");
         let expected = format!(
-            "imager\n--cache\n{tmp}/isar-tarball\n--bind\n{work}:/work\n--bind\n{deploy}/isar-apt/debian-bookworm-amd64/apt/debian-bookworm:/isar-apt\n\
-             --install\nparted  dosfstools\n--download-dir\n{top}/downloads/deb/debian-bookworm\n{archive}\n--\nsh\n-c\n\
-             cat /etc/debian_version > /work/version; exit \"$1\"\nsh\n0\nheld\n",
+            "grant-acl\n--parent\n{work}\nimager\n--cache\n{tmp}/isar-tarball\n--bind\n{work}:/work\n--bind\n{deploy}/isar-apt/debian-bookworm-amd64/apt/debian-bookworm:/isar-apt\n\
+             --install\nparted  dosfstools\n--apt-lock\n{deploy}/isar-apt/debian-bookworm-amd64/apt/isar.lock\n--download-dir\n{top}/downloads/deb/debian-bookworm\n{archive}\n--\nsh\n-c\n\
+             cat /etc/debian_version > /work/version; exit \"$1\"\nsh\n0\n",
             tmp = build.join("top/tmp").display(),
             work = build.workdir().display(),
             deploy = deploy.display(),
@@ -357,57 +362,190 @@ fn an_imager_task_installs_its_packages_under_the_lock_of_isar_apt() {
             archive = build.archive().display(),
         );
         assert_eq!(fs::read_to_string(&record).unwrap(), expected);
-        assert_eq!(succeed(Command::new("sh").args(["-c", &try_lock])), "free\n");
     }
 }
 
 #[test]
 fn an_imager_task_without_packages_hands_its_script_over_and_takes_no_lock() {
     for build in builds() {
-        let lock = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/isar.lock");
         build.mkdir(&build.join("top"));
         let record = build.record_calls("cat");
         build.run(&["BB_CURRENTTASK=image_wic"], "do_image_script");
         let calls = fs::read_to_string(&record).unwrap();
-        assert!(!lock.exists() && !calls.contains("--install"), "{calls}");
+        assert!(!calls.contains("--install") && !calls.contains("--apt-lock"), "{calls}");
         assert!(calls.ends_with("--\n/bin/bash\n-s\n        cat /etc/debian_version > /work/version\n"), "{calls}");
     }
 }
 
-/// Everything that isar does with the tree of a build chroot, in its order; by bitbake where there is one.
-#[test]
-fn a_real_chroot_goes_from_the_bootstrap_to_the_tarball() {
-    let Some(tree) = chroot("bookworm") else { return };
+/// Makes what stands in for isar-apt, with two repositories: `isar`, whose packages apt takes from where they are, and `mirror`, whose packages it fetches.
+///
+/// The package `tool` gives a program a file capability when it is installed, and needs `part` from the mirror. (setxattr is system call 188 on amd64.)
+const REPOSITORIES: &str = r#"
+    cd "$1"
+    deb() {
+        mkdir -p "pool/$1" "$2/DEBIAN" "$2/usr/share/$2"
+        printf '%s\n' "Package: $2" 'Version: 1.0' 'Architecture: all' 'Maintainer: Nobody <nobody@example.org>' \
+            "Description: $2" ${3:+"Depends: $3"} >"$2/DEBIAN/control"
+        if [ "$2" = tool ]; then
+            install -m 755 postinst "$2/DEBIAN/postinst"
+        fi
+        dpkg-deb --root-owner-group --build "$2" "pool/$1"
+        rm -r "$2"
+    }
+    cat >postinst <<'END'
+#!/bin/sh
+set -e
+cp /bin/cat /usr/bin/tool
+perl -e '($file, $name, $v2) = ("/usr/bin/tool", "security.capability", pack("V5", 0x02000001, 1 << 13, 0, 0, 0));
+    syscall(188, $file, $name, $v2, 20, 0) == 0 or die "setxattr: $!"'
+END
+    deb isar tool part
+    for name in part extra localepurge; do
+        deb mirror "$name"
+    done
+    rm postinst
+    for suite in isar mirror; do
+        index=dists/$suite/main/binary-amd64/Packages
+        mkdir -p "${index%/*}"
+        dpkg-scanpackages "pool/$suite" >"$index"
+        printf '%s\n' "Codename: $suite" 'Architectures: amd64' 'Components: main' 'SHA256:' \
+            " $(sha256sum "$index" | cut -d ' ' -f 1) $(stat -c %s "$index") main/binary-amd64/Packages" >"dists/$suite/Release"
+    done
+"#;
+
+/// What the chroot of mmdebstrap lacks of isar's.
+const CONFIGURE: &str = r#"
+    cd "$1"
+    printf '#!/bin/sh\ntouch "$2/set-up"\n' > chroot-setup.sh
+    printf '#!/bin/sh\necho "$1" > /configured\nls /isar-apt/pool && test -f /etc/resolv.conf -a ! -L /etc/resolv.conf\n' > configscript.sh
+    chmod 755 chroot-setup.sh configscript.sh
+    ln -sf ../run/resolv.conf etc/resolv.conf
+    echo 'deb [trusted=yes] file:///isar-apt isar main' > etc/apt/sources.list.d/isar-apt.list
+    echo 'deb [trusted=yes] copy:///isar-apt mirror main' >> etc/apt/sources.list.d/isar-apt.list
+"#;
+
+/// A build with a packed chroot of bookworm as its bootstrap, and its packages; by bitbake where there is one.
+fn real_build() -> Option<Build> {
+    let tree = chroot("bookworm")?;
+    require(&["dpkg-scanpackages"])?;
     let build = builds().last().unwrap();
+    build.mkdir(&build.repositories());
+    succeed(as_user("sh").args(["-euc", REPOSITORIES, "sh"]).arg(build.repositories()));
     let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
-    let repository = build.join("top/tmp/deploy/isar-apt/debian-bookworm-amd64/apt/debian-bookworm/dists/isar");
-    build.write(&repository.join("main/binary-amd64/Packages"), "");
-    build.write(&repository.join("Release"), "Codename: isar\nArchitectures: amd64\nComponents: main\n");
-    build.mkdir(bootstrap.parent().unwrap());
     succeed(as_user(program()).args(["pack", "--level", "1"]).arg(&tree).arg(&bootstrap));
-
-    // The chroot of mmdebstrap has no set-up script of isar's.
-    let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
-    let script = r#"
-        printf '#!/bin/sh\ntouch "$2/set-up"\n' > "$1/chroot-setup.sh"
-        chmod 755 "$1/chroot-setup.sh"
-        echo 'deb [trusted=yes] file:///isar-apt isar main' > "$1/etc/apt/sources.list.d/isar-apt.list"
-    "#;
+    // There is no set-up script in it.
     fail(1, &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]));
-    succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(build.rootfs()));
-    let said = run("rootfs_install_pkgs_update");
-    assert!(said.contains("file:/isar-apt isar Release"), "{said}");
-    assert!(run("do_in_chroot").contains("base-files"));
-    assert_eq!(fs::read_to_string(build.rootfs().join("marker")).unwrap(), "an argument\n");
-    assert!(!build.rootfs().join("isar-apt").exists(), "a mount point of apt-get's is left behind");
+    succeed(as_namespace_root("sh").args(["-euc", CONFIGURE, "sh"]).arg(build.rootfs()));
+    Some(build)
+}
 
+/// Everything that isar does with a build chroot, in its order.
+#[test]
+fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image() {
+    let Some(build) = real_build() else { return };
+    install_packages(&build);
+    let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
     run("rootfs_install_sstate_prepare");
     run("root_cleandirs");
     run("rootfs_install_sstate_finalize");
     run("do_sbuildchroot_deploy");
     let members = build.members(&build.archive());
-    assert!(members.contains(&String::from("./marker")) && members.contains(&String::from("./usr/bin/dpkg")));
+    for member in ["./marker", "./usr/bin/dpkg", "./usr/share/extra/"] {
+        assert!(members.iter().any(|name| name == member), "{member}");
+    }
     assert!(!build.rootfs().exists());
+
+    build_package(&build);
+    make_image(&build);
     run("do_clean");
     assert!(!build.workdir().exists());
+    assert_eq!(names(&build.join("top/tmp")), ["deploy", "isar-tarball", "work"]);
+    assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
+}
+
+/// The functions that work in the root file system, which must leave nothing mounted in it.
+fn install_packages(build: &Build) {
+    let rootfs = build.rootfs();
+    let run = |function: &str| build.run(&["ROOTFS_PACKAGES=extra"], function);
+    let said = run("rootfs_install_pkgs_update");
+    assert!(said.contains("file:/isar-apt isar Release"), "{said}");
+    run("rootfs_install_pkgs_download");
+    run("image_install_localepurge_download");
+    let fetched = names(&rootfs.join("var/cache/apt/archives"));
+    assert!(["extra_1.0_all.deb", "localepurge_1.0_all.deb"].iter().all(|name| fetched.iter().any(|f| f == name)));
+    assert!(!rootfs.join("usr/share/extra").exists());
+    run("rootfs_install_pkgs_install");
+    assert!(rootfs.join("usr/share/extra").exists());
+    run("sdkchroot_configscript");
+    assert_eq!(fs::read_to_string(rootfs.join("configured")).unwrap(), "amd64\n");
+
+    assert!(run("do_in_chroot").contains("base-files"));
+    assert_eq!(fs::read_to_string(rootfs.join("marker")).unwrap(), "an argument\n");
+    run("do_own_mounts");
+    assert!(names(&rootfs.join("dev")).is_empty(), "a device is left behind");
+    assert!(!rootfs.join("isar-apt").exists(), "a mount point is left behind");
+    assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
+}
+
+/// sbuild in the chroot tarball, with what the class adds to its configuration.
+fn build_package(build: &Build) {
+    let Some(mut sbuild) = sbuild(Sbuild::V0_85, &build.scratch) else { return };
+    let config = build.join("sbuild.conf");
+    chown(&config, Some(user().uid), None).unwrap();
+    let packages = build.workdir().join("isar-apt/debian-bookworm-amd64/apt");
+    for mounted in [&packages, &build.rootfs(), &build.join("top/tmp/deploy/base-apt/debian-bookworm/apt")] {
+        build.mkdir(mounted);
+    }
+    succeed(as_user("cp").arg("-r").arg(build.repositories()).arg(packages));
+    build.run(&[&format!("SBUILD_CONFIG={}", config.display())], "sbuild_add_unshare_mounts");
+
+    let check =
+        "ls /isar-apt/pool /base-apt /home/builder/stand-in/rootfs && runuser -u sbuild -- touch /ccache/object";
+    sbuild.arg(format!("--chroot={}", build.archive().display())).arg(format!("--starting-build-commands={check}"));
+    succeed(sbuild.arg("--dist=bookworm").arg(source_package(&build.scratch)));
+    assert!(build.join("hello-isar_1.0_amd64.deb").exists());
+    let cache = build.join("top/tmp/ccache");
+    let owner = cache.join("object").metadata().unwrap().uid();
+    assert!(owner > user().base, "{owner} is not the build user");
+    succeed(as_user("rm").arg("-r").arg(cache));
+}
+
+/// Imager tasks in the chroot tarball.
+fn make_image(build: &Build) {
+    let lock = r#"
+        APT::Update::Post-Invoke { "flock --exclusive --nonblock /apt/isar.lock echo update: free || echo update: held"; };
+        DPkg::Post-Invoke { "flock --exclusive --nonblock /apt/isar.lock echo install: free || echo install: held"; };
+    "#;
+    build.write(&build.join("top/lock.conf"), lock);
+    let mounts = format!(
+        "SCHROOT_MOUNTS={}:/work {repositories}:/isar-apt {repositories}/..:/apt {}:/etc/apt/apt.conf.d/90lock",
+        build.workdir().display(),
+        build.join("top/lock.conf").display(),
+        repositories = build.repositories().display(),
+    );
+    let task = ["BB_CURRENTTASK=image_wic", "INSTALL_image_wic=tool", &mounts];
+    let script = r#"IMAGE_SCRIPT=
+        flock --exclusive --nonblock /apt/isar.lock echo command: free
+        setpriv --reuid 1000 --regid 1000 --clear-groups tool /proc/self/status | grep CapEff
+        test -d /usr/share/part && test -c /dev/null && id -u > /work/id"#;
+    let said = build.run(&[&task[..], &[script]].concat(), "do_image_script");
+    // cap_net_raw is bit 13.
+    for line in ["update: held", "install: free", "command: free", "CapEff:\t0000000000002000"] {
+        assert!(said.contains(&format!("\n{line}\n")), "{line}: {said}");
+    }
+    assert_eq!(fs::read_to_string(build.workdir().join("id")).unwrap(), "0\n");
+
+    // What apt has fetched is kept, and what it can take from isar-apt is not.
+    let downloads = build.join("top/downloads/deb/debian-bookworm");
+    assert_eq!(names(&downloads), ["part_1.0_all.deb"]);
+    assert_eq!(downloads.join("part_1.0_all.deb").metadata().unwrap().uid(), user().uid);
+    fs::remove_file(build.repositories().join("pool/mirror/part_1.0_all.deb")).unwrap();
+    let failing = [&task[..], &["IMAGE_STATUS=7", "run", "do_image"]].concat();
+    fail(1, &mut build.bitbake("base isar-tarball", &failing));
+    assert!(build.workdir().join("version").exists(), "the command has run, and failed");
+
+    let cache = build.join("top/tmp/isar-tarball");
+    let area = cache.join(&names(&cache)[0]);
+    assert_eq!((names(&area.join("copies")).len(), names(&area.join("runs")).len()), (1, 0));
+    assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
 }

@@ -284,6 +284,27 @@ fn other_mounts_are_entered_only_when_asked() {
 }
 
 #[test]
+fn a_mount_point_whose_owner_the_namespace_does_not_have_is_kept_as_root_s() {
+    let scratch = Scratch::new();
+    let tree = made_by(&scratch, "tree", "mkdir memory; touch file");
+    // Of root outside, who has no id in there.
+    let memory = Mounted::new(["-t", "tmpfs", "-o", "mode=0700", "none"], &tree.join("memory"));
+    fs::write(scratch.join("secret"), "x").unwrap();
+    let _file = Mounted::new(["--bind".as_ref(), scratch.join("secret").as_os_str()], &tree.join("file"));
+    let archive = scratch.join("x.tar");
+    let mut pack = isar_as_user(["pack"]);
+    succeed(pack.args([&tree, &archive]));
+    let packed = tarfile_snapshot(&archive);
+    for name in ["memory", "file"] {
+        assert_eq!((&packed[name]["uid"], &packed[name]["gid"]), (&Value::from(0), &Value::from(0)), "{name}");
+    }
+    assert_eq!(packed.len(), 3);
+    drop(memory);
+    let said = fail(2, isar_as_user(["pack", "--cross-mounts"]).args([&tree, &archive]));
+    assert!(said.contains("1 file(s) have an owner or group that sbuild cannot map"), "{said}");
+}
+
+#[test]
 fn a_hundred_thousand_files_are_packed() {
     let scratch = Scratch::new();
     let tree = scratch.namespace_dir("tree");

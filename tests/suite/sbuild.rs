@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::world::{Sbuild, Scratch, as_user, chroot, isar_as_user, run, sbuild, succeed, text, user};
 
 /// The source package of `fixtures/hello-isar`, made below `scratch`: its .dsc.
-fn source_package(scratch: &Scratch) -> PathBuf {
+pub fn source_package(scratch: &Scratch) -> PathBuf {
     let source = scratch.join("hello-isar");
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hello-isar");
     succeed(Command::new("cp").arg("-r").arg(fixture).arg(&source));

@@ -53,6 +53,29 @@ fn the_status_is_that_of_the_command_or_says_why_there_was_none() {
 }
 
 #[test]
+fn a_line_that_is_not_understood_has_no_status_that_a_command_would_have() {
+    let cases: &[(i32, &[&str])] = &[
+        (125, &["unshare"]),
+        (125, &["chroot"]),
+        (125, &["chroot", "--bind", "/a:b", "tree", "true"]),
+        (125, &["imager", "--root", "a", "--cache", "b", "archive"]),
+        (125, &["imager", "--no-such-option", "archive"]),
+        (125, &["imager", "--cache-limit", "much", "archive"]),
+        (125, &["--id-layout", "none", "imager", "archive"]),
+        (125, &["--no-such-option", "unshare", "true"]),
+        (2, &["pack", "--no-such-option", "unshare", "chroot"]),
+        (2, &["--id-layout", "none", "remove", "unshare"]),
+        (2, &["no-such-command"]),
+    ];
+    for (status, line) in cases {
+        assert!(fail(*status, &mut isar(*line)).contains("try '--help'"), "{line:?}");
+    }
+    for help in [["unshare", "--help"], ["imager", "-h"]] {
+        assert!(succeed(&mut isar(help)).contains("Usage: isar-tarball"));
+    }
+}
+
+#[test]
 fn root_works_in_its_own_user_namespace() {
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap();
     assert_eq!(succeed(&mut isar(["unshare", "cat", "/proc/self/uid_map"])), uid_map);

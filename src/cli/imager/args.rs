@@ -54,7 +54,7 @@ pub struct Args {
 const EXAMPLE: &str = "Example: isar-tarball imager --cache ~/.cache/imager --install e2fsprogs --bind \"$PWD:/work\" schroot.tar.zst -- mkfs.ext4 -d /work/root /work/image";
 
 const DETAILS: &str = "\
-Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball or apt failed.
+Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when apt or isar-tarball failed, or it did not understand an option.
 
 --install runs `apt-get update` on /etc/apt/sources.list.d/isar-apt.list alone, where the tree has that list, and then `apt-get install` without recommended
 packages and without asking. apt gets no stdin, and what it prints goes to stderr: both streams are the command's.
