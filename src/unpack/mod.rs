@@ -133,14 +133,14 @@ pub struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `total` bytes that the archive says it has?
-    pub fn prepare(root: BorrowedFd<'_>, total: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
+    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `content` bytes that the archive says it has?
+    pub fn prepare(root: BorrowedFd<'_>, content: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
         let root = reopen(root)?;
         if options.found != Found::Tree {
             must_be_empty(root.as_fd())?;
         }
-        if options.selection.is_everything() {
-            must_fit(root.as_fd(), total, options)?;
+        if options.selection.is_everything() && options.exclude.is_empty() {
+            must_fit(root.as_fd(), content, options)?;
         }
         Ok(Unpacking { root, options })
     }
@@ -259,8 +259,8 @@ fn must_be_empty(root: BorrowedFd<'_>) -> Result<(), Error> {
 }
 
 /// Is there room for what the archive says that it holds, and is it allowed?
-fn must_fit(root: BorrowedFd<'_>, total: Option<u64>, options: &Options) -> Result<(), Error> {
-    let Some(needed) = total else { return Ok(()) };
+fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Result<(), Error> {
+    let Some(needed) = content else { return Ok(()) };
     if let Some(limit) = options.limit_size.filter(|limit| needed > *limit) {
         return Err(Error::Size(limit));
     }

@@ -172,7 +172,7 @@ impl Job<'_> {
             _ => (None, self.archive),
         };
         let mut input = Input::open(archive, &self.args.input())?;
-        let unpacking = Unpacking::prepare(self.root.as_fd(), input.total(), &self.options)
+        let unpacking = Unpacking::prepare(self.root.as_fd(), input.content(), &self.options)
             .map_err(|error| anyhow!("{:?}: {error}", self.args.dir))?;
         outside.ask(BEGIN)?;
         let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
