@@ -23,8 +23,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use rustix::fs::{Dir, Mode, OFlags, fchown, fstatvfs, openat};
-use rustix::process::{Resource, Rlimit, getegid, geteuid, getrlimit, setrlimit, umask};
+use rustix::fs::{Dir, Mode, OFlags, fchmod, fchown, fstat, fstatvfs, openat};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit, umask};
 
 use crate::archive::reader::{Event, Limits, Reader};
 use crate::error::{At, FileError};
@@ -227,19 +227,51 @@ fn extract<'a>(
     Ok((summary, directories))
 }
 
-/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything.
-pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, threads: usize) -> Result<(), Error> {
+/// Owner and mode of DIR, which an extraction changes at its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// The owner, as an id of the place where the work is done; `None` when it has none there.
+    pub uid: Option<u32>,
+    /// The group, likewise.
+    pub gid: Option<u32>,
+    /// The permissions.
+    pub mode: Mode,
+}
+
+impl Before {
+    /// What `root` is like now.
+    pub fn of(root: BorrowedFd<'_>) -> Result<Before, FileError> {
+        let stat = fstat(root).at(b"", "read its attributes")?;
+        Ok(Before { uid: Some(stat.st_uid), gid: Some(stat.st_gid), mode: Mode::from_raw_mode(stat.st_mode) })
+    }
+
+    /// Gives `root` its owner and its mode back, where they are others by now.
+    fn restore(self, root: BorrowedFd<'_>) -> Result<(), FileError> {
+        let now = Before::of(root)?;
+        let uid = self.uid.filter(|_| self.uid != now.uid).map(Uid::from_raw);
+        let gid = self.gid.filter(|_| self.gid != now.gid).map(Gid::from_raw);
+        if uid.is_some() || gid.is_some() {
+            fchown(root, uid, gid).at(b"", "give it its owner back")?;
+        }
+        if Before::of(root)?.mode != self.mode {
+            fchmod(root, self.mode).at(b"", "give it its mode back")?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything. Then it is as `before` says.
+pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, before: Before, threads: usize) -> Result<(), Error> {
     let options = remove::Options { threads, dry_run: false, take_group: false };
     let root = reopen(root)?;
     match made {
-        Some(made) => made.remove(root.as_fd(), &options),
+        Some(made) => made.remove(root.as_fd(), &options)?,
         None => {
             directories::gather(root.as_fd());
-            let _ = fchown(&root, Some(geteuid()), Some(getegid()));
             remove::contents(root.as_fd(), &options)?;
-            Ok(())
         }
     }
+    Ok(before.restore(root.as_fd())?)
 }
 
 /// The same directory, open for reading.

@@ -120,8 +120,8 @@ fn warns_of_setuid(place: &Place, args: &Args, globals: &Globals) -> bool {
 /// Removes what a process that failed or was killed has made, from another one in the same place.
 fn undo(target: &Target<'_>, options: &Options, made: &Made, place: &Place) -> anyhow::Result<()> {
     let made = (options.found == Found::Tree).then_some(made);
-    let (root, threads) = (target.directory(), options.threads);
-    let outcome = clean_up(place, move || match unpack::undo(root, made, threads) {
+    let (root, before, threads) = (target.directory(), target.before(&options.maps), options.threads);
+    let outcome = clean_up(place, move || match unpack::undo(root, made, before, threads) {
         Ok(()) => Status::Done.code(),
         Err(error) => {
             report::error(&error.into());
