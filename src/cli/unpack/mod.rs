@@ -86,11 +86,12 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
             }
         },
     );
-    if !matches!(outcome, Ok(Outcome::Exited(0))) {
+    let done = outcome.map(|outcome| place::of_work(outcome, || context.to_owned()));
+    if !matches!(done, Ok(Status::Done)) {
         let undone = if has_begun { undo(&target, &options, &made, &place) } else { Ok(()) };
         undone.and_then(|()| target.abandon()).context("what was unpacked could not be removed")?;
     }
-    Ok(outcome?.into())
+    Ok(done?)
 }
 
 fn open_archive(args: &Args) -> anyhow::Result<File> {
