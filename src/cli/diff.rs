@@ -115,7 +115,7 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
             done.unwrap_or_else(|error| report::failure(&error.context(names()), Status::Failed)).code()
         },
     )?;
-    Ok(outcome.into())
+    Ok(place::of_work(outcome, names))
 }
 
 impl Args {

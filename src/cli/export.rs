@@ -88,7 +88,7 @@ fn export_files(mut args: Args, globals: &Globals) -> anyhow::Result<Status> {
     if args.json {
         report::result(&format!("{:#}\n", json!({"files": copied})))?;
     }
-    Ok(outcome.into())
+    Ok(place::of_work(outcome, || format!("cannot export from {:?}", args.rootfs)))
 }
 
 /// Finds the files inside and sends them, open, to the caller.

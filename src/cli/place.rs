@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::str::FromStr;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use isar_tarball::ids::{self, Account, IdMaps, Source, source::Ranges};
 use isar_tarball::sys::{self, PasswdEntry};
 use isar_tarball::userns::{Outcome, Place};
@@ -61,6 +61,15 @@ impl From<Outcome> for Status {
             Outcome::Killed(signal) => Status::Killed(u8::try_from(signal).unwrap_or(u8::MAX)),
         }
     }
+}
+
+/// The status of the program's own work in the place. `context` says what the work was, for a process that was killed before it could say anything.
+pub fn of_work(outcome: Outcome, context: impl FnOnce() -> String) -> Status {
+    if let Some(signal) = outcome.unasked_signal() {
+        let hint = if signal == libc::SIGKILL { ", as the kernel does when memory runs out" } else { "" };
+        report::error(&anyhow!("{}: the process that does the work was killed by signal {signal}{hint}", context()));
+    }
+    outcome.into()
 }
 
 /// The status of a command that ran in the place: its own.

@@ -69,7 +69,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             }
         },
     )?;
-    Ok(outcome.into())
+    Ok(place::of_work(outcome, || String::from("cannot remove")))
 }
 
 /// Removes one tree, as `isar-tarball remove` does.

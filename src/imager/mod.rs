@@ -80,7 +80,7 @@ impl Archive<'_> {
     pub fn unpack(&self, root: BorrowedFd<'_>) -> Result<u64, Error> {
         let file = self.file.try_clone().map_err(Error::Archive)?;
         let mut input = Input::open(file, &self.input).map_err(unpack::Error::from)?;
-        let unpacking = unpack::Unpacking::prepare(root, input.total(), &self.options)?;
+        let unpacking = unpack::Unpacking::prepare(root, input.content(), &self.options)?;
         // Unpacking raises it, and some programs do something for each file that they might have open.
         let limit = getrlimit(Resource::Nofile);
         let unpacked = unpacking.run(&mut input, None, self.progress);

@@ -111,7 +111,7 @@ pub struct Input {
     interrupt: Option<Arc<Interrupt>>,
     threads: Vec<JoinHandle<()>>,
     consumed: u64,
-    total: Option<u64>,
+    content: Option<u64>,
 }
 
 impl Input {
@@ -138,6 +138,10 @@ impl Input {
         };
         check_windows(frames.as_deref().unwrap_or_default(), options.window_log)?;
         let with_content = frames.iter().flatten().filter(|frame| !frame.is_skippable).copied().collect::<Vec<_>>();
+        let content = match compression {
+            Compression::None => range.map(|(_, length)| length),
+            _ => frames.as_deref().and_then(content),
+        };
         let parts = if frames.is_some() { with_content.len() } else { 1 };
         let mut input = Input {
             compression,
@@ -146,7 +150,7 @@ impl Input {
             interrupt,
             threads: Vec::new(),
             consumed: 0,
-            total: range.map(|(_, length)| length),
+            content,
         };
         match (&input.frames, range) {
             (Some(_), Some((start, _))) => {
@@ -211,9 +215,9 @@ impl Input {
         self.consumed
     }
 
-    /// Bytes of the archive, when it is a regular file.
-    pub fn total(&self) -> Option<u64> {
-        self.total
+    /// Bytes of the tar stream, where a regular file tells before it is read: one that is not compressed, or zstd frames whose headers all say it.
+    pub fn content(&self) -> Option<u64> {
+        self.content
     }
 }
 
@@ -237,6 +241,11 @@ fn detect(source: &mut Source) -> Result<Compression, Error> {
         Detected::Unknown if first.is_empty() => Err(Error::Empty),
         Detected::Unknown => Err(Error::Unknown),
     }
+}
+
+/// Bytes of content in all frames, when each says it.
+fn content(frames: &[Frame]) -> Option<u64> {
+    frames.iter().try_fold(0_u64, |sum, frame| sum.checked_add(frame.content?))
 }
 
 impl Drop for Input {

@@ -289,7 +289,7 @@ fn a_large_frame_comes_in_pieces_while_the_next_ones_are_decoded() {
             consumed = input.consumed();
         }
         assert_eq!(read, (41 << 20) + 3);
-        assert_eq!((consumed, input.total()), (archive.len() as u64, Some(archive.len() as u64)));
+        assert_eq!((consumed, input.content()), (archive.len() as u64, says_size.then_some(read as u64)));
     }
 }
 
@@ -386,7 +386,7 @@ fn a_file_is_read_from_its_position_on() {
     file.seek(SeekFrom::Start(13)).unwrap();
     let mut input = Input::open(file.try_clone().unwrap(), &options(2, 0)).unwrap();
     assert_eq!(input.frames().unwrap()[0].offset, 0);
-    assert_eq!(input.total(), Some(archive.len() as u64 - 13));
+    assert_eq!(input.content(), Some(6));
     assert_eq!(read_all(&mut input).unwrap(), b"onetwo");
     assert_eq!(file.stream_position().unwrap(), 13);
 }

@@ -49,6 +49,11 @@ impl Patterns {
         Ok(Patterns(set))
     }
 
+    /// Is there no pattern?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Does a pattern match `path`, which has no `./` in front? What lies below a match is not asked for: a walk does not go there.
     pub fn matches(&self, path: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(OsStr::from_bytes(path))

@@ -23,8 +23,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use rustix::fs::{Dir, Mode, OFlags, fchown, fstatvfs, openat};
-use rustix::process::{Resource, Rlimit, getegid, geteuid, getrlimit, setrlimit, umask};
+use rustix::fs::{Dir, Mode, OFlags, fchmod, fchown, fstat, fstatvfs, openat};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit, umask};
 
 use crate::archive::reader::{Event, Limits, Reader};
 use crate::error::{At, FileError};
@@ -133,14 +133,14 @@ pub struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `total` bytes that the archive says it has?
-    pub fn prepare(root: BorrowedFd<'_>, total: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
+    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `content` bytes that the archive says it has?
+    pub fn prepare(root: BorrowedFd<'_>, content: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
         let root = reopen(root)?;
         if options.found != Found::Tree {
             must_be_empty(root.as_fd())?;
         }
-        if options.selection.is_everything() {
-            must_fit(root.as_fd(), total, options)?;
+        if options.selection.is_everything() && options.exclude.is_empty() {
+            must_fit(root.as_fd(), content, options)?;
         }
         Ok(Unpacking { root, options })
     }
@@ -227,19 +227,51 @@ fn extract<'a>(
     Ok((summary, directories))
 }
 
-/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything.
-pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, threads: usize) -> Result<(), Error> {
+/// Owner and mode of DIR, which an extraction changes at its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// The owner, as an id of the place where the work is done; `None` when it has none there.
+    pub uid: Option<u32>,
+    /// The group, likewise.
+    pub gid: Option<u32>,
+    /// The permissions.
+    pub mode: Mode,
+}
+
+impl Before {
+    /// What `root` is like now.
+    pub fn of(root: BorrowedFd<'_>) -> Result<Before, FileError> {
+        let stat = fstat(root).at(b"", "read its attributes")?;
+        Ok(Before { uid: Some(stat.st_uid), gid: Some(stat.st_gid), mode: Mode::from_raw_mode(stat.st_mode) })
+    }
+
+    /// Gives `root` its owner and its mode back, where they are others by now.
+    fn restore(self, root: BorrowedFd<'_>) -> Result<(), FileError> {
+        let now = Before::of(root)?;
+        let uid = self.uid.filter(|_| self.uid != now.uid).map(Uid::from_raw);
+        let gid = self.gid.filter(|_| self.gid != now.gid).map(Gid::from_raw);
+        if uid.is_some() || gid.is_some() {
+            fchown(root, uid, gid).at(b"", "give it its owner back")?;
+        }
+        if Before::of(root)?.mode != self.mode {
+            fchmod(root, self.mode).at(b"", "give it its mode back")?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything. Then it is as `before` says.
+pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, before: Before, threads: usize) -> Result<(), Error> {
     let options = remove::Options { threads, dry_run: false, take_group: false };
     let root = reopen(root)?;
     match made {
-        Some(made) => made.remove(root.as_fd(), &options),
+        Some(made) => made.remove(root.as_fd(), &options)?,
         None => {
             directories::gather(root.as_fd());
-            let _ = fchown(&root, Some(geteuid()), Some(getegid()));
             remove::contents(root.as_fd(), &options)?;
-            Ok(())
         }
     }
+    Ok(before.restore(root.as_fd())?)
 }
 
 /// The same directory, open for reading.
@@ -259,8 +291,8 @@ fn must_be_empty(root: BorrowedFd<'_>) -> Result<(), Error> {
 }
 
 /// Is there room for what the archive says that it holds, and is it allowed?
-fn must_fit(root: BorrowedFd<'_>, total: Option<u64>, options: &Options) -> Result<(), Error> {
-    let Some(needed) = total else { return Ok(()) };
+fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Result<(), Error> {
+    let Some(needed) = content else { return Ok(()) };
     if let Some(limit) = options.limit_size.filter(|limit| needed > *limit) {
         return Err(Error::Size(limit));
     }

@@ -70,6 +70,16 @@ pub enum Outcome {
     Killed(i32),
 }
 
+impl Outcome {
+    /// The signal that killed the process inside where it is none of those that ask a program to stop: nobody knows why, unless he is told.
+    pub fn unasked_signal(self) -> Option<i32> {
+        match self {
+            Outcome::Killed(signal) if !signals::STOP.contains(&signal) => Some(signal),
+            _ => None,
+        }
+    }
+}
+
 /// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is made that must not stay behind.
 pub fn hold_signals() -> Result<(), Error> {
     signals::hold().map_err(Error::Supervise)

@@ -21,7 +21,7 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn pid(child: &Child) -> Pid {
+pub fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap()).unwrap()
 }
 
@@ -34,8 +34,26 @@ fn wait_for_temporary(dir: &Path) {
     }
 }
 
+/// The process that works for a run: in the namespace, or as the caller.
+pub fn process_inside(child: &mut Child) -> Pid {
+    // setpriv has become the program.
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    loop {
+        let text = fs::read_to_string(&children).unwrap();
+        // newuidmap and newgidmap come first: wait until it is the one that works.
+        let working = text.split_whitespace().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("isar-tarball"))
+                && fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
+        });
+        if let Some(pid) = working {
+            return Pid::from_raw(pid.parse().unwrap()).unwrap();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+    }
+}
+
 /// Waits until every process of the run, which had a group of its own, is gone with all that it held.
-fn wait_until_gone(group: Pid) {
+pub fn wait_until_gone(group: Pid) {
     let begin = Instant::now();
     while test_kill_process_group(group).is_ok() {
         assert!(begin.elapsed() < Duration::from_secs(10), "a process of the killed run lives on");
@@ -84,22 +102,14 @@ fn when_the_process_inside_is_killed_the_status_says_so_and_nothing_is_left() {
     fs::write(&archive, "old").unwrap();
     let mut child = start(isar_as_user(["pack", "--level=19", "--remove-source"]).args([&tree, &archive]));
     wait_for_temporary(&place);
-    // setpriv has become the program; its child is the process in the namespace.
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let inside = loop {
-        let text = fs::read_to_string(&children).unwrap();
-        // newuidmap and newgidmap come first: wait until it is the one that works.
-        let working = text.split_whitespace().find(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("isar-tarball"))
-                && fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
-        });
-        if let Some(pid) = working {
-            break Pid::from_raw(pid.parse().unwrap()).unwrap();
-        }
-        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
-    };
-    kill_process(inside, Signal::KILL).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
+    kill_process(process_inside(&mut child), Signal::KILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + 9));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains(&format!("cannot pack {tree:?}: the process that does the work was killed by signal 9")),
+        "{said}"
+    );
     assert_eq!((names(&place), fs::read(&archive).unwrap()), (vec!["x.tar.zst".to_owned()], b"old".to_vec()));
     assert_eq!(names(&tree).len(), 48, "the tree must stay");
 }

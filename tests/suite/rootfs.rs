@@ -1,6 +1,7 @@
 //! The trees that tests pack, and what is known of a tree without any tar: snapshots to compare.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Map, Value};
 
@@ -36,6 +37,12 @@ pub fn made_by(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
 /// What root of the namespace sees of a tree.
 pub fn snapshot(tree: &Path) -> Snapshot {
     parse(&namespace_python(include_str!("../fixtures/snapshot.py")).arg(tree).output().unwrap())
+}
+
+/// What root of the machine sees of a tree.
+pub fn root_snapshot(tree: &Path) -> Snapshot {
+    let script = include_str!("../fixtures/snapshot.py");
+    parse(&Command::new("python3").args(["-c", script]).arg(tree).output().unwrap())
 }
 
 /// What Python's tarfile reads from a plain tar.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use isar_tarball::archive::header::Fields;
 
 use crate::crafted::Tar;
-use crate::rootfs::{Snapshot, assert_equal, nothing};
+use crate::rootfs::{assert_equal, nothing, root_snapshot};
 use crate::world::{Scratch, isar, isar_as_user, names, run, text};
 
 /// What must come of an archive.
@@ -217,13 +217,6 @@ fn capability(version: u8, root: Option<u32>) -> Vec<u8> {
     value
 }
 
-fn tree_snapshot(tree: &Path) -> Snapshot {
-    let output =
-        Command::new("python3").args(["-c", include_str!("../fixtures/snapshot.py")]).arg(tree).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// A tree that anybody could change.
 fn canary(scratch: &Scratch) -> PathBuf {
     let canary = scratch.user_dir("canary", 0o777);
@@ -242,7 +235,7 @@ fn command(as_root: bool, args: &[&OsStr]) -> Command {
 fn every_case(as_root: bool) {
     let scratch = Scratch::new();
     let canary = canary(&scratch);
-    let before = tree_snapshot(&canary);
+    let before = root_snapshot(&canary);
     for (name, tar, expect) in cases(canary.to_str().unwrap()) {
         let (archive, dir) = (tar.write(&scratch, "a.tar"), scratch.join("dir"));
         let output = run(&mut command(as_root, &[archive.as_os_str(), dir.as_os_str()]));
@@ -256,7 +249,7 @@ fn every_case(as_root: bool) {
             }
             Unpacked(files) => {
                 assert_eq!(output.status.code(), Some(0), "{name}: {said}");
-                let found = tree_snapshot(&dir);
+                let found = root_snapshot(&dir);
                 for (path, content) in files {
                     assert_eq!(found[*path]["kind"], "file", "{name}: {path}");
                     assert_eq!(fs::read_to_string(dir.join(path)).unwrap(), *content, "{name}: {path}");
@@ -264,7 +257,7 @@ fn every_case(as_root: bool) {
                 fs::remove_dir_all(&dir).unwrap();
             }
         }
-        assert_equal(&before, &tree_snapshot(&canary), nothing);
+        assert_equal(&before, &root_snapshot(&canary), nothing);
     }
 }
 
@@ -321,7 +314,7 @@ fn attributes_beyond_the_policy_are_counted_and_not_set() {
         let output = run(&mut command(as_root, &["--json".as_ref(), archive.as_os_str(), dir.as_os_str()]));
         let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(summary["skipped"]["xattrs"], 2);
-        let found = tree_snapshot(&dir);
+        let found = root_snapshot(&dir);
         let xattrs: Vec<&String> = found["x"]["xattrs"].as_object().unwrap().keys().collect();
         assert_eq!(xattrs, ["security.capability", "user.kept"]);
     }
@@ -331,7 +324,7 @@ fn attributes_beyond_the_policy_are_counted_and_not_set() {
 fn stripped_slashes_lead_below_the_directory() {
     let scratch = Scratch::new();
     let canary = canary(&scratch);
-    let before = tree_snapshot(&canary);
+    let before = root_snapshot(&canary);
     let target = format!("{}/file", canary.display());
     let archive = Tar::new().file(&target, "x").hard_link("/link", &target).end().write(&scratch, "a.tar");
     let dir = scratch.join("dir");
@@ -339,7 +332,7 @@ fn stripped_slashes_lead_below_the_directory() {
     assert!(run(&mut command(true, &args)).status.success());
     assert_eq!(fs::read_to_string(dir.join("link")).unwrap(), "x");
     assert!(dir.join(target.trim_start_matches('/')).exists());
-    assert_equal(&before, &tree_snapshot(&canary), nothing);
+    assert_equal(&before, &root_snapshot(&canary), nothing);
 }
 
 #[test]
@@ -365,7 +358,7 @@ fn windows_wider_than_allowed_are_refused_unless_asked_for() {
 fn a_race_for_directories_leads_nowhere() {
     let scratch = Scratch::new();
     let canary = canary(&scratch);
-    let before = tree_snapshot(&canary);
+    let before = root_snapshot(&canary);
     let mut tar = Tar::new();
     // Each is come back to, so that it may be a link by then.
     for round in 0..4 {
@@ -408,7 +401,7 @@ fn a_race_for_directories_leads_nowhere() {
         });
         eprintln!("{rounds} rounds, {refused} refused, {swaps} swaps");
         assert!(swaps > 0, "nothing was swapped: this shows nothing");
-        assert_equal(&before, &tree_snapshot(&canary), nothing);
+        assert_equal(&before, &root_snapshot(&canary), nothing);
         let _ = Command::new("rm").arg("-rf").arg(&dir).status();
     }
     assert!(names(&canary).contains(&String::from("file")));

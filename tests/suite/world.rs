@@ -238,21 +238,35 @@ impl Drop for Scratch {
 ///
 /// With fakeroot, as isar's have it: sbuild wants it in there and would otherwise need a mirror while it builds.
 pub fn chroot(suite: &str) -> Option<PathBuf> {
+    let options = ["--mode=unshare", "--variant=buildd", "--include=fakeroot", "--format=directory", suite];
+    by_mmdebstrap(&format!("{suite}-sbuild"), &options.map(OsStr::new))
+}
+
+/// An archive that mmdebstrap itself writes as the test user: a small chroot of `suite` with the tree of `fixtures/rich_tree.py` at `rich`, and the device nodes
+/// that mmdebstrap puts in front. It is kept from run to run, as chroots are.
+pub fn mmdebstrap_archive(suite: &str) -> Option<PathBuf> {
+    // The checkout may lie where only root gets.
+    let script = base().join("rich_tree.py");
+    fs::write(&script, include_str!("../fixtures/rich_tree.py")).unwrap();
+    let plant = format!("--customize-hook=mkdir \"$1/rich\" && python3 {} \"$1/rich\"", script.display());
+    let options = ["--mode=unshare", "--variant=essential", "--format=tar", &plant, suite];
+    by_mmdebstrap(&format!("{suite}-rich.tar.zst"), &options.map(OsStr::new))
+}
+
+/// What mmdebstrap makes with these options, kept as `name`.
+fn by_mmdebstrap(name: &str, options: &[&OsStr]) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     require(&["mmdebstrap"])?;
-    let name = format!("{suite}-sbuild");
-    let (place, unfinished) = (base().join(&name), base().join(format!("{name}.unfinished")));
+    let (place, unfinished) = (base().join(name), base().join(format!("unfinished.{name}")));
     // Another run may be making it.
     let lock = File::create(base().join(format!("{name}.lock"))).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     if !place.exists() {
         let _ = Command::new("rm").arg("-rf").arg(&unfinished).status();
-        let made = run(as_user("mmdebstrap")
-            .args(["--mode=unshare", "--variant=buildd", "--include=fakeroot", "--format=directory", suite])
-            .arg(&unfinished));
+        let made = run(as_user("mmdebstrap").args(options).arg(&unfinished));
         if !made.status.success() {
-            return skip(&format!("mmdebstrap makes no chroot of {suite}"));
+            return skip(&format!("mmdebstrap makes no {name}"));
         }
         fs::rename(&unfinished, &place).unwrap();
     }

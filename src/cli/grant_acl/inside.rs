@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use isar_tarball::userns::{Place, supervise};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::cli::place;
 use crate::cli::report::Status;
 
 /// How the work ended.
@@ -36,7 +37,7 @@ pub fn in_place(place: &Place, work: impl FnOnce() -> anyhow::Result<Vec<u8>>) -
     )?;
     let mut bytes = Vec::new();
     result.rewind().and_then(|()| result.read_to_end(&mut bytes)).context("take the result")?;
-    match Status::from(outcome) {
+    match place::of_work(outcome, || String::from("grant-acl")) {
         Status::Done => Ok(Answer::Done(bytes)),
         Status::Killed(signal) => Ok(Answer::Ended(Status::Killed(signal))),
         _ if bytes.is_empty() => bail!("the process in the user namespace failed"),

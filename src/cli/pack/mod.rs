@@ -70,7 +70,7 @@ fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             }
         },
     )?;
-    Ok(outcome.into())
+    Ok(place::of_work(outcome, || format!("cannot pack {rootfs:?}")))
 }
 
 /// Opens the tree as the caller, who need not be able to read it.

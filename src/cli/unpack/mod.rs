@@ -86,11 +86,12 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
             }
         },
     );
-    if !matches!(outcome, Ok(Outcome::Exited(0))) {
+    let done = outcome.map(|outcome| place::of_work(outcome, || context.to_owned()));
+    if !matches!(done, Ok(Status::Done)) {
         let undone = if has_begun { undo(&target, &options, &made, &place) } else { Ok(()) };
         undone.and_then(|()| target.abandon()).context("what was unpacked could not be removed")?;
     }
-    Ok(outcome?.into())
+    Ok(done?)
 }
 
 fn open_archive(args: &Args) -> anyhow::Result<File> {
@@ -120,8 +121,8 @@ fn warns_of_setuid(place: &Place, args: &Args, globals: &Globals) -> bool {
 /// Removes what a process that failed or was killed has made, from another one in the same place.
 fn undo(target: &Target<'_>, options: &Options, made: &Made, place: &Place) -> anyhow::Result<()> {
     let made = (options.found == Found::Tree).then_some(made);
-    let (root, threads) = (target.directory(), options.threads);
-    let outcome = clean_up(place, move || match unpack::undo(root, made, threads) {
+    let (root, before, threads) = (target.directory(), target.before(&options.maps), options.threads);
+    let outcome = clean_up(place, move || match unpack::undo(root, made, before, threads) {
         Ok(()) => Status::Done.code(),
         Err(error) => {
             report::error(&error.into());
@@ -172,7 +173,7 @@ impl Job<'_> {
             _ => (None, self.archive),
         };
         let mut input = Input::open(archive, &self.args.input())?;
-        let unpacking = Unpacking::prepare(self.root.as_fd(), input.total(), &self.options)
+        let unpacking = Unpacking::prepare(self.root.as_fd(), input.content(), &self.options)
             .map_err(|error| anyhow!("{:?}: {error}", self.args.dir))?;
         outside.ask(BEGIN)?;
         let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use isar_tarball::error::describe;
-use isar_tarball::unpack::Found;
+use isar_tarball::ids::IdMaps;
+use isar_tarball::unpack::{Before, Found};
 use isar_tarball::userns::{Place, handover};
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
 use rustix::process::geteuid;
 
 /// DIR, open with `O_PATH`.
@@ -23,6 +24,8 @@ pub struct Target<'a> {
     is_handed_over: bool,
     /// What it was like before.
     pub found: Found,
+    /// Its attributes once it is handed over.
+    attributes: Stat,
 }
 
 impl<'a> Target<'a> {
@@ -32,8 +35,9 @@ impl<'a> Target<'a> {
         let opened = make(path, &mut made)
             .map_err(|(path, error)| anyhow!("make the directory {path:?}: {}", describe(&error)))
             .and_then(|()| open(path));
-        let directory = match opened {
-            Ok(directory) => directory,
+        let looked = opened.and_then(|directory| Ok((fstat(&directory)?, directory)));
+        let (attributes, directory) = match looked {
+            Ok(looked) => looked,
             Err(error) => {
                 remove(&made);
                 return Err(error);
@@ -44,7 +48,7 @@ impl<'a> Target<'a> {
             (true, true) => Found::Tree,
             (true, false) => Found::Empty,
         };
-        let mut target = Target { directory, place, made, is_handed_over: false, found };
+        let mut target = Target { directory, place, made, is_handed_over: false, found, attributes };
         if let Err(error) = target.hand_over() {
             target.abandon()?;
             bail!("{path:?}: {error}");
@@ -57,11 +61,21 @@ impl<'a> Target<'a> {
         self.directory.as_fd()
     }
 
+    /// What it was like before it was unpacked into, with the ids of `maps`.
+    pub fn before(&self, maps: &IdMaps) -> Before {
+        Before {
+            uid: maps.uids.to_inner(self.attributes.st_uid),
+            gid: maps.gids.to_inner(self.attributes.st_gid),
+            mode: Mode::from_raw_mode(self.attributes.st_mode),
+        }
+    }
+
     fn hand_over(&mut self) -> anyhow::Result<()> {
         let Place::Namespace(maps) = self.place else { return Ok(()) };
-        if fstat(&self.directory)?.st_uid == geteuid().as_raw() {
+        if self.attributes.st_uid == geteuid().as_raw() {
             handover::to_root(self.directory.as_fd(), maps)?;
             self.is_handed_over = true;
+            self.attributes = fstat(&self.directory)?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use isar_tarball::progress::Progress;
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::selection::Selection;
 use isar_tarball::unpack::names::Rules;
-use isar_tarball::unpack::{Devices, Error, Found, Made, Options, Summary, Unpacking, undo};
+use isar_tarball::unpack::{Before, Devices, Error, Found, Made, Options, Summary, Unpacking, undo};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -48,9 +48,10 @@ fuzz_target!(|bytes: &[u8]| {
         found: if is(4) { Found::Tree } else { Found::New },
     };
     let tree = ARENA.tree(options.found);
+    let before = Before::of(tree.as_fd()).expect("its attributes");
     let made = Made::new().expect("a list");
     if run(&stream, &tree, &made, &options).is_err() {
-        undo(tree.as_fd(), Some(&made).filter(|_| is(4)), 1).unwrap_or_else(|error| panic!("undo: {error}"));
+        undo(tree.as_fd(), Some(&made).filter(|_| is(4)), before, 1).unwrap_or_else(|error| panic!("undo: {error}"));
         if !is(4) {
             ARENA.assert_empty();
         }
