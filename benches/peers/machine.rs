@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 /// The ordinary user when root starts the benches; the tests make the same one.
 const USER: &str = "isar-test";
 
+#[derive(Clone)]
 pub struct Machine {
     is_root: bool,
     /// The program, where the user can run it.
@@ -47,6 +48,11 @@ impl Machine {
             assert!(machine.succeeds(machine.as_user(&script[0]).args(&script[1..])), "{script:?}");
         }
         machine
+    }
+
+    /// The same, for another tree.
+    pub fn with_tree(&self, tree: &Path) -> Machine {
+        Machine { tree: tree.to_owned(), ..self.clone() }
     }
 
     /// Any program as the ordinary user.

@@ -12,8 +12,10 @@
 //! Both sides run in the same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that neither has an advantage.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod large;
 mod machine;
 mod measure;
+mod repack;
 mod report;
 mod rows;
 

@@ -19,9 +19,14 @@ pub struct Side {
     pub writes: Option<String>,
 }
 
+#[derive(Default)]
 pub struct Row {
     pub name: &'static str,
     pub peer: &'static str,
+    /// Commands of the user before all runs: they make what the row needs.
+    pub setup: Vec<Vec<String>>,
+    /// Not more pairs than this, where a run takes minutes.
+    pub most_pairs: Option<usize>,
     /// How many times faster than the peer it is to be.
     pub faster: f64,
     /// At most this share of the peer's size.
@@ -38,19 +43,21 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
     rows.extend(pack(machine));
     rows.extend(read(machine));
     rows.extend(rest(machine));
+    rows.extend(crate::repack::rows(machine));
+    rows.extend(crate::large::rows(machine));
     rows
 }
 
 fn pack(machine: &Machine) -> Vec<Row> {
+    let side = |command, path: &PathBuf| Side {
+        command,
+        before: format!("rm -f {}", shown(path)),
+        clean: format!("rm -f {}", shown(path)),
+        reads: vec![machine.tree.clone()],
+        writes: Some(shown(path)),
+    };
     let row = |name, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
         let (ours, theirs) = (machine.disk.join(format!("ours{suffix}")), machine.disk.join(format!("theirs{suffix}")));
-        let side = |command, path: &PathBuf| Side {
-            command,
-            before: format!("rm -f {}", shown(path)),
-            clean: format!("rm -f {}", shown(path)),
-            reads: vec![machine.tree.clone()],
-            writes: Some(shown(path)),
-        };
         let pipeline = machine.script(&machine.pipeline(compressor, &theirs));
         Row {
             name,
@@ -58,10 +65,21 @@ fn pack(machine: &Machine) -> Vec<Row> {
             faster,
             size,
             is_quick: !level.contains(&"19"),
+            most_pairs: level.contains(&"19").then_some(1),
             ours: side(machine.pack(&ours, level), &ours),
             theirs: side(pipeline, &theirs),
+            ..Row::default()
         }
     };
+    let (ours, theirs) = (machine.disk.join("ours.tar.zst"), machine.disk.join("theirs.tar.zst"));
+    let named = |name, peer, size| Row { name, peer, size, faster: 1.0, ..Row::default() };
+    let tree = shown(&machine.tree);
+    let by_mmdebstrap = format!(
+        "tar --sort=name --numeric-owner --one-file-system --format=pax --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
+         -c --exclude=./dev --xattrs -C {tree} . | zstd -q > {}",
+        shown(&theirs)
+    );
+    let by_bsdtar = format!("bsdtar -C {tree} --exclude=./var/cache/apt/archives --zstd -cf {} .", shown(&theirs));
     vec![
         row("pack", "tar \\| zstd -8 -T2 (the seed)", 3.8, Some(0.82), &[], "zstd -q -8 -T2", ".tar.zst"),
         row("pack --level 1", "tar \\| zstd -1 -T2", 1.3, Some(1.0), &["--level", "1"], "zstd -q -1 -T2", ".tar.zst"),
@@ -75,6 +93,16 @@ fn pack(machine: &Machine) -> Vec<Row> {
             ".tar.zst",
         ),
         row("pack to .tar", "tar to a file", 1.5, None, &[], "cat", ".tar"),
+        Row {
+            ours: side(machine.pack(&ours, &[]), &ours),
+            theirs: side(machine.script(&by_mmdebstrap), &theirs),
+            ..named("pack, mmdebstrap for tar", "tar \\| zstd as mmdebstrap runs them", Some(1.0))
+        },
+        Row {
+            ours: side(machine.pack(&ours, &[]), &ours),
+            theirs: side(machine.script(&by_bsdtar), &theirs),
+            ..named("pack, bsdtar for tar", "bsdtar --zstd", Some(1.0))
+        },
     ]
 }
 
@@ -105,13 +133,19 @@ fn unpack(machine: &Machine) -> Vec<Row> {
             is_quick: name == "unpack, clean ext4",
             ours: side(machine.isar(&["unpack", "-q", &shown(archive), &ours]), ours.clone(), archive),
             theirs: side(by_tar, tar.clone(), theirs),
+            ..Row::default()
         }
     };
     let Machine { disk, memory, ours, seed, .. } = machine;
+    let bsdtar = format!("{}/bsdtar-{{n}}", shown(disk));
+    let mut by_bsdtar = row("unpack, bsdtar for tar", "bsdtar -xf of the same", 1.0, ours, ours, disk, false);
+    by_bsdtar.theirs.command = machine.script(&format!("mkdir {bsdtar}; bsdtar -C {bsdtar} -xpf {}", shown(ours)));
+    by_bsdtar.theirs.clean = format!("rm -rf {bsdtar}");
     vec![
         row("unpack, clean ext4", "tar -xf of the same", 1.9, ours, ours, disk, false),
         row("unpack, clean ext4, seed for tar", "tar -xf of the seed's", 1.9, ours, seed, disk, false),
         row("unpack the seed's, clean ext4", "tar -xf of the same", 1.3, seed, seed, disk, false),
+        by_bsdtar,
         row("unpack, tmpfs", "tar -xf of the same", 1.9, ours, ours, memory, false),
         row("unpack, recycled ext4", "tar -xf of the same", 8.0, ours, ours, disk, true),
         row("unpack the seed's, recycled ext4", "tar -xf of the same", 5.0, seed, seed, disk, true),
@@ -132,6 +166,7 @@ fn read(machine: &Machine) -> Vec<Row> {
             reads: vec![machine.ours.clone(), machine.seed.clone()],
             ..Side::default()
         },
+        ..Row::default()
     };
     let table = format!("tar -tf {archive}");
     let decode = |path: &PathBuf| format!("zstd -q -d --stdout {} > /dev/null", shown(path));
@@ -170,6 +205,7 @@ fn rest(machine: &Machine) -> Vec<Row> {
             is_quick: true,
             ours: removed(machine.isar(&["remove", &tree("ours")]), &tree("ours")),
             theirs: removed(machine.script(&format!("rm -rf {}", tree("rm"))), &tree("rm")),
+            ..Row::default()
         },
         Row {
             name: "imager --cache, second run",
@@ -183,6 +219,7 @@ fn rest(machine: &Machine) -> Vec<Row> {
                 ..Side::default()
             },
             theirs: Side { command: machine.script(&by_shell), reads: vec![ours.clone()], ..Side::default() },
+            ..Row::default()
         },
     ]
 }

@@ -232,10 +232,15 @@ fn level_threads_and_reuse_come_from_the_configuration() {
         build.mkdir(&build.join("top"));
         build.run(&["SSTATE_ZSTD_CLEVEL=11", "ZSTD_THREADS=5"], "sbuildchroot_deploy_tar");
         let calls = fs::read_to_string(&record).unwrap();
-        assert!(calls.contains("--level\n11\n--threads\n5\n") && !calls.contains("--reuse"), "{calls}");
-        build.run(&["ISAR_TARBALL_REUSE=1"], "sbuildchroot_deploy_tar");
+        assert!(
+            calls.contains("--level\n11\n--threads\n5\n")
+                && !calls.contains("--reuse")
+                && !calls.contains("--frame-size"),
+            "{calls}"
+        );
+        build.run(&["ISAR_TARBALL_REUSE=1", "ISAR_TARBALL_FRAME_SIZE=1M"], "sbuildchroot_deploy_tar");
         let calls = fs::read_to_string(&record).unwrap();
-        assert!(calls.contains(&reuse(&build.archive())), "{calls}");
+        assert!(calls.contains(&reuse(&build.archive())) && calls.contains("--frame-size\n1M\n"), "{calls}");
     }
 }
 
