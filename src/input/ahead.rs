@@ -129,13 +129,24 @@ impl<T> Kept<T> {
     pub(super) fn new(ahead: &Arc<Ahead>) -> Kept<T> {
         Kept { value: None, charged: 0, ahead: Arc::clone(ahead) }
     }
+
+    /// Lets go of it when more is taken than the budget allows. To be called before a part is done: with the next one, somebody else may go over the budget.
+    pub(super) fn settle(&mut self) {
+        if self.ahead.is_over_budget() {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.value = None;
+        self.ahead.lock().give_back(&mut self.charged);
+        self.ahead.room.notify_all();
+    }
 }
 
 impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
-        self.value = None;
-        self.ahead.lock().give_back(&mut self.charged);
-        self.ahead.room.notify_all();
+        self.let_go();
     }
 }
 
@@ -254,6 +265,10 @@ impl Ahead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_over_budget(&self) -> bool {
+        self.lock().held > self.budget
+    }
+
     /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides buffers; waits until there is room. `None` when there is nothing more to do.
     pub(super) fn take<T>(self: &Arc<Ahead>, kept: &mut Kept<T>, needs: impl Fn(usize) -> u64) -> Option<Part> {
         let mut state = self.lock();
@@ -278,10 +293,8 @@ impl Ahead {
             }
             // Others may need what would only lie idle here.
             drop(state);
-            kept.value = None;
+            kept.let_go();
             state = self.lock();
-            state.give_back(&mut kept.charged);
-            self.room.notify_all();
         }
     }
 

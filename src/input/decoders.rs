@@ -37,6 +37,7 @@ impl Frames {
         {
             let outcome =
                 self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &part, &mut decoder.value));
+            decoder.settle();
             part.done(outcome.map_err(Error::Zstd));
         }
     }

@@ -486,3 +486,16 @@ fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
     drop(ahead.take(&mut Kept::<()>::new(&ahead), |_| 0).unwrap());
     assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
 }
+
+#[test]
+fn a_decoder_is_kept_for_the_next_part_as_long_as_it_fits_the_budget() {
+    for (needs, is_kept) in [(60, true), (100, true), (101, false), (300, false)] {
+        let ahead = Ahead::new(2, 100);
+        let mut kept = Kept::new(&ahead);
+        let part = ahead.take(&mut kept, |_| needs).unwrap();
+        kept.value = Some(());
+        kept.settle();
+        assert_eq!((kept.value.is_some(), ahead.held().0), (is_kept, if is_kept { needs } else { 0 }), "{needs}");
+        part.done(Ok(()));
+    }
+}

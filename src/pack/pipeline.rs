@@ -393,23 +393,27 @@ impl<'a> Queue<'a> {
             if state.stopped {
                 return None;
             }
-            let [costliest, second] = self.costliest(&state.waiting);
-            let fits = |index: &usize| {
-                let cost = self.cost(*index);
-                let rest = if cost == costliest { second } else { costliest };
-                *index == state.next || state.held + cost + rest <= self.budget
-            };
             if state.waiting.is_empty() {
                 return None;
             }
-            // From the end, so that the first that fits is the next in order.
-            if let Some(place) = state.waiting.iter().rposition(fits) {
+            if let Some(place) = self.fitting(&state) {
                 let index = state.waiting.remove(place);
                 state.held += self.cost(index);
                 return Some(index);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Where the frame stands among the waiting ones that can be made now.
+    fn fitting(&self, state: &State) -> Option<usize> {
+        let [costliest, second] = self.costliest(&state.waiting);
+        // From the end, so that the first that fits is the next in order.
+        state.waiting.iter().rposition(|index| {
+            let cost = self.cost(*index);
+            let rest = if cost == costliest { second } else { costliest };
+            *index == state.next || state.held + cost + rest <= self.budget
+        })
     }
 
     /// Frame `index` has been made and takes `bytes` from now on.
@@ -436,5 +440,67 @@ impl<'a> Queue<'a> {
     fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::VecDeque;
+
+    use super::super::plan::Content;
+    use super::*;
+
+    fn plan(sizes: &[u64]) -> Plan {
+        let frame = |(index, size): (usize, &u64)| Frame {
+            content: Content::Members(index..index + 1),
+            size: *size,
+            is_large: false,
+        };
+        Plan { frames: sizes.iter().enumerate().map(frame).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn the_largest_frame_comes_first_and_the_rest_in_order() {
+        let plan = plan(&[10, 30, 20]);
+        let queue = Queue::new(&plan, 1000);
+        assert_eq!([queue.take(), queue.take(), queue.take(), queue.take()], [Some(1), Some(0), Some(2), None]);
+    }
+
+    #[test]
+    fn frames_made_early_leave_room_for_the_one_that_all_wait_for() {
+        // Enough for the largest frame while it is made, and for the largest of the others.
+        for (sizes, budget) in [
+            (&[10, 10, 40, 10, 30, 10, 10][..], 140),
+            (&[40, 10, 10, 10], 100),
+            (&[10, 40, 40, 40, 10], 160),
+            (&[1, 1, 1, 50], 102),
+        ] {
+            let plan = plan(sizes);
+            for workers in 1..4 {
+                let queue = Queue::new(&plan, budget);
+                let (mut working, mut made, mut next) = (VecDeque::new(), vec![false; sizes.len()], 0);
+                while next < sizes.len() {
+                    // A worker asks only when it would not have to wait.
+                    while working.len() < workers && can_take(&queue) {
+                        working.push_back(queue.take().unwrap());
+                    }
+                    assert!(queue.lock().held <= budget, "{sizes:?} {workers}: {}", queue.lock().held);
+                    // The worst: the last one taken is ready first, and nothing could be compressed.
+                    let done = working.pop_back().expect("somebody works as long as something is missing");
+                    queue.finished(done, sizes[done]);
+                    made[done] = true;
+                    while next < sizes.len() && made[next] {
+                        queue.written(sizes[next]);
+                        next += 1;
+                    }
+                }
+                assert_eq!((queue.take(), queue.lock().held), (None, 0));
+            }
+        }
+    }
+
+    fn can_take(queue: &Queue<'_>) -> bool {
+        queue.fitting(&queue.lock()).is_some()
     }
 }

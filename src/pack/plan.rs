@@ -260,3 +260,77 @@ pub fn stored(tree: &Tree, id: NodeId) -> u64 {
     let Node { kind: NodeKind::File, size, .. } = tree.node(id) else { return 0 };
     tree.extents(id).map_or(*size, sparse::data)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::tree::exclude::Patterns;
+    use crate::tree::walk;
+
+    const CUTS: Cuts = Cuts { least: 2000, longest: 6000, boundaries: 3, large: 5000, most: 20_000 };
+
+    /// The plan of a tree that has files of these lengths.
+    fn planned(files: &[(&str, usize)], cuts: &Cuts) -> (Vec<String>, Plan) {
+        let scratch = tempfile::tempdir().unwrap();
+        for (path, length) in files {
+            let path = scratch.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![b'x'; *length]).unwrap();
+        }
+        let root = fs::File::open(scratch.path()).unwrap();
+        let options = walk::Options { exclude: Patterns::new([]).unwrap(), cross_mounts: false, devices: false };
+        let tree = walk::walk(root.as_fd(), &options).unwrap();
+        let plan = plan(&tree, cuts);
+        let order = plan.order.iter().map(|id| String::from_utf8(tree.path(*id)).unwrap()).collect();
+        (order, plan)
+    }
+
+    #[test]
+    fn large_files_of_neighbouring_directories_stand_together_and_little_behind_them() {
+        let files = [
+            ("bin/dump", 9000),
+            ("bin/small", 10),
+            ("lib/gcc/cc1", 9000),
+            ("lib/gcc/note", 10),
+            ("lib/z", 4000),
+            ("share/doc", 4000),
+        ];
+        let (order, plan) = planned(&files, &Cuts { most: 40_000, ..CUTS });
+        let place = |path: &str| order.iter().position(|here| here == path).unwrap();
+        // Only directories between the two, and behind them nothing but the rest of the smaller directory.
+        assert_eq!(order[place("lib/gcc/cc1")..], ["lib/gcc/cc1", "bin", "bin/dump", "bin/small"]);
+        let large: Vec<&Frame> = plan.frames.iter().filter(|frame| frame.is_large).collect();
+        assert!(matches!(&large[..], [Frame { content: Content::Members(range), .. }]
+            if *range == (place("lib/gcc/cc1")..place("bin/small"))));
+    }
+
+    #[test]
+    fn frames_hold_every_byte_once_and_keep_to_their_limits() {
+        let names: Vec<(String, usize)> = (0..300).map(|n| (format!("d{}/f{n}", n % 7), n * 37 % 3000)).collect();
+        let mut files: Vec<(&str, usize)> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
+        files.push(("d3/huge", 90_000));
+        let (order, plan) = planned(&files, &CUTS);
+        let (mut next, mut parts) = (0, 0);
+        for frame in &plan.frames {
+            match &frame.content {
+                Content::Members(range) => {
+                    assert_eq!(range.start, next);
+                    assert!(frame.size <= CUTS.most && (frame.is_large || frame.size <= CUTS.longest), "{frame:?}");
+                    next = range.end;
+                }
+                Content::Part { member, data } => {
+                    assert_eq!((order[*member].as_str(), *member, data.start), ("d3/huge", next, parts));
+                    assert!(data.end - data.start <= CUTS.most);
+                    parts = data.end;
+                    next += usize::from(parts == 90_000);
+                }
+            }
+        }
+        assert_eq!((next, parts), (order.len(), 90_000));
+        assert!(plan.frames.len() > 40);
+    }
+}

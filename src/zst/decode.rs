@@ -229,3 +229,57 @@ fn peek(input: &mut impl BufRead) -> Result<&[u8], Fault> {
     }
     input.fill_buf().map_err(Fault::Read)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::zst::compress::{Compressor, Level};
+
+    #[test]
+    fn a_frame_gives_its_content_and_a_flipped_bit_an_error() {
+        let content: Vec<u8> = (0..200_000u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        let mut frame = Vec::new();
+        Compressor::new(Level::DEFAULT).unwrap().frame(&content, false, &mut frame).unwrap();
+        let mut decoder = Decoder::new(27).unwrap();
+        let mut decoded = Vec::with_capacity(content.len());
+        decoder.frame(&frame, &mut decoded).unwrap();
+        assert!(decoded == content);
+        for place in (0..frame.len()).step_by(frame.len() / 50) {
+            frame[place] ^= 0x10;
+            let done = decoder.frame(&frame, &mut decoded);
+            // A bit of the header may leave the content as it is: that of the window's size does.
+            assert!(done.is_err() || decoded == content, "byte {place}");
+            assert!(done.is_err() || place < LONGEST_HEADER, "byte {place}");
+            frame[place] ^= 0x10;
+        }
+        assert!(decoder.frame(&frame[..frame.len() - 1], &mut decoded).is_err());
+    }
+
+    #[test]
+    fn content_goes_to_one_place_in_steps_of_any_size() {
+        let content: Vec<u8> = (0..300_000u32).flat_map(|number| (number / 3).to_le_bytes()).collect();
+        let (mut frame, mut decoder) = (Vec::new(), Decoder::new(27).unwrap());
+        Compressor::new(Level::DEFAULT).unwrap().frame(&content, true, &mut frame).unwrap();
+        for step in [1, 1000, frame.len()] {
+            decoder.in_one_place(true).unwrap();
+            let input = io::BufReader::with_capacity(step, frame.as_slice());
+            let mut decoded = Vec::with_capacity(content.len() + 1);
+            assert!(!Stream::new(&mut decoder, input, 0).fill(&mut decoded).unwrap());
+            assert!(decoded == content);
+            // And afterwards in pieces again.
+            decoder.in_one_place(false).unwrap();
+            let mut stream = Stream::new(&mut decoder, frame.as_slice(), 0);
+            let mut decoded = Vec::new();
+            loop {
+                let mut piece = Vec::with_capacity(5000);
+                let goes_on = stream.fill(&mut piece).unwrap();
+                decoded.append(&mut piece);
+                if !goes_on {
+                    break;
+                }
+            }
+            assert!(decoded == content);
+        }
+    }
+}

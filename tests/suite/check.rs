@@ -11,6 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use isar_tarball::archive::outline::{Gap, Outline};
+use isar_tarball::archive::reader::{Event, Limits, Reader};
+use isar_tarball::sbuild::check::{self, Making};
 use isar_tarball::sbuild::rules::{self, Loader};
 use serde_json::Value;
 
@@ -42,6 +45,67 @@ fn all_cases(scratch: &Scratch) -> Vec<Case> {
     let mut cases = cases::plain();
     cases.extend(compressed(scratch));
     cases
+}
+
+/// An archive without the data of its members. `None` when it cannot be read to its end.
+fn outline(bytes: &[u8]) -> Option<Outline> {
+    let (mut reader, mut outline, mut input) = (Reader::new(Limits::default()), Outline::default(), bytes);
+    let mut done = 0;
+    while let Some(event) = reader.next(&mut input).ok()? {
+        if let Event::Data(_, data) = event {
+            let end = bytes.len() - input.len();
+            outline.bytes.extend_from_slice(&bytes[done..end - data.len()]);
+            outline.gaps.push(Gap { at: outline.bytes.len(), length: data.len() as u64 });
+            done = end;
+        }
+    }
+    outline.bytes.extend_from_slice(&bytes[done..]);
+    reader.finish().ok().map(|_| outline)
+}
+
+#[test]
+fn an_archive_is_judged_by_its_outline_as_it_is_when_all_of_it_is_read() {
+    let scratch = Scratch::new();
+    let options = check::Options { threads: 1, memory: 64 << 20 };
+    let mut judged = 0;
+    for (index, Case { name, suffix, bytes, .. }) in cases::plain().into_iter().enumerate() {
+        let Some(outline) = outline(&bytes) else { continue };
+        let file_name = format!("{index}{suffix}");
+        let path = scratch.join(&file_name);
+        fs::write(&path, &bytes).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let whole = check::check(&file, Some(file_name.as_bytes()), &options).unwrap();
+        // Nobody makes the outline of what is no archive.
+        if whole.findings.iter().any(|finding| *finding.rule == rules::NOT_AN_ARCHIVE) {
+            continue;
+        }
+        let mut making = Making::default();
+        making.add(&outline);
+        let outlined = making.end(&file, file_name.as_bytes()).unwrap();
+        let shown = |report: &check::Report| {
+            let mut findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+            // What is said of the file comes first here and last there.
+            findings.sort();
+            (findings, report.loads_0_85, report.loads_0_89, report.intact, report.safe)
+        };
+        assert_eq!(shown(&whole), shown(&outlined), "{name}");
+        judged += 1;
+    }
+    assert!(judged > 40, "{judged}");
+}
+
+#[test]
+fn an_outline_whose_gaps_are_not_data_is_no_archive() {
+    let scratch = Scratch::new();
+    let bytes = [root(), file("./a", b"hi"), END.to_vec()].concat();
+    let path = scratch.join("a.tar");
+    fs::write(&path, &bytes).unwrap();
+    let mut outline = outline(&bytes).unwrap();
+    outline.gaps[0].length += 1;
+    let mut making = Making::default();
+    making.add(&outline);
+    let report = making.end(&fs::File::open(&path).unwrap(), b"a.tar").unwrap();
+    assert!(!report.intact && report.findings.iter().any(|finding| *finding.rule == rules::MALFORMED), "{report:?}");
 }
 
 /// Name, suffix, what loads it, rules, the file.

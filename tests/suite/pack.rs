@@ -305,6 +305,24 @@ fn a_mount_point_whose_owner_the_namespace_does_not_have_is_kept_as_root_s() {
 }
 
 #[test]
+fn smaller_frames_are_more_frames_of_the_same_tree() {
+    let scratch = Scratch::new();
+    let tree = made_by(&scratch, "tree", "for n in $(seq 40); do seq $n 40000 > file-$n; done");
+    let [default, small] = ["default.tar.zst", "small.tar.zst"].map(|name| scratch.join(name));
+    let frames = |said: &Value| said["frames"].as_u64().unwrap();
+    let said = summary(&[], &tree, &default);
+    let finer = summary(&["--frame-size=1M"], &tree, &small);
+    assert!(frames(&said) == 1 && frames(&finer) > 3, "{said} {finer}");
+    let stream = |archive: &Path| crate::world::run(Command::new("zstd").args(["-dq", "--stdout"]).arg(archive)).stdout;
+    assert!(stream(&default) == stream(&small));
+    succeed(isar(["check", "-q"]).arg(&small));
+    for size in ["0", "1", "1023K", "65M", "x"] {
+        let said = fail(2, isar_as_user(["pack", "--frame-size", size]).args([&tree, &small]));
+        assert!(said.contains("--frame-size"), "{said}");
+    }
+}
+
+#[test]
 fn a_hundred_thousand_files_are_packed() {
     let scratch = Scratch::new();
     let tree = scratch.namespace_dir("tree");
