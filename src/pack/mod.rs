@@ -55,12 +55,10 @@ pub enum Error {
     )]
     Unverified,
     /// `--memory` is too small for any work.
-    #[error("{memory} bytes of memory are too few for {threads} thread(s) and this tree: {least} are the least")]
+    #[error("{memory} bytes of memory are too few for this tree: {least} are the least (--memory)")]
     Memory {
         /// What was allowed, in bytes.
         memory: u64,
-        /// With so many threads, after some were given up.
-        threads: usize,
         /// What is needed, in bytes.
         least: u64,
     },

@@ -27,6 +27,9 @@ const DETECTED: usize = 512;
 /// What a compression context takes besides the frame it works on, in bytes: its tables and the buffers of a block.
 const CONTEXT: u64 = 32 << 20;
 
+/// Frames smaller than this, in bytes, are not worth their headers.
+const LEAST_FRAME: u64 = 1 << 20;
+
 /// Bytes that the program takes before anything else.
 const PROGRAM: u64 = 16 << 20;
 
@@ -42,24 +45,27 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Fits threads and frames into the memory allowed. The size of frames depends on the memory alone, not on the threads: it decides which bytes come out.
+    /// Fits threads and frames into the memory allowed. The size of frames depends on the memory and the tree alone, not on the threads: it decides which bytes come out.
     pub fn new(options: &Options, tree: &Tree) -> Result<Shape, Error> {
-        let tree = (tree.nodes.len() * size_of::<Node>() * 2) as u64;
-        let mut threads = options.threads.max(1);
-        let free = |threads: usize| options.memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
-        // A frame and, at worst, as much again for what it compresses to.
-        let max_frame = (options.memory / 4).min(options.cuts.most);
+        Shape::of(options.memory, options.threads, options.format, options.cuts.most, tree.nodes.len())
+    }
+
+    fn of(memory: u64, threads: usize, format: Format, most: u64, nodes: usize) -> Result<Shape, Error> {
+        let tree = (nodes * size_of::<Node>() * 2) as u64;
+        let free = |threads: usize| memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
+        // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two.
+        let room = free(2).filter(|free| *free >= 2 * LEAST_FRAME).or(free(1)).unwrap_or(0);
+        let max_frame = most.min(memory / 4).min(room / 2);
+        if max_frame < LEAST_FRAME {
+            return Err(Error::Memory { memory, least: PROGRAM + tree + CONTEXT + 4 * LEAST_FRAME });
+        }
+        let mut threads = threads.max(1);
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
             threads -= 1;
         }
-        match free(threads) {
-            Some(free) if free >= 2 * max_frame => {
-                // A plain tar is written as fast as it is read: to read far ahead would only touch more memory.
-                let ahead = if options.format == Format::Tar { 4 * threads as u64 * max_frame } else { u64::MAX };
-                Ok(Shape { threads, max_frame, budget: free.min(ahead) })
-            }
-            _ => Err(Error::Memory { memory: options.memory, threads, least: 2 * (PROGRAM + tree + CONTEXT) }),
-        }
+        // A plain tar is written as fast as it is read: to read far ahead would only touch more memory.
+        let ahead = if format == Format::Tar { 4 * threads as u64 * max_frame } else { u64::MAX };
+        Ok(Shape { threads, max_frame, budget: free(threads).unwrap_or(0).min(ahead) })
     }
 }
 
@@ -445,11 +451,34 @@ impl<'a> Queue<'a> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use std::collections::VecDeque;
 
     use super::super::plan::Content;
     use super::*;
+    use crate::zst::compress::Level;
+
+    #[test]
+    fn frames_get_smaller_before_threads_or_the_tree_take_too_much_memory() {
+        let shape =
+            |mib: u64, threads, nodes| Shape::of(mib << 20, threads, Format::Zstd(Level::DEFAULT), 128 << 20, nodes);
+        for mib in (50..1000).step_by(10) {
+            for nodes in [1, 10_000, 1_000_000] {
+                let Ok(one) = shape(mib, 1, nodes) else { continue };
+                for threads in 1..20 {
+                    let shape = shape(mib, threads, nodes).unwrap();
+                    assert_eq!(shape.max_frame, one.max_frame, "the bytes depend on the threads");
+                    assert!((1..=threads).contains(&shape.threads) && shape.budget >= 2 * shape.max_frame);
+                    let fixed = PROGRAM + CONTEXT * shape.threads as u64 + (nodes * size_of::<Node>() * 2) as u64;
+                    assert!(fixed + shape.budget <= mib << 20);
+                }
+            }
+        }
+        // A million files by default, with two workers; and what is said to be the least does.
+        assert!(matches!(shape(512, 2, 1_000_000), Ok(Shape { threads: 2, .. })));
+        let Err(Error::Memory { least, .. }) = shape(40, 1, 1000) else { panic!("40 MiB do not do") };
+        assert!(shape(least.div_ceil(1 << 20), 1, 1000).is_ok());
+    }
 
     fn plan(sizes: &[u64]) -> Plan {
         let frame = |(index, size): (usize, &u64)| Frame {
