@@ -7,15 +7,17 @@
 //!                       │
 //! imager/  diff/  info/                                  made of the verbs below them
 //!                       │
-//! pack/  unpack/  sbuild/  chroot/  remove/  doctor/
+//! pack/  unpack/  chroot/  remove/  doctor/
 //! grant  export  contents                                the work, one room a verb
+//!                       │
+//! sbuild/                                                what sbuild makes of an archive
 //!                       │
 //! tree/  archive/  zst/  input/  ids/  userns/           the parts
 //!                       │
 //! entry  acl  error  progress  sys
 //! ```
 //!
-//! *Packing*: walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them down in order → read back through sbuild's rules → renamed.
+//! *Packing*: walk → plan (order, frames) → workers fill whole frames, compress them and decode them again → one writer puts them down in order, while sbuild's rules see the members → synced → renamed.
 //!
 //! *Reading*: frames found by scanning → decoded ahead by workers → the tar reader, which does no I/O, turns bytes into members in the archive's order.
 //!

@@ -3,7 +3,8 @@
 //! ```sh
 //! cargo bench --bench peers                       # every row, 9 pairs each
 //! cargo bench --bench peers -- --quick            # the main rows, 3 pairs each, in about two minutes
-//! cargo bench --bench peers -- --only unpack      # the rows whose name contains the word
+//! cargo bench --bench peers -- --only unpack      # the rows whose name begins so
+//! cargo bench --bench peers -- --skip 19          # all rows but those whose name contains the word
 //! cargo bench --bench peers -- --tree DIR         # another tree, one that belongs to the user's subordinate ids
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
 //! ```
@@ -27,6 +28,7 @@ struct Asked {
     pairs: usize,
     quick: bool,
     only: Option<String>,
+    skip: Option<String>,
     suite: String,
     tree: Option<std::path::PathBuf>,
     write: Option<std::path::PathBuf>,
@@ -34,7 +36,8 @@ struct Asked {
 
 impl Asked {
     fn parse() -> Asked {
-        let mut asked = Asked { pairs: 0, quick: false, only: None, suite: "bookworm".into(), tree: None, write: None };
+        let (only, skip, tree, write) = (None, None, None, None);
+        let mut asked = Asked { pairs: 0, quick: false, only, skip, suite: "bookworm".into(), tree, write };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().unwrap_or_else(|| panic!("{word} takes a value"));
@@ -42,6 +45,7 @@ impl Asked {
                 "--quick" => asked.quick = true,
                 "--pairs" => asked.pairs = value().parse().expect("a number of pairs"),
                 "--only" => asked.only = Some(value()),
+                "--skip" => asked.skip = Some(value()),
                 "--suite" => asked.suite = value(),
                 "--tree" => asked.tree = Some(value().into()),
                 "--write" => asked.write = Some(value().into()),
@@ -60,7 +64,10 @@ impl Asked {
 fn main() {
     let asked = Asked::parse();
     let machine = Machine::prepare(&asked.suite, asked.tree.as_deref());
-    let wanted = |name: &str| asked.only.as_ref().is_none_or(|word| name.contains(word.as_str()));
+    let wanted = |name: &str| {
+        asked.only.as_ref().is_none_or(|word| name.starts_with(word.as_str()))
+            && !asked.skip.as_ref().is_some_and(|word| name.contains(word.as_str()))
+    };
     let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
     for row in rows::rows(&machine) {
         if !wanted(row.name) || asked.quick && !row.is_quick {

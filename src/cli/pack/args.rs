@@ -17,7 +17,7 @@ use crate::cli::values::{size, threads};
 /// Pack a directory tree into a tarball that sbuild loads
 ///
 /// ROOTFS belongs to the caller's subordinate ids, or to whoever --userns names. ARCHIVE appears whole or not at all: it is written beside its place,
-/// read back through the rules of sbuild's loaders, synced and renamed.
+/// each frame is decoded again, the rules of sbuild's loaders are asked, and it is synced and renamed.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  isar-tarball pack rootfs schroot.tar.zst\n  isar-tarball pack --reuse schroot.tar.zst rootfs schroot.tar.zst"
