@@ -195,7 +195,7 @@ fn rest(machine: &Machine) -> Vec<Row> {
     };
     let cache = shown(&disk.join("cache"));
     let root = format!("{}/imager-{{n}}", shown(disk));
-    let by_shell = format!("mkdir {root}; tar -xf {archive} -C {root}; chroot {root} true; rm -rf {root}");
+    let by_shell = format!("mkdir {root}; tar -xf {archive} -C {root}; /usr/sbin/chroot {root} true; rm -rf {root}");
     vec![
         Row {
             name: "remove",
