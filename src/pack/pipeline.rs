@@ -55,11 +55,11 @@ impl Shape {
         let free = |threads: usize| memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
         // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two.
         let room = free(2).filter(|free| *free >= 2 * LEAST_FRAME).or(free(1)).unwrap_or(0);
-        let max_frame = most.min(memory / 4).min(room / 2);
-        if max_frame < LEAST_FRAME {
+        let allowed = (memory / 4).min(room / 2);
+        if allowed < LEAST_FRAME {
             return Err(Error::Memory { memory, least: PROGRAM + tree + CONTEXT + 4 * LEAST_FRAME });
         }
-        let mut threads = threads.max(1);
+        let (max_frame, mut threads) = (most.min(allowed), threads.max(1));
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
             threads -= 1;
         }
