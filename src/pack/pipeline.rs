@@ -211,7 +211,7 @@ impl<'a> Maker<'a> {
         if let Found::Intact(record, bytes) = unread {
             self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
             let mut outline = self.reader.unread(&frame.content)?;
-            self.end(index, &mut outline.bytes);
+            outline.bytes.extend_from_slice(self.end(index));
             return Ok(reused(index, record, bytes, outline));
         }
         self.read(index)?;
@@ -243,17 +243,13 @@ impl<'a> Maker<'a> {
     fn read(&mut self, index: usize) -> Result<&'a Frame, Error> {
         let frame = &self.source.plan.frames[index];
         self.reader.frame(&frame.content, &mut self.content)?;
-        let mut content = mem::take(&mut self.content);
-        self.end(index, &mut content);
-        self.content = content;
+        self.content.extend_from_slice(self.end(index));
         Ok(frame)
     }
 
-    /// The end of the archive stands in its last frame.
-    fn end(&self, index: usize, content: &mut Vec<u8>) {
-        if self.is_last(index) {
-            content.extend_from_slice(&END);
-        }
+    /// What stands behind the members of a frame: in the last one the end of the archive.
+    fn end(&self, index: usize) -> &'static [u8] {
+        if self.is_last(index) { &END } else { &[] }
     }
 
     fn is_last(&self, index: usize) -> bool {
@@ -396,10 +392,7 @@ impl<'a> Queue<'a> {
     fn take(&self) -> Option<usize> {
         let mut state = self.lock();
         loop {
-            if state.stopped {
-                return None;
-            }
-            if state.waiting.is_empty() {
+            if state.stopped || state.waiting.is_empty() {
                 return None;
             }
             if let Some(place) = self.fitting(&state) {
