@@ -20,6 +20,8 @@ pub struct Machine {
     pub disk: PathBuf,
     /// A scratch directory in memory.
     pub memory: PathBuf,
+    /// A scratch directory for what needs a file system that nothing was removed from: where root starts the benches one of its own, else that on the disk.
+    pub fresh: PathBuf,
     /// Archives that rows read: ours, and the seed's pipeline's.
     pub ours: PathBuf,
     pub seed: PathBuf,
@@ -35,7 +37,8 @@ impl Machine {
         fs::copy(env!("CARGO_BIN_EXE_isar-tarball"), &program).unwrap();
         let (ours, seed) = (disk.join(format!("{suite}.tar.zst")), disk.join(format!("{suite}-seed.tar.zst")));
         let tree = tree.map_or_else(|| disk.join(suite), Path::to_owned);
-        let machine = Machine { is_root, program, tree, disk, memory, ours, seed };
+        let fresh = if is_root { disk.join("fresh") } else { disk.clone() };
+        let machine = Machine { is_root, program, tree, disk, memory, fresh, ours, seed };
         if is_root && !machine.succeeds(Command::new("id").arg(USER)) {
             assert!(machine.succeeds(Command::new("useradd").args(["--create-home", USER])));
         }
@@ -53,6 +56,27 @@ impl Machine {
     /// The same, for another tree.
     pub fn with_tree(&self, tree: &Path) -> Machine {
         Machine { tree: tree.to_owned(), ..self.clone() }
+    }
+
+    /// Makes the file system at `fresh` anew: an ext4 as mkfs.ext4 makes it, with a journal, in a sparse file.
+    pub fn make_fresh(&self) {
+        if !self.is_root {
+            return;
+        }
+        let image = self.disk.join("fresh.img");
+        self.unmount_fresh();
+        let _ = fs::remove_file(&image);
+        fs::File::create(&image).unwrap().set_len(4 << 30).unwrap();
+        let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
+        assert!(self.succeeds(Command::new("mkfs.ext4").args(options).arg(&image)));
+        fs::create_dir_all(&self.fresh).unwrap();
+        assert!(self.succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.fresh)));
+        scratch(&self.fresh);
+    }
+
+    /// Unmounts it, if it is mounted.
+    pub fn unmount_fresh(&self) {
+        let _ = Command::new("umount").arg("-q").arg(&self.fresh).stderr(Stdio::null()).status();
     }
 
     /// Any program as the ordinary user.

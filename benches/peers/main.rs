@@ -10,6 +10,7 @@
 //! ```
 //!
 //! Started by root it works as the ordinary user of the tests, else as whoever starts it. It needs mmdebstrap, GNU tar, zstd and GNU time.
+//! Root has the rows on clean ext4 run on a file system that is made anew for each run, which needs mkfs.ext4 and a loop device.
 //! Both sides run in the same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that neither has an advantage.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -78,6 +79,7 @@ fn main() {
         eprintln!("{}", report::line(&row, &pairs));
         results.push((row, pairs));
     }
+    machine.unmount_fresh();
     let table = report::markdown(&machine, &asked.suite, asked.pairs, &results);
     print!("{table}");
     if let Some(dir) = &asked.write {

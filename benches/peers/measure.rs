@@ -51,22 +51,27 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
         assert!(status.success(), "{words:?}: {status}");
     }
     let mut number = 0;
-    let mut next = |side: &Side| {
-        number += 1;
-        run(machine, side, number)
+    let next = |side: &Side, number: &mut usize| {
+        *number += 1;
+        if row.is_fresh {
+            machine.make_fresh();
+        }
+        run(machine, side, *number)
     };
-    // A warm-up, where that does not take minutes itself.
+    // A warm-up, where that does not take minutes itself. What comes out of it is looked at.
     if row.most_pairs != Some(1) {
-        next(&row.ours);
-        next(&row.theirs);
+        for side in [&row.ours, &row.theirs] {
+            next(side, &mut number);
+            must_be_equal(machine, side, number);
+        }
     }
     let pair = |index: usize| {
         if index.is_multiple_of(2) {
-            let ours = next(&row.ours);
-            (ours, next(&row.theirs))
+            let ours = next(&row.ours, &mut number);
+            (ours, next(&row.theirs, &mut number))
         } else {
-            let theirs = next(&row.theirs);
-            (next(&row.ours), theirs)
+            let theirs = next(&row.theirs, &mut number);
+            (next(&row.ours, &mut number), theirs)
         }
     };
     let pairs = Pairs((0..count).map(pair).collect());
@@ -103,6 +108,14 @@ fn run(machine: &Machine, side: &Side, number: usize) -> Run {
     Run { wall, cpu: user + system, memory: kilobytes as u64 * 1024, size }
 }
 
+/// What run `number` of `side` made must be what was asked for.
+fn must_be_equal(machine: &Machine, side: &Side, number: usize) {
+    let Some(pair) = &side.equal else { return };
+    let words = machine.isar(&["diff", &numbered(&pair[0], number), &numbered(&pair[1], number)]);
+    let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "not equal: {words:?}");
+}
+
 fn numbered(text: &str, number: usize) -> String {
     text.replace("{n}", &number.to_string())
 }
@@ -116,12 +129,13 @@ fn shell(machine: &Machine, script: &str, number: usize) {
 }
 
 /// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that gives free pages back, whoever touches memory first pays for it.
+/// That comes last, because such a machine takes only seconds to give them back.
 fn warm(reads: &[std::path::PathBuf]) {
-    black_box(vec![1u8; 1300 << 20]);
+    let _ = Command::new("sync").status();
     for path in reads {
         read(path);
     }
-    let _ = Command::new("sync").status();
+    black_box(vec![1u8; 1300 << 20]);
 }
 
 fn read(path: &Path) {

@@ -50,6 +50,7 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
             clean: format!("rm -f {}; {clean}", shown(path)),
             reads: vec![tree.clone(), old.clone()],
             writes: Some(shown(path)),
+            equal: Some([tree_shown.clone(), shown(path)]),
         };
         Row {
             name,

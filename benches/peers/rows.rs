@@ -17,6 +17,8 @@ pub struct Side {
     pub reads: Vec<PathBuf>,
     /// The file that it writes.
     pub writes: Option<String>,
+    /// Two trees or archives that are to be equal after a run.
+    pub equal: Option<[String; 2]>,
 }
 
 #[derive(Default)]
@@ -33,6 +35,8 @@ pub struct Row {
     pub size: Option<f64>,
     /// Part of `--quick`.
     pub is_quick: bool,
+    /// Each run has [`Machine::fresh`] made anew before.
+    pub is_fresh: bool,
     pub ours: Side,
     pub theirs: Side,
 }
@@ -55,6 +59,7 @@ fn pack(machine: &Machine) -> Vec<Row> {
         clean: format!("rm -f {}", shown(path)),
         reads: vec![machine.tree.clone()],
         writes: Some(shown(path)),
+        equal: Some([shown(&machine.tree), shown(path)]),
     };
     let row = |name, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
         let (ours, theirs) = (machine.disk.join(format!("ours{suffix}")), machine.disk.join(format!("theirs{suffix}")));
@@ -107,6 +112,7 @@ fn pack(machine: &Machine) -> Vec<Row> {
 }
 
 fn unpack(machine: &Machine) -> Vec<Row> {
+    let Machine { disk, memory, fresh, ours, seed, .. } = machine;
     let row = |name, peer, faster, archive: &PathBuf, theirs: &PathBuf, place: &PathBuf, recycled: bool| {
         let dir =
             |whose: &str| format!("{}/{whose}-{}-{{n}}", shown(place), if recycled { "recycled" } else { "clean" });
@@ -115,15 +121,18 @@ fn unpack(machine: &Machine) -> Vec<Row> {
             before: if recycled {
                 // A tree that has just been removed from the same place.
                 format!("mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old", shown(archive))
+            } else if place == memory {
+                // There it does not spoil the next run, and there is not room for many.
+                format!("rm -rf {}/*", shown(memory))
             } else {
                 String::new()
             },
+            equal: Some([shown(archive), dir.clone()]),
             clean: format!("rm -rf {dir}"),
             reads: vec![archive.clone()],
             writes: None,
         };
-        let ours = dir("ours");
-        let tar = dir("tar");
+        let (unpacked, tar) = (dir("ours"), dir("tar"));
         let by_tar = machine.script(&format!("mkdir {tar}; tar -xf {} -C {tar}", shown(theirs)));
         Row {
             name,
@@ -131,20 +140,21 @@ fn unpack(machine: &Machine) -> Vec<Row> {
             faster,
             size: None,
             is_quick: name == "unpack, clean ext4",
-            ours: side(machine.isar(&["unpack", "-q", &shown(archive), &ours]), ours.clone(), archive),
+            is_fresh: place == fresh,
+            ours: side(machine.isar(&["unpack", "-q", &shown(archive), &unpacked]), unpacked.clone(), archive),
             theirs: side(by_tar, tar.clone(), theirs),
             ..Row::default()
         }
     };
-    let Machine { disk, memory, ours, seed, .. } = machine;
-    let bsdtar = format!("{}/bsdtar-{{n}}", shown(disk));
-    let mut by_bsdtar = row("unpack, bsdtar for tar", "bsdtar -xf of the same", 1.0, ours, ours, disk, false);
+    let bsdtar = format!("{}/bsdtar-{{n}}", shown(fresh));
+    let mut by_bsdtar = row("unpack, bsdtar for tar", "bsdtar -xf of the same", 1.0, ours, ours, fresh, false);
     by_bsdtar.theirs.command = machine.script(&format!("mkdir {bsdtar}; bsdtar -C {bsdtar} -xpf {}", shown(ours)));
     by_bsdtar.theirs.clean = format!("rm -rf {bsdtar}");
+    by_bsdtar.theirs.equal = Some([shown(ours), bsdtar]);
     vec![
-        row("unpack, clean ext4", "tar -xf of the same", 1.9, ours, ours, disk, false),
-        row("unpack, clean ext4, seed for tar", "tar -xf of the seed's", 1.9, ours, seed, disk, false),
-        row("unpack the seed's, clean ext4", "tar -xf of the same", 1.3, seed, seed, disk, false),
+        row("unpack, clean ext4", "tar -xf of the same", 1.9, ours, ours, fresh, false),
+        row("unpack, clean ext4, seed for tar", "tar -xf of the seed's", 1.9, ours, seed, fresh, false),
+        row("unpack the seed's, clean ext4", "tar -xf of the same", 1.3, seed, seed, fresh, false),
         by_bsdtar,
         row("unpack, tmpfs", "tar -xf of the same", 1.9, ours, ours, memory, false),
         row("unpack, recycled ext4", "tar -xf of the same", 8.0, ours, ours, disk, true),

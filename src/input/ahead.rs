@@ -3,8 +3,11 @@
 //! The stream is cut into parts (frames, or one part that is everything). Decoders take parts in order and put their pieces down; the reader takes the pieces of the
 //! first part, then of the next. Memory is charged before it is used, and whoever wants more than the budget waits until some is given back. The one exception keeps
 //! all of it moving: the part that is read now may go over the budget when none of its pieces is waiting. That part never waits, so it ends, and the next one is it.
+//!
+//! Large parts may be taken before their turn, so that the others don't end up waiting for one. Room for all of such a part's content is kept free until then and
+//! charged at once, because then it never waits either.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +21,8 @@ const SMALLEST: usize = 64 << 10;
 pub(super) struct Ahead {
     /// Number of parts.
     parts: usize,
+    /// Parts to be taken before their turn, in the order in which this is due.
+    early: Vec<Early>,
     /// Bytes that may be taken.
     budget: u64,
     state: Mutex<State>,
@@ -27,16 +32,35 @@ pub(super) struct Ahead {
     room: Condvar,
 }
 
+/// A part that is taken before its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Early {
+    /// Which one.
+    pub(super) part: usize,
+    /// When: as soon as it would be this one's turn.
+    pub(super) due: usize,
+    /// Bytes of its content.
+    pub(super) size: usize,
+}
+
 #[derive(Default)]
 struct State {
-    /// How many parts have been taken.
-    taken: usize,
+    /// The part whose turn it is to be taken; all before it have been.
+    next: usize,
+    /// Parts behind it that have been taken.
+    taken_early: HashSet<usize>,
+    /// The early part that is to be taken next.
+    early: usize,
+    /// Parts that have been taken and are still worked on.
+    working: usize,
     /// The part that is being read.
     head: usize,
-    /// Parts from `head` on that have been taken.
+    /// Parts from `head` on, up to the last that has been taken.
     slots: VecDeque<Slot>,
     /// Bytes charged: buffers outside `free`, and what decoders need besides.
     held: u64,
+    /// Bytes kept free for the next part that is to be taken early.
+    reserved: u64,
     /// Of these, what the reader and whoever it shares with have.
     lent: u64,
     /// What the last piece read takes.
@@ -82,11 +106,13 @@ impl Drop for Buffer {
         if self.is_lent {
             state.lent = state.lent.saturating_sub(self.charged);
         }
-        if !state.stopped {
-            state.free.push(bytes);
+        if state.may_want(self.ahead.parts) {
+            state.free.push(mem::take(&mut bytes));
             state.trim(self.ahead.budget);
         }
         drop(state);
+        // Memory that nobody needs any more takes its time to go: here others can go on meanwhile.
+        drop(bytes);
         self.ahead.ready.notify_all();
         self.ahead.room.notify_all();
     }
@@ -154,28 +180,27 @@ impl<T> Drop for Kept<T> {
 pub(super) struct Part {
     /// Which one.
     pub(super) index: usize,
+    /// Room for all of its content, where it was taken before its turn.
+    room: Option<Buffer>,
     ahead: Arc<Ahead>,
 }
 
 impl Part {
     /// Room for `size` bytes; waits until there is. `None` when nobody will read it.
-    pub(super) fn buffer(&self, size: usize) -> Option<Buffer> {
+    pub(super) fn buffer(&mut self, size: usize) -> Option<Buffer> {
         let size = size.max(SMALLEST);
+        if let Some(room) = self.room.take_if(|room| room.bytes.capacity() >= size) {
+            return Some(room);
+        }
         let ahead = &self.ahead;
         let mut state = ahead.lock();
         loop {
             if state.stopped {
                 return None;
             }
-            if let Some(mut bytes) = state.allowed(self.index, size, ahead.budget) {
-                let charged = size.max(bytes.capacity()) as u64;
-                state.charge(charged);
-                // Unused memory of the wrong size is let go of first.
-                state.trim(ahead.budget);
-                drop(state);
-                // What is too small grows: the system moves large memory without touching it.
-                bytes.reserve_exact(size);
-                return Some(Buffer { bytes, charged, is_lent: false, ahead: Arc::clone(ahead) });
+            let budget = ahead.budget.saturating_sub(state.reserved);
+            if let Some(bytes) = state.allowed(self.index, size, budget) {
+                return Some(ahead.charged(state, bytes, size));
             }
             state = wait(&ahead.room, state);
         }
@@ -209,9 +234,12 @@ impl Drop for Part {
         if state.slot(self.index).is_some_and(|slot| slot.outcome.is_none()) {
             state.broken = true;
         }
+        state.working -= 1;
+        let unused = if state.may_want(self.ahead.parts) { Vec::new() } else { mem::take(&mut state.free) };
         drop(state);
         self.ahead.ready.notify_all();
         self.ahead.room.notify_all();
+        drop(unused);
     }
 }
 
@@ -219,6 +247,38 @@ impl State {
     /// The slot of a part that has been taken and not yet been read to its end.
     fn slot(&mut self, index: usize) -> Option<&mut Slot> {
         self.slots.get_mut(index.checked_sub(self.head)?)
+    }
+
+    /// May a buffer be of use again?
+    fn may_want(&self, parts: usize) -> bool {
+        !self.stopped && (self.next < parts || self.working > 0)
+    }
+
+    /// Part `index` is taken.
+    fn take(&mut self, index: usize) {
+        let slots = (index + 1).saturating_sub(self.head).max(self.slots.len());
+        self.slots.resize_with(slots, Slot::default);
+        self.working += 1;
+        self.taken_early.insert(index);
+        while self.taken_early.remove(&self.next) {
+            self.next += 1;
+        }
+    }
+
+    /// Takes the next early part, if it is due and may have room for all of its content now: its number, the buffer, and the size of that.
+    fn take_early(&mut self, early: &[Early], budget: u64) -> Option<(usize, Vec<u8>, usize)> {
+        // Those that did not fit in time have been taken when it was their turn.
+        while early.get(self.early).is_some_and(|early| early.part < self.next) {
+            self.early += 1;
+        }
+        let next = early.get(self.early).filter(|early| early.part > self.next);
+        self.reserved = next.map_or(0, |next| next.size as u64);
+        let Early { part, size, .. } = *next.filter(|early| early.due <= self.next)?;
+        let bytes = self.allowed(part, size, budget)?;
+        self.early += 1;
+        self.reserved = 0;
+        self.take(part);
+        Some((part, bytes, size))
     }
 
     /// A buffer for part `index` if it may have `size` bytes now: one to be used again, or an empty one.
@@ -256,13 +316,27 @@ impl State {
 }
 
 impl Ahead {
-    pub(super) fn new(parts: usize, budget: u64) -> Arc<Ahead> {
+    /// Of the parts in `early`, those are left to their turn that would take more than half of the budget.
+    pub(super) fn new(parts: usize, mut early: Vec<Early>, budget: u64) -> Arc<Ahead> {
+        early.retain(|early| early.size as u64 <= budget / 2);
         let state = Mutex::default();
-        Arc::new(Ahead { parts, budget, state, ready: Condvar::new(), room: Condvar::new() })
+        Arc::new(Ahead { parts, early, budget, state, ready: Condvar::new(), room: Condvar::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer with room for `size` bytes made of `bytes`, which were allowed for it.
+    fn charged(self: &Arc<Ahead>, mut state: MutexGuard<'_, State>, mut bytes: Vec<u8>, size: usize) -> Buffer {
+        let charged = size.max(bytes.capacity()) as u64;
+        state.charge(charged);
+        // Unused memory of the wrong size is let go of first.
+        state.trim(self.budget);
+        drop(state);
+        // What is too small grows: the system moves large memory without touching it.
+        bytes.reserve_exact(size);
+        Buffer { bytes, charged, is_lent: false, ahead: Arc::clone(self) }
     }
 
     fn is_over_budget(&self) -> bool {
@@ -273,19 +347,26 @@ impl Ahead {
     pub(super) fn take<T>(self: &Arc<Ahead>, kept: &mut Kept<T>, needs: impl Fn(usize) -> u64) -> Option<Part> {
         let mut state = self.lock();
         loop {
-            let index = state.taken;
-            if state.stopped || index == self.parts {
+            if state.stopped {
+                return None;
+            }
+            if let Some((index, bytes, size)) = state.take_early(&self.early, self.budget) {
+                let room = Some(self.charged(state, bytes, size));
+                return Some(Part { index, room, ahead: Arc::clone(self) });
+            }
+            let index = state.next;
+            if index == self.parts {
                 return None;
             }
             let more = needs(index).saturating_sub(kept.charged);
-            if index == state.head || state.held.saturating_add(more) <= self.budget {
-                state.taken += 1;
-                state.slots.push_back(Slot::default());
+            let budget = self.budget.saturating_sub(state.reserved);
+            if index == state.head || state.held.saturating_add(more) <= budget {
+                state.take(index);
                 state.charge(more);
                 kept.charged += more;
                 // Unused buffers make room for it.
                 state.trim(self.budget);
-                return Some(Part { index, ahead: Arc::clone(self) });
+                return Some(Part { index, room: None, ahead: Arc::clone(self) });
             }
             if kept.charged == 0 {
                 state = wait(&self.room, state);

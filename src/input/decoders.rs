@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::ahead::{Ahead, Kept, Part};
+use super::ahead::{Ahead, Early, Kept, Part};
 use super::source::Source;
 use super::{Compression, Error};
 use crate::zst::decode::{Decoder, Stream};
@@ -16,6 +16,9 @@ const PIECE: usize = 1 << 20;
 
 /// The largest content, in bytes, that is decoded into one buffer: all that `pack` writes.
 const WHOLE: u64 = 128 << 20;
+
+/// Frames with this much content, in bytes, may be decoded before their turn. Smaller ones take no longer than others beside them.
+const LARGE: u64 = 48 << 20;
 
 /// The frames of a regular file that have content, to be decoded by any number of threads.
 pub(super) struct Frames {
@@ -32,17 +35,17 @@ impl Frames {
     /// Decodes frames until none is left.
     pub(super) fn work(&self, ahead: &Arc<Ahead>) {
         let mut decoder = Kept::new(ahead);
-        while let Some(part) =
+        while let Some(mut part) =
             ahead.take(&mut decoder, |index| self.frames.get(index).map_or(0, |frame| self.needs(frame)))
         {
             let outcome =
-                self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &part, &mut decoder.value));
+                self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &mut part, &mut decoder.value));
             decoder.settle();
             part.done(outcome.map_err(Error::Zstd));
         }
     }
 
-    fn decode(&self, frame: &Frame, part: &Part, kept: &mut Option<Decoder>) -> Result<(), FrameError> {
+    fn decode(&self, frame: &Frame, part: &mut Part, kept: &mut Option<Decoder>) -> Result<(), FrameError> {
         let decoder = match kept {
             Some(decoder) => decoder,
             None => {
@@ -54,11 +57,8 @@ impl Frames {
         let start = self.start + frame.offset;
         let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
         let mut stream = Stream::new(decoder, source, frame.offset);
-        let content = frame.content.and_then(|content| usize::try_from(content).ok());
-        // With room for one byte more the end of the frame is seen before the end of the room.
-        let piece = content.map_or(PIECE, |content| if is_whole { content + 1 } else { content.min(PIECE) });
         loop {
-            let Some(mut buffer) = part.buffer(piece) else { return Ok(()) };
+            let Some(mut buffer) = part.buffer(self.room(frame)) else { return Ok(()) };
             let goes_on = stream.fill(&mut buffer.bytes)?;
             part.put(buffer, stream.consumed());
             if !goes_on {
@@ -67,11 +67,42 @@ impl Frames {
         }
     }
 
+    /// Room for the next piece of the frame, in bytes.
+    fn room(&self, frame: &Frame) -> usize {
+        let content = frame.content.and_then(|content| usize::try_from(content).ok());
+        // With room for one byte more the end of the frame is seen before the end of the room.
+        content.map_or(PIECE, |content| if self.is_whole(frame) { content + 1 } else { content.min(PIECE) })
+    }
+
     /// Is the frame decoded into one buffer that holds all of its content? That takes no more memory than a window as wide and saves copying out of it,
     /// but the reader waits until all is there, so it is for frames among others.
     fn is_whole(&self, frame: &Frame) -> bool {
         self.frames.len() > 2 * self.threads
             && frame.content.is_some_and(|content| content <= frame.window && content <= WHOLE)
+    }
+
+    /// The large frames, each to be taken as soon as the other threads need no longer for what stands before it than one thread needs for it.
+    /// Later, whoever reads would end up waiting for it, and earlier it would only take up memory.
+    pub(super) fn early(&self) -> Vec<Early> {
+        let content = |frame: &Frame| frame.content.unwrap_or(frame.compressed);
+        let mut early = Vec::new();
+        for (part, frame) in self.frames.iter().enumerate() {
+            if content(frame) < LARGE || !self.is_whole(frame) {
+                continue;
+            }
+            let mut left = content(frame).saturating_mul(self.threads as u64 - 1);
+            let fits = |before: &&Frame| {
+                let rest = left.checked_sub(content(before));
+                left = rest.unwrap_or(left);
+                rest.is_some()
+            };
+            let before = self.frames.iter().take(part).rev().take_while(fits).count();
+            if before > 0 {
+                early.push(Early { part, due: part - before, size: self.room(frame) });
+            }
+        }
+        early.sort_by_key(|early| (early.due, early.part));
+        early
     }
 
     /// Bytes that decoding a frame takes besides the content it gives: the window, of which no more than the content is used.
@@ -82,24 +113,24 @@ impl Frames {
 
 /// Decodes a stream, all of it one part, until its end.
 pub(super) fn stream(ahead: &Arc<Ahead>, source: Source, compression: Compression, window_log: u32) {
-    let Some(part) = ahead.take(&mut Kept::<()>::new(ahead), |_| 0) else { return };
+    let Some(mut part) = ahead.take(&mut Kept::<()>::new(ahead), |_| 0) else { return };
     let outcome = match compression {
-        Compression::None => plain(&part, source),
-        Compression::Zstd => zstd(&part, source, window_log),
-        Compression::Gzip => gzip(&part, source),
-        Compression::Xz => xz(&part, source, window_log),
+        Compression::None => plain(&mut part, source),
+        Compression::Zstd => zstd(&mut part, source, window_log),
+        Compression::Gzip => gzip(&mut part, source),
+        Compression::Xz => xz(&mut part, source, window_log),
     };
     part.done(outcome);
 }
 
-fn plain(part: &Part, mut source: Source) -> Result<(), Error> {
+fn plain(part: &mut Part, mut source: Source) -> Result<(), Error> {
     pieces(part, |out| {
         let goes_on = source.fill(out).map_err(Error::Read)?;
         Ok((goes_on, source.consumed()))
     })
 }
 
-fn zstd(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
+fn zstd(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
     let mut decoder = Decoder::new(window_log).map_err(|fault| FrameError { offset: 0, fault })?;
     let mut stream = Stream::new(&mut decoder, source, 0);
     pieces(part, |out| {
@@ -109,7 +140,7 @@ fn zstd(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
 }
 
 #[cfg(feature = "gzip")]
-fn gzip(part: &Part, source: Source) -> Result<(), Error> {
+fn gzip(part: &mut Part, source: Source) -> Result<(), Error> {
     let mut decoder = flate2::bufread::MultiGzDecoder::new(source);
     pieces(part, |out| {
         let goes_on = read_into(&mut decoder, out).map_err(|cause| Error::Damaged {
@@ -122,7 +153,7 @@ fn gzip(part: &Part, source: Source) -> Result<(), Error> {
 }
 
 #[cfg(feature = "xz")]
-fn xz(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
+fn xz(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
     use liblzma::stream::{CONCATENATED, Error as XzError, Stream};
 
     // As wide a dictionary as the window of zstd may be, and what xz needs besides.
@@ -140,17 +171,17 @@ fn xz(part: &Part, source: Source, window_log: u32) -> Result<(), Error> {
 }
 
 #[cfg(not(feature = "gzip"))]
-fn gzip(_: &Part, _: Source) -> Result<(), Error> {
+fn gzip(_: &mut Part, _: Source) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "gzip" })
 }
 
 #[cfg(not(feature = "xz"))]
-fn xz(_: &Part, _: Source, _: u32) -> Result<(), Error> {
+fn xz(_: &mut Part, _: Source, _: u32) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "xz" })
 }
 
 /// Puts down pieces as long as `fill` has any: it fills a buffer and gives whether more follows, and how much of the archive it has read.
-fn pieces(part: &Part, mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>) -> Result<(), Error> {
+fn pieces(part: &mut Part, mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>) -> Result<(), Error> {
     loop {
         let Some(mut buffer) = part.buffer(PIECE) else { return Ok(()) };
         let (goes_on, consumed) = fill(&mut buffer.bytes)?;

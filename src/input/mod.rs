@@ -142,30 +142,25 @@ impl Input {
             Compression::None => range.map(|(_, length)| length),
             _ => frames.as_deref().and_then(content),
         };
-        let parts = if frames.is_some() { with_content.len() } else { 1 };
-        let mut input = Input {
-            compression,
-            frames,
-            ahead: Ahead::new(parts, options.memory),
-            interrupt,
-            threads: Vec::new(),
-            consumed: 0,
-            content,
+        let window_log = options.window_log;
+        let threads = options.threads.clamp(1, with_content.len().max(1));
+        let parallel = frames.is_some().then(|| {
+            let start = range.map_or(0, |(start, _)| start);
+            Arc::new(Frames { file, start, frames: with_content, window_log, threads })
+        });
+        let ahead = match &parallel {
+            Some(frames) => Ahead::new(frames.frames.len(), frames.early(), options.memory),
+            None => Ahead::new(1, Vec::new(), options.memory),
         };
-        match (&input.frames, range) {
-            (Some(_), Some((start, _))) => {
-                let window_log = options.window_log;
-                let threads = options.threads.clamp(1, parts.max(1));
-                let frames = Arc::new(Frames { file, start, frames: with_content, window_log, threads });
+        let mut input = Input { compression, frames, ahead, interrupt, threads: Vec::new(), consumed: 0, content };
+        match parallel {
+            Some(frames) => {
                 for _ in 0..threads {
                     let frames = Arc::clone(&frames);
                     input.spawn(move |ahead| frames.work(ahead))?;
                 }
             }
-            _ => {
-                let window_log = options.window_log;
-                input.spawn(move |ahead| decoders::stream(ahead, source, compression, window_log))?;
-            }
+            None => input.spawn(move |ahead| decoders::stream(ahead, source, compression, window_log))?,
         }
         Ok(input)
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
-use super::ahead::Kept;
+use super::ahead::{Early, Kept, Part};
 use super::*;
 use crate::zst::frames::Fault;
 
@@ -482,7 +482,7 @@ fn xz_is_read_in_any_number_of_streams_with_padding_within_a_memory_limit() {
 
 #[test]
 fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
-    let ahead = Ahead::new(2, 0);
+    let ahead = Ahead::new(2, Vec::new(), 0);
     drop(ahead.take(&mut Kept::<()>::new(&ahead), |_| 0).unwrap());
     assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
 }
@@ -490,7 +490,7 @@ fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
 #[test]
 fn a_decoder_is_kept_for_the_next_part_as_long_as_it_fits_the_budget() {
     for (needs, is_kept) in [(60, true), (100, true), (101, false), (300, false)] {
-        let ahead = Ahead::new(2, 100);
+        let ahead = Ahead::new(2, Vec::new(), 100);
         let mut kept = Kept::new(&ahead);
         let part = ahead.take(&mut kept, |_| needs).unwrap();
         kept.value = Some(());
@@ -498,4 +498,80 @@ fn a_decoder_is_kept_for_the_next_part_as_long_as_it_fits_the_budget() {
         assert_eq!((kept.value.is_some(), ahead.held().0), (is_kept, if is_kept { needs } else { 0 }), "{needs}");
         part.done(Ok(()));
     }
+}
+
+#[test]
+fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it() {
+    let mib = |content: u64| Frame {
+        offset: 0,
+        compressed: 1,
+        content: Some(content << 20),
+        window: 128 << 20,
+        has_checksum: true,
+        is_skippable: false,
+    };
+    let due = |contents: &[u64], threads| {
+        let frames = contents.iter().map(|content| mib(*content)).collect();
+        let frames = Frames { file: Arc::new(file(b"")), start: 0, frames, window_log: 27, threads };
+        frames.early().iter().map(|early| (early.part, early.due)).collect::<Vec<_>>()
+    };
+    let late = [20, 20, 20, 20, 20, 20, 100, 20];
+    assert_eq!(due(&late, 1), []);
+    assert_eq!(due(&late, 2), [(6, 1)]);
+    assert_eq!(due(&late, 3), [(6, 0)]);
+    // With as many threads as that, it is decoded in pieces.
+    assert_eq!(due(&late, 4), []);
+    assert_eq!(due(&[20, 20, 90, 20, 60, 50], 2), [(2, 0), (4, 3)]);
+    assert_eq!(due(&[20; 9], 2), []);
+    assert_eq!(due(&[20, 20, 20, 20, 20, 129], 2), [], "larger than what is decoded into one buffer");
+}
+
+#[test]
+fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_then() {
+    const MIB: usize = 1 << 20;
+    let early = |size| vec![Early { part: 3, due: 1, size }];
+    let take = |ahead: &Arc<Ahead>| ahead.take(&mut Kept::<()>::new(ahead), |_| 0);
+    let ahead = Ahead::new(5, early(4 * MIB), 10 * MIB as u64);
+    let mut parts = [take(&ahead).unwrap(), take(&ahead).unwrap()];
+    assert_eq!(parts.each_ref().map(|part| part.index), [0, 3]);
+    assert_eq!(ahead.held().0, 4 * MIB as u64, "charged when it is taken");
+    let room = parts[1].buffer(4 * MIB).unwrap();
+    assert_eq!((room.bytes.capacity(), ahead.held().0), (4 * MIB, 4 * MIB as u64), "and not once more");
+    let rest: Vec<Part> = std::iter::from_fn(|| take(&ahead)).collect();
+    assert_eq!(rest.iter().map(|part| part.index).collect::<Vec<_>>(), [1, 2, 4]);
+
+    // Before it is due, no other part but the one that is read takes the room that it needs.
+    let ahead = Ahead::new(5, vec![Early { part: 3, due: 2, size: 4 * MIB }], 10 * MIB as u64);
+    let (mut first, mut second) = (take(&ahead).unwrap(), take(&ahead).unwrap());
+    let first = first.buffer(5 * MIB).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(second.buffer(5 * MIB).map(|room| room.bytes.capacity())));
+    assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "5 of 10 are taken, and 4 are kept");
+    assert_eq!(take(&ahead).unwrap().index, 3);
+    drop(first);
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap(), Some(5 * MIB));
+
+    // One that would leave too little for the others waits for its turn.
+    let ahead = Ahead::new(5, early(6 * MIB), 10 * MIB as u64);
+    let order: Vec<usize> = std::iter::from_fn(|| take(&ahead)).map(|part| part.index).collect();
+    assert_eq!(order, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
+    // As large as large frames are, and nearly nothing when compressed.
+    let sizes = [1 << 20, 2 << 20, 3 << 20, 1 << 20, 50 << 20, 1 << 20, 60 << 20, 5];
+    let contents: Vec<Vec<u8>> = sizes.iter().zip(1..).map(|(size, byte)| vec![byte; *size]).collect();
+    let frames: Vec<Vec<u8>> = contents.iter().map(|content| compress(content, true, true, 27)).collect();
+    let archive = frames.concat();
+    for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (3, 128 << 20), (3, 100 << 20), (3, 0)] {
+        assert!(read(file(&archive), options(threads, memory)).unwrap() == contents.concat(), "{threads} {memory}");
+    }
+    // The end of the second large frame, its checksum, is changed.
+    let mut damaged = archive.clone();
+    let place = archive.len() - frames[7].len() - 1;
+    damaged[place] ^= 1;
+    let at = frames[..6].iter().map(|frame| frame.len() as u64).sum();
+    let (offset, fault) = fault(read(file(&damaged), options(3, 256 << 20)));
+    assert!(offset == at && matches!(fault, Fault::Checksum), "{offset} {fault:?}");
 }

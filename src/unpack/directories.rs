@@ -1,11 +1,14 @@
 //! The directories of the tree: held open while files go into them, given their attributes when all is there.
 
 use std::collections::HashMap;
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstatfs, ioctl_getflags, ioctl_setflags, mkdirat, unlinkat,
+    AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstat, fstatfs, ioctl_getflags, ioctl_setflags, major, minor,
+    mkdirat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -67,8 +70,7 @@ impl<'a> Directories<'a> {
         max_open: usize,
         made: Option<&'a Made>,
     ) -> Result<Directories<'a>, FileError> {
-        // A file system that does not say what it is gets no special treatment.
-        let spreads = fstatfs(root).is_ok_and(|fs| fs.f_type == EXT4);
+        let spreads = has_no_journal(root);
         let mut all = Directories {
             root: Root::new(root),
             table: Vec::new(),
@@ -292,10 +294,20 @@ impl<'a> Directories<'a> {
     }
 }
 
+/// Is it an ext4 without a journal? The kernel says so of a mounted one in the attribute `journal_task`; what does not say it gets no special treatment.
+fn has_no_journal(directory: BorrowedFd<'_>) -> bool {
+    let is_ext4 = fstatfs(directory).is_ok_and(|fs| fs.f_type == EXT4);
+    let Some(device) = fstat(directory).ok().filter(|_| is_ext4).map(|stat| stat.st_dev) else { return false };
+    let link = fs::read_link(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
+    let name = link.ok().and_then(|link| link.file_name().map(ToOwned::to_owned));
+    name.and_then(|name| fs::read_to_string(Path::new("/sys/fs/ext4").join(name).join("journal_task")).ok())
+        .is_some_and(|task| task.trim() == "<none>")
+}
+
 /// Has ext4 put each subdirectory, and with it its files, into another part of the disk, as it does for those of the top directory.
 ///
-/// Files go where their directory is. Where many were just removed, the kernel passes over each freed inode for five seconds (`recently_deleted()` in
-/// `fs/ext4/ialloc.c`), and looks at all of them again for every new file; spread out, new directories find room elsewhere. It is an optimisation: no error counts.
+/// Files go where their directory is. Without a journal the kernel does not use the inodes of removed files again for a minute or more (`recently_deleted()` in
+/// `fs/ext4/ialloc.c`), and passes over all of them for every new file; spread out, new directories find room elsewhere. It is an optimisation: no error counts.
 fn spread(directory: BorrowedFd<'_>) -> bool {
     let set = |flags: IFlags| ioctl_setflags(directory, flags | IFlags::TOPDIR);
     match ioctl_getflags(directory) {

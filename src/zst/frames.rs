@@ -210,9 +210,12 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
         let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
         let end = self.offset + self.filled as u64;
         if offset < self.offset || offset + count as u64 > end {
+            // Far from what was read last there are large blocks: then only what is asked for is copied.
+            let is_near = offset >= self.offset && offset < end.saturating_add(READ as u64);
+            let wanted = if is_near { READ } else { count.max(LONGEST_HEADER) };
             (self.offset, self.filled) = (offset, 0);
             while self.filled < count {
-                let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+                let room = self.buffer.get_mut(self.filled..wanted).unwrap_or_default();
                 match (self.read)(offset + self.filled as u64, room) {
                     Ok(0) => return Err(Fault::Truncated),
                     Ok(read) => self.filled += read,

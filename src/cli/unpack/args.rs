@@ -85,7 +85,7 @@ const MEMORY: u64 = 256 << 20;
 const MEMORY_PER_THREAD: u64 = 96 << 20;
 
 /// How much of it may be on its way to the disk, in bytes.
-const WRITING: u64 = 64 << 20;
+const WRITING: u64 = 160 << 20;
 
 fn digest(text: &str) -> Result<[u8; 32], String> {
     let wrong = || String::from("a SHA-256 has 64 hexadecimal digits");
