@@ -41,6 +41,7 @@ pub mod ids;
 pub mod imager;
 pub mod info;
 pub mod input;
+pub mod members;
 pub mod pack;
 pub mod progress;
 pub mod remove;

@@ -111,7 +111,7 @@ fn run(machine: &Machine, side: &Side, number: usize) -> Run {
 /// What run `number` of `side` made must be what was asked for.
 fn must_be_equal(machine: &Machine, side: &Side, number: usize) {
     let Some(pair) = &side.equal else { return };
-    let words = machine.isar(&["diff", &numbered(&pair[0], number), &numbered(&pair[1], number)]);
+    let words = machine.isar(&["diff", "-q", &numbered(&pair[0], number), &numbered(&pair[1], number)]);
     let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "not equal: {words:?}");
 }

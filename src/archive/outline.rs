@@ -1,6 +1,6 @@
 //! A tar stream without the data of its members: all that the rules look at, without what takes the time.
 
-use super::reader::{Error, Event, Member, Reader};
+use super::reader::{Error, Event, Limits, Member, Reader};
 
 /// A stretch of a tar stream of which the data of members is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,23 @@ pub enum Mismatch {
 }
 
 impl Outline {
+    /// That of a whole stream.
+    pub fn of(stream: &[u8]) -> Result<Outline, Error> {
+        let (mut reader, mut outline, mut rest) = (Reader::new(Limits::default()), Outline::default(), stream);
+        // What is in the outline, as data or not.
+        let mut done = 0;
+        while let Some(event) = reader.next(&mut rest)? {
+            if let Event::Data(_, data) = event {
+                let end = stream.len() - rest.len();
+                outline.bytes.extend_from_slice(stream.get(done..end - data.len()).unwrap_or_default());
+                outline.gaps.push(Gap { at: outline.bytes.len(), length: data.len() as u64 });
+                done = end;
+            }
+        }
+        outline.bytes.extend_from_slice(stream.get(done..).unwrap_or_default());
+        reader.finish().map(|_| outline)
+    }
+
     /// Hands each member to `visit`.
     pub fn read(&self, reader: &mut Reader, mut visit: impl FnMut(&Member)) -> Result<(), Mismatch> {
         let mut done = 0;
@@ -54,7 +71,6 @@ impl Outline {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::archive::reader::Limits;
     use crate::archive::{header, sparse, writer};
     use crate::entry::{Entry, Extent, Kind, Timestamp};
 

@@ -12,6 +12,7 @@ mod imager;
 mod info;
 mod list;
 mod man;
+mod members;
 mod pack;
 mod place;
 mod progress;

@@ -41,7 +41,7 @@ pub enum Error {
     #[error(transparent)]
     Xattr(#[from] xattr::Error),
     /// A file of the directory is not any more what it was.
-    #[error("{}: changed while it was being read", Shown(path))]
+    #[error("{}: changed while it was being read; let nothing write there meanwhile", Shown(path))]
     Changed {
         /// The path.
         path: Vec<u8>,

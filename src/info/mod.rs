@@ -11,11 +11,12 @@ use std::io;
 
 pub use system::System;
 
-use crate::archive::reader::{Event, Limits, Member};
+use crate::archive::reader::{Event, Limits};
 use crate::contents;
-use crate::entry::Kind;
+use crate::entry::{Entry, Kind};
 use crate::error::describe;
 use crate::input::{self, Compression, Input};
+use crate::members::Members;
 use crate::zst::frames::Frame;
 use picked::Picked;
 
@@ -31,7 +32,7 @@ pub enum Error {
 }
 
 /// What is known of an archive.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Info {
     /// How it is compressed.
     pub compression: Compression,
@@ -45,6 +46,12 @@ pub struct Info {
     pub tar_bytes: u64,
     /// What it holds.
     pub members: Members,
+    /// Lengths of the files together, holes included, in bytes.
+    pub file_bytes: u64,
+    /// Members with extended attributes.
+    pub with_xattrs: u64,
+    /// Members with an access or a default ACL.
+    pub with_acls: u64,
     /// The root file system that the members are, as far as they are one.
     pub system: System,
 }
@@ -66,33 +73,6 @@ pub struct Frames {
     pub longest: u64,
 }
 
-/// Members by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Members {
-    /// All of them.
-    pub total: u64,
-    /// Directories.
-    pub directories: u64,
-    /// Regular files.
-    pub files: u64,
-    /// Those of the files that have holes.
-    pub sparse: u64,
-    /// Further names of files.
-    pub hard_links: u64,
-    /// Symbolic links.
-    pub symlinks: u64,
-    /// Named pipes.
-    pub fifos: u64,
-    /// Character and block devices.
-    pub devices: u64,
-    /// Members with extended attributes.
-    pub with_xattrs: u64,
-    /// Members with an access or a default ACL.
-    pub with_acls: u64,
-    /// Lengths of the files together, holes included, in bytes.
-    pub file_bytes: u64,
-}
-
 /// Reads an archive, a file from its beginning or a pipe, to its end.
 pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
     let (mut info, hashed) = hash::beside(file, |file| -> Result<Info, Error> {
@@ -104,12 +84,12 @@ pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
 }
 
 fn read(input: &mut Input) -> Result<Info, Error> {
-    let (compression, frames) = (input.compression(), input.frames().map(Frames::of));
-    let (mut members, mut picked) = (Members::default(), Picked::default());
-    let tar_bytes = contents::read(input, Limits::default(), |event| {
+    let mut info = Info { compression: input.compression(), frames: input.frames().map(Frames::of), ..Info::default() };
+    let mut picked = Picked::default();
+    info.tar_bytes = contents::read(input, Limits::default(), |event| {
         match event {
             Event::Member(member) => {
-                members.add(&member);
+                info.add(&member.entry);
                 picked.begin(&member.entry);
             }
             Event::Data(offset, data) => picked.data(offset, data),
@@ -118,8 +98,20 @@ fn read(input: &mut Input) -> Result<Info, Error> {
         Ok::<_, contents::Error>(())
     })?
     .bytes;
-    let system = System::of(&picked);
-    Ok(Info { compression, frames, archive_bytes: 0, sha256: [0; 32], tar_bytes, members, system })
+    info.system = System::of(&picked);
+    Ok(info)
+}
+
+impl Info {
+    fn add(&mut self, entry: &Entry) {
+        self.members.total += 1;
+        self.members.add(&entry.kind);
+        if let Kind::File { size, .. } = &entry.kind {
+            self.file_bytes = self.file_bytes.saturating_add(*size);
+        }
+        self.with_xattrs += u64::from(!entry.xattrs.is_empty());
+        self.with_acls += u64::from(entry.access_acl.is_some() || entry.default_acl.is_some());
+    }
 }
 
 impl Frames {
@@ -137,26 +129,5 @@ impl Frames {
             all.longest = all.longest.max(frame.content.unwrap_or(0));
         }
         all
-    }
-}
-
-impl Members {
-    fn add(&mut self, member: &Member) {
-        let entry = &member.entry;
-        self.total += 1;
-        match &entry.kind {
-            Kind::Directory => self.directories += 1,
-            Kind::File { size, extents } => {
-                self.files += 1;
-                self.sparse += u64::from(extents.is_some());
-                self.file_bytes = self.file_bytes.saturating_add(*size);
-            }
-            Kind::HardLink { .. } => self.hard_links += 1,
-            Kind::Symlink { .. } => self.symlinks += 1,
-            Kind::Fifo => self.fifos += 1,
-            Kind::CharDevice { .. } | Kind::BlockDevice { .. } => self.devices += 1,
-        }
-        self.with_xattrs += u64::from(!entry.xattrs.is_empty());
-        self.with_acls += u64::from(entry.access_acl.is_some() || entry.default_acl.is_some());
     }
 }

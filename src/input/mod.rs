@@ -22,9 +22,10 @@ use detect::{DETECTED, Detected};
 use source::{Interrupt, Source};
 
 /// How an archive is compressed, told by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// A plain tar.
+    #[default]
     None,
     /// Zstandard, in any framing.
     Zstd,

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::archive::writer;
 use crate::entry::Timestamp;
 use crate::error::{FileError, Shown};
+use crate::members::Members;
 pub use crate::progress::Progress;
 use crate::sbuild::check::Making;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
@@ -27,6 +28,9 @@ use crate::tree::xattr;
 use crate::zst::compress::{self, Level};
 use plan::{Cuts, Plan};
 use reuse::{Reuse, State};
+
+/// What to do about a tree that changes.
+const CALM: &str = "let nothing write to the tree meanwhile, and pack it again";
 
 /// A tree that could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -66,19 +70,19 @@ pub enum Error {
     #[error("write the archive: {}", crate::error::describe(.0))]
     Write(std::io::Error),
     /// A file has gone since the tree was walked.
-    #[error("{}: vanished while packing", Shown(path))]
+    #[error("{}: vanished while packing; {CALM}", Shown(path))]
     Vanished {
         /// The file.
         path: Vec<u8>,
     },
     /// Another file stands where one was walked.
-    #[error("{}: replaced by another file while packing", Shown(path))]
+    #[error("{}: replaced by another file while packing; {CALM}", Shown(path))]
     Replaced {
         /// The file.
         path: Vec<u8>,
     },
     /// A file became shorter.
-    #[error("{}: shrank from {from} to {to} bytes while packing", Shown(path))]
+    #[error("{}: shrank from {from} to {to} bytes while packing; {CALM}", Shown(path))]
     Shrank {
         /// The file.
         path: Vec<u8>,
@@ -88,7 +92,7 @@ pub enum Error {
         to: u64,
     },
     /// A file became longer.
-    #[error("{}: grew from {from} to {to} bytes while packing", Shown(path))]
+    #[error("{}: grew from {from} to {to} bytes while packing; {CALM}", Shown(path))]
     Grew {
         /// The file.
         path: Vec<u8>,
@@ -98,7 +102,7 @@ pub enum Error {
         to: u64,
     },
     /// Something about a file changed.
-    #[error("{}: changed while packing", Shown(path))]
+    #[error("{}: changed while packing; {CALM}", Shown(path))]
     Changed {
         /// The file.
         path: Vec<u8>,
@@ -170,20 +174,8 @@ impl Options {
 /// What was packed.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Members in all.
-    pub members: u64,
-    /// Directories.
-    pub directories: u64,
-    /// Regular files, each counted once.
-    pub files: u64,
-    /// Further names of files.
-    pub hard_links: u64,
-    /// Symbolic links.
-    pub symlinks: u64,
-    /// Named pipes and device nodes.
-    pub special: u64,
-    /// Sparse files among the regular ones.
-    pub sparse: u64,
+    /// The members.
+    pub members: Members,
     /// Bytes of the tar stream.
     pub tar_bytes: u64,
     /// Bytes of the archive.
@@ -268,6 +260,8 @@ pub fn pack(
         }
     };
     let summary = Summary {
+        members: count(&tree, &plan),
+        skipped: tree.skipped,
         squashed,
         skipped_xattrs: written.skipped_xattrs,
         tar_bytes: written.tar_bytes,
@@ -277,25 +271,25 @@ pub fn pack(
         reused_frames: written.reused_frames,
         reused_bytes: written.reused_bytes,
         damaged_frames: written.damaged_frames,
-        ..count(&tree, &plan)
     };
     let state = reuse.map(|reuse| State { context: reuse.context, frames: written.records });
     Ok(Packed { summary, rules: written.rules, state })
 }
 
-fn count(tree: &Tree, plan: &Plan) -> Summary {
-    let mut summary = Summary { members: tree.nodes.len() as u64, skipped: tree.skipped, ..Summary::default() };
+fn count(tree: &Tree, plan: &Plan) -> Members {
+    let mut members = Members { total: tree.nodes.len() as u64, ..Members::default() };
     for id in &plan.order {
         match tree.node(*id).kind {
-            _ if plan.hard_links.contains_key(id) => summary.hard_links += 1,
-            NodeKind::Directory => summary.directories += 1,
+            _ if plan.hard_links.contains_key(id) => members.hard_links += 1,
+            NodeKind::Directory => members.directories += 1,
             NodeKind::File => {
-                summary.files += 1;
-                summary.sparse += u64::from(tree.extents(*id).is_some());
+                members.files += 1;
+                members.sparse += u64::from(tree.extents(*id).is_some());
             }
-            NodeKind::Symlink => summary.symlinks += 1,
-            NodeKind::Fifo | NodeKind::CharDevice(..) | NodeKind::BlockDevice(..) => summary.special += 1,
+            NodeKind::Symlink => members.symlinks += 1,
+            NodeKind::Fifo => members.fifos += 1,
+            NodeKind::CharDevice(..) | NodeKind::BlockDevice(..) => members.devices += 1,
         }
     }
-    summary
+    members
 }

@@ -48,7 +48,7 @@ pub enum Error {
         letter: char,
     },
     /// Somebody puts files into a directory as fast as they are removed.
-    #[error("{}: is filled while it is being removed", Shown(path))]
+    #[error("{}: is filled while it is being removed; end what writes there, and remove it again", Shown(path))]
     Filled {
         /// The directory.
         path: Vec<u8>,

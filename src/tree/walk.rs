@@ -27,7 +27,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] FileError),
     /// Something else stands where a file was seen a moment before.
-    #[error("{}: replaced by another file while it was being read", Shown(path))]
+    #[error("{}: replaced by another file while it was being read; let nothing write there meanwhile", Shown(path))]
     Replaced {
         /// The path.
         path: Vec<u8>,

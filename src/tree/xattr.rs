@@ -38,7 +38,10 @@ pub enum Error {
         root: Option<u32>,
     },
     /// A file capability in no known form.
-    #[error("{}: security.capability has a form that is not known ({length} bytes)", Shown(path))]
+    #[error(
+        "{}: security.capability has a form that is not known ({length} bytes); set it anew with setcap, or leave attributes out with --no-xattrs",
+        Shown(path)
+    )]
     UnknownCapability {
         /// The file.
         path: Vec<u8>,

@@ -33,13 +33,15 @@ pub enum Error {
     #[error("the directory is not empty: --replace removes it first, --merge unpacks over it")]
     NotEmpty,
     /// More than the user allows.
-    #[error("the archive has more than {0} bytes, the limit that was given")]
+    #[error("the archive has more than {0} bytes, the limit that was given (--limit-size)")]
     Size(u64),
     /// More than the user allows.
-    #[error("the archive has more than {0} members, the limit that was given")]
+    #[error("the archive has more than {0} members, the limit that was given (--limit-members)")]
     Members(u64),
     /// Too little room on the file system.
-    #[error("the archive unpacks to {needed} bytes, and the file system has only {free} left")]
+    #[error(
+        "the archive unpacks to {needed} bytes, and the file system has only {free} left; make room, or unpack it elsewhere"
+    )]
     Space {
         /// What the archive says that it holds, in bytes.
         needed: u64,
@@ -96,7 +98,7 @@ pub enum Refusal {
     #[error("a directory that is not empty stands in its place")]
     DirectoryInPlace,
     /// Somebody else changed the tree meanwhile.
-    #[error("{} was replaced by another process", Shown(path))]
+    #[error("{} was replaced by another process; let nothing else write there meanwhile", Shown(path))]
     Replaced {
         /// The file.
         path: Vec<u8>,
@@ -139,7 +141,7 @@ pub enum CapabilityError {
     )]
     Foreign(u32),
     /// In no known form.
-    #[error("its capability has a form that is not known ({0} bytes)")]
+    #[error("its capability has a form that is not known ({0} bytes); --no-xattrs unpacks without capabilities")]
     Unknown(usize),
 }
 

@@ -66,8 +66,8 @@ impl<'a> Extractor<'a> {
     pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
         let Member { mut entry, name, .. } = *member;
         let refused = |cause: Refusal| Error::refused(&name, cause);
-        self.summary.members += 1;
-        if self.options.limit_members.is_some_and(|limit| self.summary.members > limit) {
+        self.summary.members.total += 1;
+        if self.options.limit_members.is_some_and(|limit| self.summary.members.total > limit) {
             return Err(Error::Members(self.options.limit_members.unwrap_or_default()));
         }
         let path = self.options.names.path(&entry.path).map_err(|error| refused(Refusal::Name(error)))?;
@@ -92,20 +92,19 @@ impl<'a> Extractor<'a> {
         let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;
         if entry.kind == Kind::Directory {
-            self.summary.directories += 1;
+            self.summary.members.directories += 1;
             return self.directories.describe(&path, attributes, &name);
         }
         self.summary.setuid_root += u64::from(attributes.is_setuid_root());
         let above = self.directories.enter(split(&path).0, &name)?;
         self.directories.note(above, &path, &name)?;
         let placed = Placed { member: &name, path: &path, above };
+        self.summary.members.add(&entry.kind);
         match std::mem::replace(&mut entry.kind, Kind::Fifo) {
             Kind::File { size, extents } => {
                 let end = extents
                     .as_ref()
                     .map(|extents| extents.last().map_or(0, |last| last.offset.saturating_add(last.length)));
-                self.summary.files += 1;
-                self.summary.sparse += u64::from(extents.is_some());
                 self.file(&placed, attributes, end.filter(|end| *end < size).map(|_| size))?;
             }
             Kind::Symlink { target } => self.symlink(&placed, &target, &attributes)?,
@@ -181,7 +180,6 @@ impl<'a> Extractor<'a> {
     }
 
     fn symlink(&mut self, placed: &Placed<'_>, target: &[u8], attributes: &Attributes) -> Result<(), Error> {
-        self.summary.symlinks += 1;
         self.place(placed, "make the symbolic link", |above, name| symlinkat(target, above, name))?;
         let link = self.open_made(placed, FileType::Symlink)?;
         let mode = (!self.directories.passes_on(placed.above)).then_some(0o777);
@@ -191,7 +189,6 @@ impl<'a> Extractor<'a> {
 
     /// A named pipe or a device.
     fn special(&mut self, placed: &Placed<'_>, kind: &Kind, attributes: &Attributes) -> Result<(), Error> {
-        self.summary.special += 1;
         let (file_type, device) = match *kind {
             Kind::CharDevice { major, minor } => (FileType::CharacterDevice, makedev(major, minor)),
             Kind::BlockDevice { major, minor } => (FileType::BlockDevice, makedev(major, minor)),
@@ -229,7 +226,7 @@ impl<'a> Extractor<'a> {
         if !self.unpacked.contains(&self.hasher.hash_one(target)) {
             return Err(no_target());
         }
-        self.summary.hard_links += 1;
+        self.summary.members.hard_links += 1;
         if path == target {
             return Ok(());
         }

@@ -30,6 +30,7 @@ use crate::archive::reader::{Event, Limits, Reader};
 use crate::error::{At, FileError};
 use crate::ids::IdMaps;
 use crate::input::Input;
+use crate::members::Members;
 use crate::progress::Progress;
 use crate::remove;
 use crate::tree::exclude::Patterns;
@@ -92,20 +93,8 @@ pub struct Options {
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Members of the archive, those left out included.
-    pub members: u64,
-    /// Directories.
-    pub directories: u64,
-    /// Regular files, each counted once.
-    pub files: u64,
-    /// Further names of files.
-    pub hard_links: u64,
-    /// Symbolic links.
-    pub symlinks: u64,
-    /// Named pipes and device nodes.
-    pub special: u64,
-    /// Sparse files among the regular ones.
-    pub sparse: u64,
+    /// The members that were unpacked; the total counts those left out as well.
+    pub members: Members,
     /// Bytes of data in all members.
     pub data_bytes: u64,
     /// Bytes of the tar stream.

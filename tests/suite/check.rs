@@ -11,8 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use isar_tarball::archive::outline::{Gap, Outline};
-use isar_tarball::archive::reader::{Event, Limits, Reader};
+use isar_tarball::archive::outline::Outline;
 use isar_tarball::sbuild::check::{self, Making};
 use isar_tarball::sbuild::rules::{self, Loader};
 use serde_json::Value;
@@ -47,29 +46,13 @@ fn all_cases(scratch: &Scratch) -> Vec<Case> {
     cases
 }
 
-/// An archive without the data of its members. `None` when it cannot be read to its end.
-fn outline(bytes: &[u8]) -> Option<Outline> {
-    let (mut reader, mut outline, mut input) = (Reader::new(Limits::default()), Outline::default(), bytes);
-    let mut done = 0;
-    while let Some(event) = reader.next(&mut input).ok()? {
-        if let Event::Data(_, data) = event {
-            let end = bytes.len() - input.len();
-            outline.bytes.extend_from_slice(&bytes[done..end - data.len()]);
-            outline.gaps.push(Gap { at: outline.bytes.len(), length: data.len() as u64 });
-            done = end;
-        }
-    }
-    outline.bytes.extend_from_slice(&bytes[done..]);
-    reader.finish().ok().map(|_| outline)
-}
-
 #[test]
 fn an_archive_is_judged_by_its_outline_as_it_is_when_all_of_it_is_read() {
     let scratch = Scratch::new();
     let options = check::Options { threads: 1, memory: 64 << 20 };
     let mut judged = 0;
     for (index, Case { name, suffix, bytes, .. }) in cases::plain().into_iter().enumerate() {
-        let Some(outline) = outline(&bytes) else { continue };
+        let Ok(outline) = Outline::of(&bytes) else { continue };
         let file_name = format!("{index}{suffix}");
         let path = scratch.join(&file_name);
         fs::write(&path, &bytes).unwrap();
@@ -100,7 +83,7 @@ fn an_outline_whose_gaps_are_not_data_is_no_archive() {
     let bytes = [root(), file("./a", b"hi"), END.to_vec()].concat();
     let path = scratch.join("a.tar");
     fs::write(&path, &bytes).unwrap();
-    let mut outline = outline(&bytes).unwrap();
+    let mut outline = Outline::of(&bytes).unwrap();
     outline.gaps[0].length += 1;
     let mut making = Making::default();
     making.add(&outline);

@@ -108,8 +108,9 @@ fn json_has_the_documented_keys_of_the_documented_types() {
         "tar_bytes": "number",
         "members": {
             "total": "number", "directories": "number", "files": "number", "sparse": "number", "hard_links": "number", "symlinks": "number",
-            "fifos": "number", "devices": "number", "with_xattrs": "number", "with_acls": "number", "file_bytes": "number",
+            "fifos": "number", "devices": "number",
         },
+        "file_bytes": "number", "with_xattrs": "number", "with_acls": "number",
         "distribution": {"name": "string", "id": "string", "codename": "string", "debian_version": "string"},
         "sources": ["string"], "architecture": "string", "foreign_architectures": ["string"], "packages": "number",
         "build_users": {"sbuild": "number", "caller": "number"},

@@ -151,7 +151,7 @@ fn the_summary_is_json_with_stable_keys() {
             "squashed"
         ]
     );
-    let members = ["total", "directories", "files", "sparse", "hard_links", "symlinks", "special"];
+    let members = ["total", "directories", "files", "sparse", "hard_links", "symlinks", "fifos", "devices"];
     assert_eq!(keys(&said["members"]), members);
     assert_eq!(keys(&said["reused"]), ["frames", "bytes", "damaged"]);
     assert_eq!(keys(&said["skipped"]), ["excluded", "mounts", "devices", "sockets", "xattrs"]);

@@ -287,7 +287,7 @@ fn devices_are_for_real_root() {
     let archive = tar.write(&scratch, "a.tar");
     let (by_user, by_root, skipped) = (scratch.join("user"), scratch.join("root"), scratch.join("skipped"));
     let summary: Value = serde_json::from_str(&succeed(&mut unpack(&archive, &by_user, &["--json"]))).unwrap();
-    assert_eq!((&summary["skipped"]["devices"], &summary["members"]["special"]), (&2.into(), &1.into()));
+    assert_eq!((&summary["skipped"]["devices"], &summary["members"]["fifos"]), (&2.into(), &1.into()));
     assert_eq!(names(&by_user), ["fifo"]);
     succeed(&mut isar(os(&["unpack"], &[&archive, &by_root])));
     let found = root_snapshot(&by_root);

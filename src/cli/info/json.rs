@@ -1,12 +1,13 @@
 //! The object that `info --json` documents.
 
-use isar_tarball::info::{Frames, Info, Members};
+use isar_tarball::info::{Frames, Info};
 use isar_tarball::pack::hex;
 use isar_tarball::sbuild::accounts;
 use isar_tarball::sbuild::build_user::BuildUsers;
 use serde_json::{Value, json};
 
 use super::{Args, table};
+use crate::cli::members;
 
 pub fn object(info: &Info, args: &Args, users: Option<Result<BuildUsers, accounts::Error>>) -> Value {
     let system = &info.system;
@@ -20,7 +21,10 @@ pub fn object(info: &Info, args: &Args, users: Option<Result<BuildUsers, account
         "ratio": ratio,
         "frames": info.frames.as_ref().map(frames),
         "tar_bytes": info.tar_bytes,
-        "members": members(&info.members),
+        "members": members::object(&info.members),
+        "file_bytes": info.file_bytes,
+        "with_xattrs": info.with_xattrs,
+        "with_acls": info.with_acls,
         "distribution": {
             "name": system.name,
             "id": system.id,
@@ -43,21 +47,5 @@ fn frames(frames: &Frames) -> Value {
         "with_size": frames.with_size,
         "window": frames.window,
         "longest": frames.longest,
-    })
-}
-
-fn members(members: &Members) -> Value {
-    json!({
-        "total": members.total,
-        "directories": members.directories,
-        "files": members.files,
-        "sparse": members.sparse,
-        "hard_links": members.hard_links,
-        "symlinks": members.symlinks,
-        "fifos": members.fifos,
-        "devices": members.devices,
-        "with_xattrs": members.with_xattrs,
-        "with_acls": members.with_acls,
-        "file_bytes": members.file_bytes,
     })
 }

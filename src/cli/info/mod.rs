@@ -43,8 +43,10 @@ Example: isar-tarball info schroot.tar.zst
                         null for another compression, and for stdin from a pipe
   tar_bytes             length of the tar stream
   members               {\"total\", \"directories\", \"files\", \"sparse\", \"hard_links\", \"symlinks\", \"fifos\",
-                        \"devices\", \"with_xattrs\", \"with_acls\", \"file_bytes\"}: numbers, sparse ones among
-                        the files; file_bytes is the length of all files, holes included
+                        \"devices\"}: numbers, sparse ones among the files
+  file_bytes            length of all files, holes included
+  with_xattrs           number of members with extended attributes
+  with_acls             number of members with ACLs
   distribution          {\"name\", \"id\", \"codename\", \"debian_version\"}: from os-release and debian_version
   sources               [\"URI SUITE COMPONENT…\", …]: where apt takes binary packages from
   architecture          dpkg's own

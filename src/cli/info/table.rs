@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use isar_tarball::error::Shown;
-use isar_tarball::info::{Frames, Info, Members, System};
+use isar_tarball::info::{Frames, Info, System};
 use isar_tarball::input::Compression;
 use isar_tarball::pack::hex;
 use isar_tarball::sbuild::accounts;
 use isar_tarball::sbuild::build_user::BuildUsers;
 
+use crate::cli::members;
 use crate::cli::values::human;
 
 type Users = Option<Result<BuildUsers, accounts::Error>>;
@@ -28,8 +29,8 @@ fn rows(info: &Info, archive: &Path, users: Users) -> Vec<(&'static str, String)
         ("archive", format!("{name}, {}", human(info.archive_bytes))),
         ("compression", format!("{}{}", compression(info.compression), info.frames.map(frames).unwrap_or_default())),
         ("tar stream", format!("{}, {ratio:.2} times the archive", human(info.tar_bytes))),
-        ("members", members(&info.members)),
-        ("content", format!("{} in files", human(info.members.file_bytes))),
+        ("members", all_members(info)),
+        ("content", format!("{} in files", human(info.file_bytes))),
     ];
     system(&info.system, &mut rows);
     match users {
@@ -75,26 +76,12 @@ fn window_size(bytes: u64) -> String {
     }
 }
 
-fn members(members: &Members) -> String {
-    let sparse = if members.sparse > 0 { format!(" ({} sparse)", members.sparse) } else { String::new() };
-    let counts = [
-        (members.directories, "directories", ""),
-        (members.files, "files", sparse.as_str()),
-        (members.hard_links, "hard links", ""),
-        (members.symlinks, "symbolic links", ""),
-        (members.fifos, "pipes", ""),
-        (members.devices, "device nodes", ""),
-    ];
-    let shown = counts.iter().filter(|(count, ..)| *count > 0);
-    let shown: Vec<String> = shown.map(|(count, what, more)| format!("{count} {what}{more}")).collect();
-    let mut text = members.total.to_string();
-    if !shown.is_empty() {
-        text.push_str(": ");
-        text.push_str(&shown.join(", "));
-    }
-    let with = [(members.with_xattrs, "extended attributes"), (members.with_acls, "ACLs")];
-    for (count, what) in with.iter().filter(|(count, _)| *count > 0) {
-        text.push_str(&format!("; {count} with {what}"));
+fn all_members(info: &Info) -> String {
+    let mut text = members::words(&info.members);
+    for (count, what) in [(info.with_xattrs, "extended attributes"), (info.with_acls, "ACLs")] {
+        if count > 0 {
+            text.push_str(&format!("; {count} with {what}"));
+        }
     }
     text
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Args;
 use crate::cli::Globals;
+use crate::cli::members;
 use crate::cli::report;
 use crate::cli::values::{human, list};
 
@@ -63,7 +64,7 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
         line("reused", format!("{reused_frames} of {frames} frames, {}", human(*reused_bytes)));
     }
     line("tree", format!("{}, {ratio:.2} times the archive", human(summary.tar_bytes)));
-    line("members", format!("{}: {}", summary.members, members(summary)));
+    line("members", members::words(&summary.members));
     if let Some(skipped) = skipped(summary) {
         line("skipped", skipped);
     }
@@ -73,18 +74,6 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
     line("sha256", hex(&summary.sha256));
     line("time", format!("{:.2} s", took.as_secs_f64()));
     text
-}
-
-fn members(summary: &Summary) -> String {
-    let sparse = if summary.sparse > 0 { format!(" ({} sparse)", summary.sparse) } else { String::new() };
-    let counts = [
-        (summary.directories, "directories", String::new()),
-        (summary.files, "files", sparse),
-        (summary.hard_links, "hard links", String::new()),
-        (summary.symlinks, "symbolic links", String::new()),
-        (summary.special, "pipes and devices", String::new()),
-    ];
-    list(&counts)
 }
 
 fn skipped(summary: &Summary) -> Option<String> {
@@ -111,15 +100,7 @@ fn as_json(summary: &Summary, took: Duration, args: &Args) -> serde_json::Value 
         },
         "sha256": hex(&summary.sha256),
         "seconds": took.as_secs_f64(),
-        "members": {
-            "total": summary.members,
-            "directories": summary.directories,
-            "files": summary.files,
-            "sparse": summary.sparse,
-            "hard_links": summary.hard_links,
-            "symlinks": summary.symlinks,
-            "special": summary.special,
-        },
+        "members": members::object(&summary.members),
         "skipped": {
             "excluded": summary.skipped.excluded,
             "mounts": summary.skipped.mounts,

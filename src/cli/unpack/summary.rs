@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Args;
 use crate::cli::Globals;
+use crate::cli::members;
 use crate::cli::report;
 use crate::cli::values::{human, list};
 
@@ -23,15 +24,7 @@ pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) 
 }
 
 fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
-    let sparse = if summary.sparse > 0 { format!(" ({} sparse)", summary.sparse) } else { String::new() };
     let none = String::new;
-    let members = list(&[
-        (summary.directories, "directories", none()),
-        (summary.files, "files", sparse),
-        (summary.hard_links, "hard links", none()),
-        (summary.symlinks, "symbolic links", none()),
-        (summary.special, "pipes and devices", none()),
-    ]);
     let skipped = list(&[
         (summary.left_out, "members not wanted", none()),
         (summary.skipped_devices, "device nodes", none()),
@@ -43,7 +36,7 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
         let _ = writeln!(text, "{what:<9} {value}");
     };
     line("tree", format!("{:?}, {}", args.dir, human(summary.data_bytes)));
-    line("members", format!("{}: {members}", summary.members));
+    line("members", members::words(&summary.members));
     if !skipped.is_empty() {
         line("skipped", skipped);
     }
@@ -58,15 +51,7 @@ fn as_json(summary: &Summary, took: Duration, args: &Args) -> serde_json::Value 
         "tar_bytes": summary.tar_bytes,
         "data_bytes": summary.data_bytes,
         "seconds": took.as_secs_f64(),
-        "members": {
-            "total": summary.members,
-            "directories": summary.directories,
-            "files": summary.files,
-            "sparse": summary.sparse,
-            "hard_links": summary.hard_links,
-            "symlinks": summary.symlinks,
-            "special": summary.special,
-        },
+        "members": members::object(&summary.members),
         "skipped": {
             "not_wanted": summary.left_out,
             "devices": summary.skipped_devices,
