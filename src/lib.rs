@@ -14,7 +14,7 @@
 //!                       │
 //! tree/  archive/  zst/  input/  ids/  userns/           the parts
 //!                       │
-//! entry  acl  error  progress  sys
+//! entry  members  acl  error  progress  sys
 //! ```
 //!
 //! *Packing*: walk → plan (order, frames) → workers fill whole frames, compress them and decode them again → one writer puts them down in order, while sbuild's rules see the members → synced → renamed.

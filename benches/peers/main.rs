@@ -78,12 +78,13 @@ fn main() {
         let pairs = measure::pairs(&machine, &row, asked.pairs);
         eprintln!("{}", report::line(&row, &pairs));
         results.push((row, pairs));
+        // After each row, because the next one may take minutes, and may fail.
+        if let Some(dir) = &asked.write {
+            let table = report::markdown(&machine, &asked.suite, asked.pairs, &results);
+            std::fs::write(dir.join("peers.md"), table).unwrap();
+            std::fs::write(dir.join("peers.svg"), report::svg(&results)).unwrap();
+        }
     }
     machine.unmount_fresh();
-    let table = report::markdown(&machine, &asked.suite, asked.pairs, &results);
-    print!("{table}");
-    if let Some(dir) = &asked.write {
-        std::fs::write(dir.join("peers.md"), &table).unwrap();
-        std::fs::write(dir.join("peers.svg"), report::svg(&results)).unwrap();
-    }
+    print!("{}", report::markdown(&machine, &asked.suite, asked.pairs, &results));
 }

@@ -229,7 +229,13 @@ fn rest(machine: &Machine) -> Vec<Row> {
                 reads: vec![ours.clone()],
                 ..Side::default()
             },
-            theirs: Side { command: machine.script(&by_shell), reads: vec![ours.clone()], ..Side::default() },
+            theirs: Side {
+                command: machine.script(&by_shell),
+                // What a run that was stopped has left.
+                before: format!("rm -rf {root}"),
+                reads: vec![ours.clone()],
+                ..Side::default()
+            },
             ..Row::default()
         },
     ]

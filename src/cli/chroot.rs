@@ -1,11 +1,12 @@
 //! `isar-tarball chroot`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use isar_tarball::chroot::proc::{self, Proc};
 use isar_tarball::chroot::{Bind, Prepared, Sources, resolv_conf, search_path};
 use isar_tarball::userns::init::Init;
@@ -83,7 +84,16 @@ pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
     }
 }
 
+/// Whatever begins with a dash where a command belongs is a mistyped option.
+pub fn refuse_option(program: &OsStr) -> anyhow::Result<()> {
+    if program.as_bytes().starts_with(b"-") {
+        bail!("{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)");
+    }
+    Ok(())
+}
+
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    args.command.first().map_or(Ok(()), |program| refuse_option(program))?;
     let place = place::place(globals)?;
     let resolv_conf =
         if args.resolv_conf { Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?) } else { None };

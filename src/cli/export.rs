@@ -101,7 +101,7 @@ fn hand_out(
 ) -> anyhow::Result<Status> {
     let found = export::find(root, members)?;
     if found.len() > 1 && !into_directory {
-        bail!("{} files need a directory to go to", found.len());
+        bail!("{} files need a directory to go to, and DEST is none; make it first", found.len());
     }
     export::refuse_same_names(&found)?;
     for (path, file) in &found {

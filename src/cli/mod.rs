@@ -42,17 +42,18 @@ pub struct Cli {
 
 /// The options that every command takes, before or after its name.
 #[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// Say nothing but errors
+    /// Say nothing but errors, and what was asked for
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Say more
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// How progress is shown on stderr: a bar, plain NN% lines, or not at all [auto: a bar on a terminal]
+    /// How progress is shown on stderr: a bar, plain NN% lines, or not at all; auto is a bar on a terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     progress: progress::Mode,
-    /// When output is coloured [auto: on a terminal, unless NO_COLOR is set]
+    /// When output is coloured; auto is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: clap::ColorChoice,
     /// The user namespace to work in: auto (an ordinary user's own subordinate ids), off, or the name of a user

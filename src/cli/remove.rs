@@ -1,5 +1,6 @@
 //! `isar-tarball remove`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use anyhow::{Context, anyhow};
 use isar_tarball::error::{Shown, describe};
 use isar_tarball::remove::{self, Failed, Options, Removed, Target};
 use isar_tarball::userns::{Outside, Place, Request, handover, supervise};
+use rustix::fs::fstat;
 use serde_json::{Value, json};
 
 use super::report::{self, Status};
@@ -42,9 +44,14 @@ const REMOVE_ROOT: Request = b'r';
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let homes = homes();
     // All are looked at before the first is touched.
-    let mut trees = Vec::new();
+    let (mut trees, mut known) = (Vec::new(), HashSet::new());
     for path in &args.dirs {
-        trees.push((path.as_path(), Target::open(path, &homes).context("cannot remove")?));
+        let target = Target::open(path, &homes).context("cannot remove")?;
+        let id = target.as_ref().map(|target| fstat(target.directory())).transpose()?;
+        // One that is named twice is removed once.
+        if id.is_none_or(|stat| known.insert((stat.st_dev, stat.st_ino))) {
+            trees.push((path.as_path(), target));
+        }
     }
     let place = place::whole_place(globals)?;
     let mut current = trees.iter().filter_map(|(_, target)| target.as_ref());

@@ -17,7 +17,7 @@ pub struct Reading {
     /// Threads that decompress, 0 for one a processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// How much decompressed data may wait to be looked at (256M)
+    /// How much decompressed data may wait to be looked at
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
     memory: u64,
 }

@@ -10,6 +10,7 @@ use isar_tarball::userns::init::Init;
 use isar_tarball::userns::supervise_command;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::chroot::refuse_option;
 use super::report::{self, Status};
 use super::{Globals, place};
 
@@ -38,6 +39,7 @@ Example: isar-tarball unshare sh -s 3>rootfs.tar <<'EOF'
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let (program, rest) = args.command.split_first().context("give a command")?;
+    refuse_option(program)?;
     let place = place::place(globals)?;
     let ended = supervise_command(
         &place,

@@ -42,11 +42,21 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Those of `counts` that are not zero, each with what it counts and a remark: `3 files (1 sparse), 2 hard links`.
+/// Those of `counts` that are not zero, each with what it counts, in the plural, and a remark: `3 files (1 sparse), 1 hard link`.
 pub fn list(counts: &[(u64, &str, String)]) -> String {
-    let shown =
-        counts.iter().filter(|(count, ..)| *count > 0).map(|(count, what, more)| format!("{count} {what}{more}"));
-    shown.collect::<Vec<_>>().join(", ")
+    let shown = counts.iter().filter(|(count, ..)| *count > 0);
+    shown
+        .map(|(count, what, more)| format!("{}{more}", counted(*count, &singular(what), what)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// `file` for `files`, `directory` for `directories`. What is no plural stays.
+fn singular(plural: &str) -> String {
+    match plural.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => plural.strip_suffix('s').unwrap_or(plural).to_owned(),
+    }
 }
 
 /// A number of things: `1 file`, `2 files`.

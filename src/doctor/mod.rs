@@ -135,7 +135,7 @@ fn subordinate_ids(machine: &Machine, account: &Account) -> Vec<Finding> {
         Ok((ranges, maps))
     });
     match looked_up {
-        Ok((ranges, maps)) => ranges_found(account, &ranges, &maps),
+        Ok((ranges, maps)) => ranges_found(account, &ranges, &maps, machine.source.free()),
         Err(error) => vec![no_ranges(&error)],
     }
 }
@@ -152,7 +152,7 @@ fn no_ranges(error: &SourceError) -> Finding {
 /// How many ids a Debian system uses: up to nobody, and the one behind it.
 const ENOUGH: u64 = 65536;
 
-fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps) -> Vec<Finding> {
+fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps, free: Range) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, kind, ranges) in
         [("subordinate-uids", IdKind::User, &ranges.uids), ("subordinate-gids", IdKind::Group, &ranges.gids)]
@@ -167,7 +167,12 @@ fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps) -> Vec<Findin
                 name,
                 State::Fault,
                 format!("{found}: fewer than {ENOUGH}, so sbuild and mmdebstrap have no nobody and nogroup"),
-                format!("as root, give {account} {ENOUGH} {kind} ids: `usermod --add-sub{}s 100000-165535 {account}` (or with ids that are free)", kind.short()),
+                format!(
+                    "as root, give {account} {ENOUGH} {kind} ids: `usermod --add-sub{}s {}-{} {account}`",
+                    kind.short(),
+                    free.base,
+                    free.end() - 1
+                ),
             )
         });
         if maps.of(kind).to_outer(crate::ids::map::NOBODY).is_none() {

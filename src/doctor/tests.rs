@@ -80,7 +80,7 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
         (
             |dir, _| fs::write(dir.join("subuid"), "").unwrap(),
             "anna has no subordinate user ids",
-            "usermod --add-subuids 100000-165535",
+            "usermod --add-subuids 165536-231071",
         ),
         (
             |dir, _| fs::write(dir.join("subgid"), "anna:100000:65000\n").unwrap(),

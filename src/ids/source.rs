@@ -45,7 +45,7 @@ pub enum SourceError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The user has no subordinate ids of this kind.
-    #[error("{account} has no subordinate {kind} ids in {}: {}", Shown(path.as_os_str().as_bytes()), remedy(account, path))]
+    #[error("{account} has no subordinate {kind} ids in {}: {}", Shown(path.as_os_str().as_bytes()), remedy(account, path, *free))]
     NoIds {
         /// The user.
         account: Account,
@@ -53,6 +53,8 @@ pub enum SourceError {
         kind: IdKind,
         /// The file where they are expected.
         path: PathBuf,
+        /// Ids that nobody has, as [`Source::free`] finds them.
+        free: Range,
     },
     /// The ranges cannot be mapped.
     #[error("the subordinate {kind} ids of {account}: {cause}")]
@@ -74,15 +76,15 @@ pub enum SourceError {
     },
 }
 
-fn remedy(account: &Account, path: &Path) -> String {
+fn remedy(account: &Account, path: &Path, free: Range) -> String {
+    let (first, last) = (free.base, free.end() - 1);
     match account.name {
         Some(_) => {
-            format!(
-                "as root, run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {account}` (or with ids that are free)"
-            )
+            format!("as root, run `usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {account}`")
         }
         None => format!(
-            "as root, add the line `{account}:100000:65536` (or with ids that are free) to {}",
+            "as root, add the line `{account}:{first}:{}` to {}",
+            free.count,
             Shown(path.as_os_str().as_bytes())
         ),
     }
@@ -159,6 +161,15 @@ impl Source {
         IdMap::parse(&text).map_err(|cause| SourceError::Offered { path: path.clone(), cause })
     }
 
+    /// 65536 ids, from 100000 on, that no line of either file gives to anybody; where they all are given, the first of them.
+    pub fn free(&self) -> Range {
+        const FIRST: u32 = 100_000;
+        const COUNT: u32 = 65536;
+        let taken = [&self.subuid, &self.subgid].map(|path| subid::end(&fs::read(path).unwrap_or_default()));
+        let base = taken.into_iter().max().and_then(|end| u32::try_from(end).ok()).map_or(FIRST, |end| end.max(FIRST));
+        Range { base: if base.checked_add(COUNT).is_some() { base } else { FIRST }, count: COUNT }
+    }
+
     fn ranges_of(
         &self,
         kind: IdKind,
@@ -177,7 +188,7 @@ impl Source {
         passed_over.extend(broken.into_iter().map(|line| PassedOver { path: path.clone(), line }));
         let ranges = if ranges.is_empty() { self.ask_getsubids(kind, account) } else { ranges };
         match ranges.is_empty() {
-            true => Err(SourceError::NoIds { account: account.clone(), kind, path: path.clone() }),
+            true => Err(SourceError::NoIds { account: account.clone(), kind, path: path.clone(), free: self.free() }),
             false => Ok(ranges),
         }
     }
@@ -253,6 +264,17 @@ mod tests {
         let nameless = Account { name: None, uid: 4321, gid: 1 };
         let message = source.ranges(&nameless).unwrap_err().to_string();
         assert!(message.contains("4321 has no") && message.contains("`4321:100000:65536`"), "{message}");
+        // Ids that others have are not given away, in whichever of the files they stand.
+        for (subuid, subgid, first) in [
+            ("bert:100000:65536\ncarl:165536:65536\n", "bert:100000:65536\n", 231_072),
+            ("bert:100000:65536\n", "carl:500000:100\nbroken\n", 500_100),
+            ("bert:4294900000:60000\n", "", 100_000),
+        ] {
+            let source = machine(dir.path(), Some(subuid), Some(subgid), "exit 1");
+            assert_eq!(source.free(), Range { base: first, count: 65536 }, "{subuid}");
+            let message = source.ranges(&account()).unwrap_err().to_string();
+            assert!(message.contains(&format!("--add-subuids {first}-{} ", first + 65535)), "{message}");
+        }
     }
 
     #[test]

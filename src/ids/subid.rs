@@ -84,6 +84,12 @@ pub fn parse(text: &[u8], account: &Account) -> Parsed {
     parsed
 }
 
+/// The id after the last that any line gives to anybody; 0 without such a line.
+pub fn end(text: &[u8]) -> u64 {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter_map(|line| parse_line(line).ok()).map(|(_, range)| range.end()).max().unwrap_or(0)
+}
+
 fn parse_line(line: &[u8]) -> Result<(&[u8], Range), Fault> {
     let mut fields = line.split(|byte| *byte == b':');
     match (fields.next(), fields.next(), fields.next(), fields.next()) {

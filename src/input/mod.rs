@@ -52,6 +52,9 @@ pub enum Error {
     /// A system call on the archive failed.
     #[error("read: {}", crate::error::describe(.0))]
     Read(io::Error),
+    /// It is a directory.
+    #[error("it is a directory, not an archive")]
+    Directory,
     /// There is nothing in it.
     #[error("it is empty (0 bytes): whatever made it failed; make it again")]
     Empty,
@@ -123,7 +126,7 @@ impl Input {
         let file = Arc::new(file);
         let about = file.metadata().map_err(Error::Read)?;
         if about.is_dir() {
-            return Err(Error::Read(io::ErrorKind::IsADirectory.into()));
+            return Err(Error::Directory);
         }
         let (mut source, range, interrupt) = if about.is_file() {
             let start = (&*file).stream_position().map_err(Error::Read)?.min(about.len());

@@ -420,7 +420,7 @@ fn other_formats_and_nothing_at_all_are_named() {
         assert!(error.to_string().starts_with("it is a bzip2 archive;"), "{error}");
     }
     let directory = File::open("/").unwrap();
-    assert_eq!(read(directory, options(1, 0)).unwrap_err().to_string(), "read: is a directory");
+    assert_eq!(read(directory, options(1, 0)).unwrap_err().to_string(), "it is a directory, not an archive");
 }
 
 /// A foreign compression, whole and damaged.

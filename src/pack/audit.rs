@@ -1,7 +1,7 @@
 //! The ids that sbuild's map cannot hold.
 
 use crate::error::Shown;
-use crate::tree::walk::{NodeId, Tree};
+use crate::tree::walk::{Node, NodeId, Tree};
 
 /// How many ids sbuild maps: 0..=65535.
 pub const IDS: u32 = 65536;
@@ -12,22 +12,28 @@ pub const NOBODY: u32 = 65534;
 /// How many paths a message names before it only counts.
 const NAMED: usize = 5;
 
+/// User and group; `None` when one of these has no id in this namespace.
+pub type Owner = Option<(u32, u32)>;
+
 /// Files whose owners cannot be stored.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{count} file(s) have an owner or group that sbuild cannot map (only 0..=65535 are): {}; change the owner, pack in the namespace that the tree belongs to (--userns), or store them as {NOBODY} (--unmapped squash)",
+    "{count} of its files have an owner or group that sbuild cannot map, which has ids from 0 to 65535: {}; pack in the namespace that the tree belongs to (--userns USER, --id-layout caller), change the owner, or store them as {NOBODY} (--unmapped squash)",
     named(.first, *.count)
 )]
 pub struct UnmappedIds {
     /// How many files.
     pub count: usize,
-    /// The first of them in byte order of their paths, with user and group as this namespace shows them.
-    pub first: Vec<(Vec<u8>, u32, u32)>,
+    /// The first of them in byte order of their paths, with their owners.
+    pub first: Vec<(Vec<u8>, Owner)>,
 }
 
-fn named(first: &[(Vec<u8>, u32, u32)], count: usize) -> String {
-    let mut names: Vec<String> =
-        first.iter().map(|(path, uid, gid)| format!("{} ({uid}:{gid})", Shown(path))).collect();
+fn named(first: &[(Vec<u8>, Owner)], count: usize) -> String {
+    let name = |(path, owner): &(Vec<u8>, Owner)| match owner {
+        Some((uid, gid)) => format!("{} ({uid}:{gid})", Shown(path)),
+        None => format!("{} (an owner from outside of the namespace)", Shown(path)),
+    };
+    let mut names: Vec<String> = first.iter().map(name).collect();
     if count > first.len() {
         names.push(String::from("…"));
     }
@@ -42,7 +48,8 @@ pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
     if bad.is_empty() {
         return None;
     }
-    let mut first: Vec<_> = bad.iter().map(|id| (tree.path(*id), tree.node(*id).uid, tree.node(*id).gid)).collect();
+    let owner = |node: &Node| (!node.is_unmapped).then_some((node.uid, node.gid));
+    let mut first: Vec<_> = bad.iter().map(|id| (tree.path(*id), owner(tree.node(*id)))).collect();
     first.sort();
     first.truncate(NAMED);
     for (path, ..) in &mut first {

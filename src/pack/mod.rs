@@ -59,7 +59,7 @@ pub enum Error {
     )]
     Unverified,
     /// `--memory` is too small for any work.
-    #[error("{memory} bytes of memory are too few for this tree: {least} are the least (--memory)")]
+    #[error("{memory} bytes of memory are too few for this tree; give at least --memory {}M", least.div_ceil(1 << 20))]
     Memory {
         /// What was allowed, in bytes.
         memory: u64,

@@ -1,6 +1,7 @@
 //! Trees on disk: walking them, what of their attributes is kept, what is left out.
 
 pub mod exclude;
+pub mod inside;
 pub mod mounts;
 pub mod selection;
 pub mod walk;

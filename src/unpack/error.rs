@@ -30,7 +30,7 @@ pub enum Error {
         cause: Refusal,
     },
     /// DIR has something in it.
-    #[error("the directory is not empty: --replace removes it first, --merge unpacks over it")]
+    #[error("the directory is not empty; --replace removes it first, --merge unpacks over it")]
     NotEmpty,
     /// More than the user allows.
     #[error("the archive has more than {0} bytes, the limit that was given (--limit-size)")]

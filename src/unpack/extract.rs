@@ -30,6 +30,8 @@ pub struct Extractor<'a> {
     batch: Batch<'a>,
     selection: Selection,
     summary: Summary,
+    /// Members read, those left out included.
+    read: u64,
     /// Hashes of the paths of all that is no directory. The hash is keyed by chance: no archive can be made so that two meet.
     unpacked: HashSet<u64>,
     hasher: RandomState,
@@ -55,6 +57,7 @@ impl<'a> Extractor<'a> {
             batch,
             selection: options.selection.clone(),
             summary: Summary::default(),
+            read: 0,
             unpacked: HashSet::new(),
             hasher: RandomState::new(),
             skipped_devices: HashSet::new(),
@@ -66,8 +69,8 @@ impl<'a> Extractor<'a> {
     pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
         let Member { mut entry, name, .. } = *member;
         let refused = |cause: Refusal| Error::refused(&name, cause);
-        self.summary.members.total += 1;
-        if self.options.limit_members.is_some_and(|limit| self.summary.members.total > limit) {
+        self.read += 1;
+        if self.options.limit_members.is_some_and(|limit| self.read > limit) {
             return Err(Error::Members(self.options.limit_members.unwrap_or_default()));
         }
         let path = self.options.names.path(&entry.path).map_err(|error| refused(Refusal::Name(error)))?;
@@ -89,6 +92,7 @@ impl<'a> Extractor<'a> {
             self.skipped_devices.insert(path);
             return Ok(());
         }
+        self.summary.members.total += 1;
         let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;
         if entry.kind == Kind::Directory {
@@ -120,8 +124,8 @@ impl<'a> Extractor<'a> {
 
     /// Data of the member: `bytes` of `chunk`, which belong at `offset` of the file.
     pub fn data(&mut self, offset: u64, chunk: &Chunk, bytes: Range<usize>) {
-        self.summary.data_bytes += bytes.len() as u64;
         if let Some(job) = &mut self.current {
+            self.summary.data_bytes += bytes.len() as u64;
             job.pieces.push(Piece { offset, chunk: chunk.clone(), bytes });
         }
     }
@@ -226,6 +230,7 @@ impl<'a> Extractor<'a> {
         if !self.unpacked.contains(&self.hasher.hash_one(target)) {
             return Err(no_target());
         }
+        self.summary.members.total += 1;
         self.summary.members.hard_links += 1;
         if path == target {
             return Ok(());

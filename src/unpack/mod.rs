@@ -93,9 +93,9 @@ pub struct Options {
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// The members that were unpacked; the total counts those left out as well.
+    /// The members that were unpacked.
     pub members: Members,
-    /// Bytes of data in all members.
+    /// Bytes of data in them.
     pub data_bytes: u64,
     /// Bytes of the tar stream.
     pub tar_bytes: u64,

@@ -7,7 +7,7 @@ const MAX_DEPTH: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It begins with a slash.
-    #[error("is absolute: --strip-leading-slash unpacks it below the directory")]
+    #[error("is absolute; --strip-leading-slash unpacks it below the directory")]
     Absolute,
     /// It has `..` in it.
     #[error("has `..` in it, and might lead out of the directory")]

@@ -301,7 +301,7 @@ fn a_mount_point_whose_owner_the_namespace_does_not_have_is_kept_as_root_s() {
     assert_eq!(packed.len(), 3);
     drop(memory);
     let said = fail(2, isar_as_user(["pack", "--cross-mounts"]).args([&tree, &archive]));
-    assert!(said.contains("1 file(s) have an owner or group that sbuild cannot map"), "{said}");
+    assert!(said.contains("1 of its files have an owner or group that sbuild cannot map"), "{said}");
 }
 
 #[test]

@@ -129,12 +129,12 @@ fn a_digest_that_would_replace_the_archive() {
 fn a_name_that_sbuild_would_not_detect() {
     let (scratch, tree) = small();
     let cases: &[(&[&str], &str, &str)] = &[
-        (&[], "x", "let it end in .tar.zst or .tar"),
-        (&[], "x.zst", "let it end in .tar.zst or .tar"),
-        (&[], "x.tzst", "let it end in .tar.zst or .tar"),
-        (&[], "x.tar.zstd", "let it end in .tar.zst or .tar"),
-        (&[], "x.TAR.ZST", "let it end in .tar.zst or .tar"),
-        (&[], "x.tar.gz", "let it end in .tar.zst or .tar"),
+        (&[], "x", "must end in .tar.zst or .tar"),
+        (&[], "x.zst", "must end in .tar.zst or .tar"),
+        (&[], "x.tzst", "must end in .tar.zst or .tar"),
+        (&[], "x.tar.zstd", "must end in .tar.zst or .tar"),
+        (&[], "x.TAR.ZST", "must end in .tar.zst or .tar"),
+        (&[], "x.tar.gz", "must end in .tar.zst or .tar"),
         (&["--format=zst"], "x.tar", "must end in .tar.zst"),
         (&["--format=zst"], "x.tzst", "must end in .tar.zst"),
         (&["--format=tar"], "x.tar.zst", "must not be named .tar.zst"),
@@ -157,7 +157,7 @@ fn options_that_mean_nothing() {
         (&["--threads=-1"], "-1"),
         (&["--threads=many"], "many"),
         (&["--memory=1X"], "no unit of size"),
-        (&["--memory=1M"], "are the least"),
+        (&["--memory=1M"], "give at least --memory"),
         (&["--exclude", "a["], "pattern \"a[\""),
         (&["--exclude", "/"], "names the root of the tree"),
         (&["--exclude", ""], "names the root of the tree"),
@@ -190,15 +190,20 @@ fn ids_that_sbuild_cannot_map() {
     }
     chown(tree.join("nobody"), Some(user().base + 65534), Some(user().base + 65534)).unwrap();
     let archive = scratch.join("x.tar");
-    let expected = ["6 file(s)", "a (65534:65534), b (", "e (", ", …;", "--unmapped squash"];
+    let expected =
+        ["6 of its files", "a (an owner from outside of the namespace), b (", "e (", ", …;", "--unmapped squash"];
     refuse(isar_as_user(["pack"]).args([&tree, &archive]), &scratch, &expected);
     // The root itself counts as well.
     let own = scratch.join("own");
     fs::create_dir(&own).unwrap();
     chown(&own, Some(user().uid), Some(user().gid)).unwrap();
-    refuse(isar_as_user(["pack"]).args([&own, &archive]), &scratch, &["1 file(s)", ". (65534:65534)"]);
+    refuse(
+        isar_as_user(["pack"]).args([&own, &archive]),
+        &scratch,
+        &["1 of its files", ". (an owner from outside of the namespace)"],
+    );
     // Without a namespace those of the tree itself are too large.
-    let expected = ["4 file(s)", &format!(". ({0}:{0})", user().base)];
+    let expected = ["4 of its files", &format!(". ({0}:{0})", user().base)];
     refuse(isar(["--userns=off", "pack"]).args([&tree, &archive]), &scratch, &expected);
     for (id, refused) in [(65535, false), (65536, true)] {
         let place = Scratch::new();
@@ -208,7 +213,7 @@ fn ids_that_sbuild_cannot_map() {
         let mut command = isar(["pack"]);
         command.args([place.join("tree"), place.join("x.tar")]);
         if refused {
-            refuse(&mut command, &place, &["1 file(s)", "file (0:65536)"]);
+            refuse(&mut command, &place, &["1 of its files", "file (0:65536)"]);
         } else {
             succeed(&mut command);
         }

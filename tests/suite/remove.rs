@@ -79,6 +79,16 @@ fn the_directory_itself_goes_from_sticky_and_from_foreign_groups_directories() {
 }
 
 #[test]
+fn a_tree_that_is_named_twice_is_removed_once() {
+    let scratch = Scratch::new();
+    make(&scratch, "tree/", sub(0), 0o755);
+    make(&scratch, "tree/a", sub(0), 0o600);
+    let tree = scratch.join("tree");
+    succeed(isar_as_user(["remove"]).args([&tree, &scratch.join("./tree"), &tree]));
+    assert!(!tree.exists());
+}
+
+#[test]
 fn foreign_files_are_named_and_the_rest_goes() {
     let scratch = Scratch::new();
     make(&scratch, "tree/", sub(0), 0o755);

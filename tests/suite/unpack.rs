@@ -131,6 +131,43 @@ fn replace_removes_what_was_there() {
 }
 
 #[test]
+fn replace_does_not_remove_the_archive_with_the_directory_that_it_lies_in() {
+    let scratch = Scratch::new();
+    let dir = scratch.namespace_dir("dir");
+    fs::create_dir(dir.join("below")).unwrap();
+    let archive = several().write(&scratch, "a.tar");
+    let (inside, link) = (dir.join("below/a.tar"), scratch.join("link.tar"));
+    fs::copy(&archive, &inside).unwrap();
+    std::os::unix::fs::symlink(&inside, &link).unwrap();
+    for archive in [&inside, &link] {
+        let said = fail(2, &mut unpack(archive, &dir, &["--replace"]));
+        assert!(said.contains("lies inside") && said.contains("move it out of there"), "{said}");
+        assert!(inside.exists());
+    }
+}
+
+#[test]
+fn the_summary_counts_what_was_unpacked() {
+    let scratch = Scratch::new();
+    let archive = several().write(&scratch, "a.tar");
+    let all: Value = serde_json::from_str(&succeed(&mut unpack(&archive, &scratch.join("all"), &["--json"]))).unwrap();
+    let root: Value = serde_json::from_str(&succeed(&mut unpack(
+        &archive,
+        &scratch.join("root"),
+        &["--json", "--exclude", "/usr", "--exclude", "/etc"],
+    )))
+    .unwrap();
+    assert_eq!(
+        (&root["members"]["total"], &root["members"]["files"], &root["data_bytes"]),
+        (&1.into(), &0.into(), &0.into())
+    );
+    let number = |value: &Value| value.as_u64().unwrap();
+    let left_out = number(&root["skipped"]["not_wanted"]);
+    assert_eq!(number(&all["members"]["total"]), left_out + 1);
+    assert!(number(&all["data_bytes"]) > 0 && all["skipped"]["not_wanted"] == 0, "{all}");
+}
+
+#[test]
 fn a_wrong_digest_or_pattern_is_found_before_anything_is_replaced() {
     let scratch = Scratch::new();
     let archive = Tar::new().file("./a", "new").end().write(&scratch, "a.tar");

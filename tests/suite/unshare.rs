@@ -56,7 +56,9 @@ fn the_status_is_that_of_the_command_or_says_why_there_was_none() {
 fn a_line_that_is_not_understood_has_no_status_that_a_command_would_have() {
     let cases: &[(i32, &[&str])] = &[
         (125, &["unshare"]),
+        (125, &["unshare", "--usern", "off", "true"]),
         (125, &["chroot"]),
+        (125, &["chroot", "tree", "--usern", "off"]),
         (125, &["chroot", "--bind", "/a:b", "tree", "true"]),
         (125, &["imager", "--root", "a", "--cache", "b", "archive"]),
         (125, &["imager", "--no-such-option", "archive"]),

@@ -224,7 +224,7 @@ impl Job<'_> {
             if directory.tally.is_open() {
                 report::error(&anyhow!("cannot {}: {}", self.args.on(directory.path), directory.tally.why()));
                 status = Status::Failed;
-            } else if !self.args.json {
+            } else if !self.args.json && !self.globals.quiet {
                 report::result(&format!("{path}: {}\n", self.line(directory)))?;
             }
         }

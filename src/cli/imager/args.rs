@@ -26,7 +26,7 @@ pub struct Args {
     /// Keep an unpacked copy in DIR for the runs to come
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Remove copies that no run uses, oldest use first, until those left hold no more than this (20G)
+    /// Remove copies that no run uses, oldest use first, until those left hold no more than this, as in 20G
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
     pub cache_limit: Option<u64>,
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there (repeatable)

@@ -36,10 +36,10 @@ pub struct Args {
     /// Worker threads, 0 for one a processor; the archive is the same for any number [default: ZSTD_NBTHREADS, or 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Stay below this much memory (512M); less than the default may mean smaller frames
+    /// Stay below this much memory [default: 512M]; less may mean smaller frames
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// How much of the tree stands in a frame, at least (12M); with smaller ones --reuse takes over more, of a larger archive
+    /// How much of the tree stands in a frame, at least [default: 12M]; with smaller ones --reuse takes over more, of a larger archive
     #[arg(long, value_name = "1M-64M", value_parser = frame_size)]
     frame_size: Option<u64>,
     /// Enter other file systems and bind mounts, of which else only the empty mount point is packed
@@ -150,7 +150,10 @@ impl Args {
         };
         let format = match (self.format, by_name) {
             (Some(FormatName::Zst), by_name) if by_name != Some(FormatName::Zst) && !self.is_stream() => {
-                bail!("the name must end in .tar.zst: sbuild 0.85 tells the compression by it")
+                bail!(
+                    "the name of the archive, {:?}, must end in .tar.zst: sbuild 0.85 tells the compression by it",
+                    self.archive
+                )
             }
             (Some(FormatName::Tar), Some(FormatName::Zst)) => {
                 bail!("a plain tar must not be named .tar.zst: sbuild 0.85 would take it for compressed")
@@ -158,7 +161,10 @@ impl Args {
             (Some(format), _) | (None, Some(format)) => format,
             (None, None) if self.is_stream() => bail!("say which form stdout gets: --format zst or --format tar"),
             (None, None) => {
-                bail!("the name says no form that sbuild 0.85 would detect: let it end in .tar.zst or .tar")
+                bail!(
+                    "the name of the archive, {:?}, must end in .tar.zst or .tar: sbuild 0.85 tells the compression by it",
+                    self.archive
+                )
             }
         };
         Ok(match format {

@@ -12,7 +12,7 @@ use super::Args;
 use crate::cli::Globals;
 use crate::cli::members;
 use crate::cli::report;
-use crate::cli::values::{human, list};
+use crate::cli::values::{counted, human, list};
 
 /// The line that `sha256sum` would print for the archive, so that `sha256sum --check` finds it from the digest's directory.
 pub fn digest_line(summary: &Summary, args: &Args) -> Vec<u8> {
@@ -53,7 +53,8 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
     let mut text = String::new();
     let name = if args.is_stream() { String::from("stdout") } else { format!("{:?}", args.archive) };
     let ratio = summary.tar_bytes as f64 / summary.archive_bytes.max(1) as f64;
-    let frames = if summary.frames > 0 { format!(", {} frames", summary.frames) } else { String::new() };
+    let frames =
+        if summary.frames > 0 { format!(", {}", counted(summary.frames, "frame", "frames")) } else { String::new() };
     let mut line = |what: &str, value: String| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{what:<9} {value}");

@@ -58,7 +58,7 @@ pub struct Args {
     /// Refuse the archive unless this is its SHA-256
     #[arg(long, value_name = "HEX", value_parser = digest)]
     pub sha256: Option<[u8; 32]>,
-    /// Refuse an archive that holds more than this (2G)
+    /// Refuse an archive that holds more than this, as in 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     limit_size: Option<u64>,
     /// Refuse an archive with more members

@@ -17,6 +17,7 @@ use isar_tarball::ids::Source;
 use isar_tarball::input::Input;
 use isar_tarball::pack::hex;
 use isar_tarball::progress::Progress;
+use isar_tarball::tree::inside::is_inside;
 use isar_tarball::unpack::{self, Found, Hashed, Made, Options, Summary, Unpacking};
 use isar_tarball::userns::{Outcome, Outside, Place, Request, clean_up, hold_signals, supervise};
 use rustix::fs::fstat;
@@ -48,6 +49,7 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     // Mistakes on the command line are found before anything is removed or made.
     let options = args.options(Found::New, &place, maps)?;
     if args.replace {
+        must_lie_outside(args)?;
         let removed = remove::remove_one(&args.dir, globals)?;
         if removed != Status::Done {
             return Ok(removed);
@@ -92,6 +94,16 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
         undone.and_then(|()| target.abandon()).context("what was unpacked could not be removed")?;
     }
     Ok(done?)
+}
+
+/// DIR is about to be removed: the archive must not go with it.
+fn must_lie_outside(args: &Args) -> anyhow::Result<()> {
+    // Neither a pipe nor what is no file any more lies anywhere.
+    let (Ok(archive), Ok(dir)) = (args.archive.canonicalize(), File::open(&args.dir)) else { return Ok(()) };
+    if !args.is_stream() && is_inside(&archive, dir.as_fd())? {
+        bail!("it lies inside {:?}, which --replace removes; move it out of there first", args.dir);
+    }
+    Ok(())
 }
 
 fn open_archive(args: &Args) -> anyhow::Result<File> {

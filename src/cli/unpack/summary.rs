@@ -26,7 +26,7 @@ pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) 
 fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
     let none = String::new;
     let skipped = list(&[
-        (summary.left_out, "members not wanted", none()),
+        (summary.left_out, "unwanted members", none()),
         (summary.skipped_devices, "device nodes", none()),
         (summary.skipped_xattrs, "extended attributes", none()),
     ]);

@@ -1,0 +1,51 @@
+//! Does a path lie inside a directory, whichever way it leads there?
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, fstat, openat};
+
+use crate::error::{At, FileError};
+
+/// True when the directory that holds `path`, or one above that, is `tree`. The name itself need not exist, and is not followed.
+pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
+    let shown = path.as_os_str().as_bytes();
+    let id = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
+    let tree = id(tree)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut at = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at(parent.as_os_str().as_bytes(), "open the directory")?;
+    let mut here = id(at.as_fd())?;
+    while here != tree {
+        // A directory above that cannot be searched ends the look: the tree was reached another way then.
+        let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(false) };
+        let next = id(above.as_fd())?;
+        if next == here {
+            return Ok(false);
+        }
+        (at, here) = (above, next);
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_inside_whichever_way_it_leads_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir_all(scratch.path().join("rootfs/etc")).unwrap();
+        std::os::unix::fs::symlink("rootfs/etc", scratch.path().join("link")).unwrap();
+        let root = rustix::fs::open(scratch.path().join("rootfs"), OFlags::PATH, Mode::empty()).unwrap();
+        for (path, inside) in
+            [("rootfs/a", true), ("rootfs/etc/a", true), ("link/a", true), ("a", false), ("rootfs/../a", false)]
+        {
+            assert_eq!(is_inside(&scratch.path().join(path), root.as_fd()).unwrap(), inside, "{path}");
+        }
+    }
+}
