@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::error::{At, FileError};
 use crate::sys::start_writeback;
-use crate::tree::inside::is_inside;
+use crate::tree::inside::{is_inside, open_parent};
 
 /// A place where nothing can be written.
 #[derive(Debug, thiserror::Error)]
@@ -136,13 +136,6 @@ const STRETCH: u64 = 8 << 20;
 /// Refuses a place inside the directory `tree`, whichever way `path` leads there. To be asked before anything is made: a temporary file would change the tree.
 pub fn refuse_inside(path: &Path, tree: &OwnedFd) -> Result<(), Error> {
     if is_inside(path, tree.as_fd())? { Err(Error::InsideTree { path: path.to_owned() }) } else { Ok(()) }
-}
-
-/// The directory that holds `path`.
-fn open_parent(path: &Path) -> Result<OwnedFd, FileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at(parent.as_os_str().as_bytes(), "open the directory")
 }
 
 fn refuse_special(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Does a path lie inside a directory, whichever way it leads there?
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,9 +13,7 @@ pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
     let shown = path.as_os_str().as_bytes();
     let id = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
     let tree = id(tree)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut at = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at(parent.as_os_str().as_bytes(), "open the directory")?;
+    let mut at = open_parent(path)?;
     let mut here = id(at.as_fd())?;
     while here != tree {
         // A directory above that cannot be searched ends the look: the tree was reached another way then.
@@ -27,6 +25,13 @@ pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
         (at, here) = (above, next);
     }
     Ok(true)
+}
+
+/// The directory that holds `path`.
+pub fn open_parent(path: &Path) -> Result<OwnedFd, FileError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at(parent.as_os_str().as_bytes(), "open the directory")
 }
 
 #[cfg(test)]
