@@ -165,10 +165,10 @@ fn trees(bench: &mut Criterion) {
     }
     let root = std::fs::File::open(scratch.path()).unwrap();
     let options = walk::Options::default();
-    let tree = walk::walk(root.as_fd(), &options).unwrap();
+    let tree = walk::walk(root.as_fd(), &options, 1).unwrap();
     let mut group = bench.benchmark_group("tree");
     group.throughput(Throughput::Elements(tree.nodes.len() as u64));
-    group.bench_function("walk", |bench| bench.iter(|| walk::walk(root.as_fd(), &options).unwrap().nodes.len()));
+    group.bench_function("walk", |bench| bench.iter(|| walk::walk(root.as_fd(), &options, 1).unwrap().nodes.len()));
     group.bench_function("plan", |bench| {
         bench.iter(|| plan::plan(black_box(&tree), &plan::Cuts::default()).frames.len())
     });

@@ -53,7 +53,7 @@ pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd
             Some(file) => found.push((path.to_vec(), file)),
             None if is_pattern(path) => {
                 if tree.is_none() {
-                    tree = Some(walk::walk(root.as_fd(), &walk::Options::default())?);
+                    tree = Some(walk::walk(root.as_fd(), &walk::Options::default(), 1)?);
                 }
                 let before = found.len();
                 if let Some(tree) = &tree {

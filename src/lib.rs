@@ -14,7 +14,7 @@
 //!                       │
 //! tree/  archive/  zst/  input/  ids/  userns/           the parts
 //!                       │
-//! entry  members  acl  error  progress  sys
+//! entry  members  acl  error  parallel  progress  sys
 //! ```
 //!
 //! *Packing*: walk → plan (order, frames) → workers fill whole frames, compress them and decode them again → one writer puts them down in order, while sbuild's rules see the members → synced → renamed.
@@ -43,6 +43,7 @@ pub mod info;
 pub mod input;
 pub mod members;
 pub mod pack;
+mod parallel;
 pub mod progress;
 pub mod remove;
 pub mod sbuild;

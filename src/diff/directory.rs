@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use rustix::fs::OFlags;
 
@@ -13,6 +11,7 @@ use super::content::{Digest, Hasher};
 use super::{Error, Facts, FileId, Files, LeftOut, Options};
 use crate::entry::{Extent, Kind};
 use crate::error::FileError;
+use crate::parallel;
 use crate::sys::pread_append;
 use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Tree};
 use crate::tree::xattr::{self, Handle, Kept};
@@ -27,7 +26,7 @@ const BATCH: usize = 64;
 pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
     let root = if options.cross_mounts { root } else { walk::without_mounts(root) };
     let walk = walk::Options { exclude: options.exclude.clone(), cross_mounts: options.cross_mounts, devices: true };
-    let tree = walk::walk(root.as_fd(), &walk)?;
+    let tree = walk::walk(root.as_fd(), &walk, options.threads)?;
     let walk::Skipped { sockets, excluded, mounts, .. } = tree.skipped;
     let mut files = Files { is_directory: true, left_out: LeftOut { excluded, sockets, mounts }, ..Files::default() };
     let firsts = files.name(&tree);
@@ -59,36 +58,10 @@ impl Files {
 /// What is to be known of the files, by as many threads as `threads` says.
 fn read(root: BorrowedFd<'_>, tree: &Tree, nodes: &[NodeId], threads: usize) -> Result<Vec<Facts>, Error> {
     let batches: Vec<&[NodeId]> = nodes.chunks(BATCH).collect();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<(usize, Vec<Facts>)>, Error> {
-        let mut reader = Reader { root, tree, hasher: Hasher::default(), buffer: Vec::new() };
-        let mut done = Vec::new();
-        while let Some((index, batch)) = take(&batches, &next) {
-            let facts: Result<Vec<Facts>, Error> = batch.iter().map(|id| reader.facts(*id)).collect();
-            // Nobody needs to go on after an error.
-            let facts = facts.inspect_err(|_| next.store(batches.len(), Ordering::Relaxed))?;
-            done.push((index, facts));
-        }
-        Ok(done)
-    };
-    let results: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.clamp(1, batches.len().max(1))).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    let mut all = Vec::new();
-    for result in results {
-        all.extend(result?);
-    }
-    all.sort_unstable_by_key(|(index, _)| *index);
-    Ok(all.into_iter().flat_map(|(_, facts)| facts).collect())
-}
-
-fn take<'a>(batches: &[&'a [NodeId]], next: &AtomicUsize) -> Option<(usize, &'a [NodeId])> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    batches.get(index).map(|batch| (index, *batch))
+    let reader = || Reader { root, tree, hasher: Hasher::default(), buffer: Vec::new() };
+    let facts = |reader: &mut Reader<'_>, batch: &&[NodeId]| batch.iter().map(|id| reader.facts(*id)).collect();
+    let batches: Vec<Vec<Facts>> = parallel::each(&batches, threads, reader, facts)?;
+    Ok(batches.into_iter().flatten().collect())
 }
 
 /// Reads files, one after the other.

@@ -232,7 +232,7 @@ pub fn pack(
     out: &mut (impl Write + Send),
 ) -> Result<Packed, Error> {
     let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
-    let tree = walk::walk(root.as_fd(), &options.walk)?;
+    let tree = walk::walk(root.as_fd(), &options.walk, options.threads)?;
     let squashed = match (audit::unmapped(&tree), options.unmapped) {
         (Some(found), Unmapped::Error) => return Err(found.into()),
         (found, Unmapped::Squash) => found.map_or(0, |found| found.count as u64),

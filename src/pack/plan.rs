@@ -283,7 +283,7 @@ mod tests {
         }
         let root = fs::File::open(scratch.path()).unwrap();
         let options = walk::Options { exclude: Patterns::new([]).unwrap(), cross_mounts: false, devices: false };
-        let tree = walk::walk(root.as_fd(), &options).unwrap();
+        let tree = walk::walk(root.as_fd(), &options, 1).unwrap();
         let plan = plan(&tree, cuts);
         let order = plan.order.iter().map(|id| String::from_utf8(tree.path(*id)).unwrap()).collect();
         (order, plan)

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,6 +19,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::exclude::Patterns;
 use crate::entry::{Extent, Timestamp};
 use crate::error::{At, FileError, Shown};
+use crate::parallel;
 
 /// A tree that could not be walked.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,16 @@ pub struct Skipped {
     pub mounts: u64,
 }
 
+impl Skipped {
+    fn add(&mut self, more: Skipped) {
+        let Skipped { sockets, devices, excluded, mounts } = more;
+        self.sockets += sockets;
+        self.devices += devices;
+        self.excluded += excluded;
+        self.mounts += mounts;
+    }
+}
+
 /// All files of a tree.
 #[derive(Debug, Default)]
 pub struct Tree {
@@ -173,10 +184,24 @@ impl Tree {
     }
 
     fn add_text(&mut self, text: &[u8]) -> io::Result<Range<u32>> {
-        let too_much = |_| io::Error::from(io::ErrorKind::OutOfMemory);
-        let start = u32::try_from(self.text.len()).map_err(too_much)?;
+        let start = length(&self.text)?;
         self.text.extend_from_slice(text);
-        Ok(start..u32::try_from(self.text.len()).map_err(too_much)?)
+        Ok(start..length(&self.text)?)
+    }
+
+    /// Adds what was found in directory `id`.
+    fn add(&mut self, id: NodeId, listing: Tree) -> Result<(), FileError> {
+        let Tree { nodes, skipped, text, extents } = listing;
+        let added =
+            self.add_text(&text).map_err(|error| FileError::new(&self.path(id), "remember the names", error))?;
+        let moved = |range: Range<u32>| added.start + range.start..added.start + range.end;
+        let first = self.nodes.len() as NodeId;
+        let moved = |node: Node| Node { name: moved(node.name), target: moved(node.target), ..node };
+        self.nodes.extend(nodes.into_iter().map(moved));
+        self.nodes[id as usize].children = first..self.nodes.len() as NodeId;
+        self.extents.extend(extents.into_iter().map(|(id, extents)| (first + id, extents)));
+        self.skipped.add(skipped);
+        Ok(())
     }
 }
 
@@ -188,36 +213,57 @@ pub fn without_mounts(root: OwnedFd) -> OwnedFd {
     open_tree(&root, c"", flags).unwrap_or(root)
 }
 
-/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do).
-pub fn walk(root: BorrowedFd<'_>, options: &Options) -> Result<Tree, Error> {
+/// How many directories are listed at a time. What they hold is in memory twice for a moment.
+const BATCH: usize = 128;
+
+/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do), with up to `threads` threads. The result is the same for any number.
+pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
-    let mut walker =
-        Walker { root, options, mount: Mount::of(&stat), tree: Tree::default(), buffer: Vec::with_capacity(64 << 10) };
+    let mut tree = Tree::default();
     let is_unmapped = is_unmapped(root, c".", &stat);
-    walker.tree.nodes.push(Node { is_unmapped, ..node(Tree::ROOT, NodeKind::Directory, &stat) });
+    tree.nodes.push(Node { is_unmapped, ..node(Tree::ROOT, NodeKind::Directory, &stat) });
     let mut next = 0;
-    // A directory's files are added behind all that is there, so this goes through every level.
-    while next < walker.tree.nodes.len() {
-        walker.enter(next as NodeId)?;
-        next += 1;
+    // Directories' files are added behind all that is there, so this goes through every level.
+    while next < tree.nodes.len() {
+        let is_entered = |node: &Node| node.kind == NodeKind::Directory && !node.is_mount_point;
+        let mut directories = Vec::with_capacity(BATCH);
+        while next < tree.nodes.len() && directories.len() < BATCH {
+            if is_entered(&tree.nodes[next]) {
+                directories.push(next as NodeId);
+            }
+            next += 1;
+        }
+        let lister = || Lister {
+            root,
+            options,
+            mount: Mount::of(&stat),
+            tree: &tree,
+            listing: Tree::default(),
+            buffer: Vec::with_capacity(64 << 10),
+        };
+        let listings = parallel::each(&directories, threads, lister, |lister, id| lister.list(*id))?;
+        for (id, listing) in directories.into_iter().zip(listings) {
+            tree.add(id, listing)?;
+        }
     }
-    Ok(walker.tree)
+    Ok(tree)
 }
 
-struct Walker<'a> {
+/// Lists directories, one after the other.
+struct Lister<'a> {
     root: BorrowedFd<'a>,
     options: &'a Options,
     mount: Mount,
-    tree: Tree,
+    /// What is known so far.
+    tree: &'a Tree,
+    /// The files of the directory that is listed now, numbered from 0 on.
+    listing: Tree,
     buffer: Vec<u8>,
 }
 
-impl Walker<'_> {
-    /// Adds the files of directory `id`, if it is one that is to be entered.
-    fn enter(&mut self, id: NodeId) -> Result<(), Error> {
-        if self.tree.node(id).kind != NodeKind::Directory || self.tree.node(id).is_mount_point {
-            return Ok(());
-        }
+impl Lister<'_> {
+    /// The files of directory `id`.
+    fn list(&mut self, id: NodeId) -> Result<Tree, Error> {
         let path = self.tree.path(id);
         let directory = open(self.root, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         if id != Tree::ROOT && Identity::of(&stat(directory.as_fd(), c"", &path)?) != self.tree.node(id).identity {
@@ -225,7 +271,6 @@ impl Walker<'_> {
         }
         let mut names = self.names(directory.as_fd(), &path)?;
         names.sort_unstable();
-        let first = self.tree.nodes.len() as NodeId;
         for name in &names {
             let mut child = path.clone();
             if !child.is_empty() {
@@ -234,9 +279,7 @@ impl Walker<'_> {
             child.extend_from_slice(name.to_bytes());
             self.add(id, directory.as_fd(), name, &child)?;
         }
-        let end = self.tree.nodes.len() as NodeId;
-        self.tree.nodes[id as usize].children = first..end;
-        Ok(())
+        Ok(mem::take(&mut self.listing))
     }
 
     fn names(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<CString>, FileError> {
@@ -254,17 +297,17 @@ impl Walker<'_> {
     /// Adds the file `name` of an open directory, unless it is one that is left out.
     fn add(&mut self, parent: NodeId, directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<(), Error> {
         if self.options.exclude.matches(path) {
-            self.tree.skipped.excluded += 1;
+            self.listing.skipped.excluded += 1;
             return Ok(());
         }
         let stat = stat(directory, name, path)?;
         let Some(kind) = self.kind(&stat) else { return Ok(()) };
         let mut node = node(parent, kind, &stat);
         node.is_unmapped = is_unmapped(directory, name, &stat);
-        node.name = self.tree.add_text(name.to_bytes()).at(path, "remember the name")?;
+        node.name = self.listing.add_text(name.to_bytes()).at(path, "remember the name")?;
         match kind {
             NodeKind::Directory | NodeKind::File if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
-                self.tree.skipped.mounts += 1;
+                self.listing.skipped.mounts += 1;
                 node.is_mount_point = true;
                 (node.size, node.links) = (0, 1);
                 // What is seen is the owner of something that is not packed. The tree's own directory, which cannot be seen, is root's as others are.
@@ -274,23 +317,23 @@ impl Walker<'_> {
             }
             NodeKind::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).at(path, "read the link")?;
-                node.target = self.tree.add_text(target.to_bytes()).at(path, "remember the link")?;
+                node.target = self.listing.add_text(target.to_bytes()).at(path, "remember the link")?;
             }
             // Fewer blocks than bytes: there may be holes.
             NodeKind::File if stat.stx_blocks.saturating_mul(512) < stat.stx_size => {
                 if let Some(extents) = extents(directory, name, stat.stx_size, path)? {
-                    self.tree.extents.insert(self.tree.nodes.len() as NodeId, extents);
+                    self.listing.extents.insert(self.listing.nodes.len() as NodeId, extents);
                 }
             }
             _ => {}
         }
-        self.tree.nodes.push(node);
+        self.listing.nodes.push(node);
         Ok(())
     }
 
     /// What a file is; `None` for one that is skipped, which is counted.
     fn kind(&mut self, stat: &Statx) -> Option<NodeKind> {
-        let skipped = &mut self.tree.skipped;
+        let skipped = &mut self.listing.skipped;
         match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::Directory => Some(NodeKind::Directory),
             FileType::RegularFile => Some(NodeKind::File),
@@ -312,6 +355,11 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// The length of a tree's text, which its ranges must be able to name.
+fn length(text: &[u8]) -> io::Result<u32> {
+    u32::try_from(text.len()).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 /// Which mount a file belongs to: its id (Linux 5.8), or else the device.

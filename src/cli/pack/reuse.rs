@@ -44,10 +44,8 @@ impl Inputs {
     pub fn reuse(self, args: &Args, globals: &Globals) -> anyhow::Result<Reuse> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started = Timestamp { seconds: now.as_secs().cast_signed(), nanoseconds: now.subsec_nanos() };
-        let mut program = Vec::new();
-        (&self.program).read_to_end(&mut program).context("read the program itself")?;
         let maps = id_maps().context("read the maps of the user namespace")?;
-        let context = reuse::context(&program, &maps);
+        let context = reuse::context(&self.program, &maps).context("read the program itself")?;
         let old = self.old.and_then(|(file, state)| Ok(Old::new(file, &state, &context)?));
         if let (Some(path), Err(error)) = (&args.reuse, &old) {
             note(globals, &format!("nothing is taken over from {path:?}: {error:#}"));

@@ -59,10 +59,15 @@ pub enum Found {
 
 /// The digest of all that decides which bytes come out, beside the tree and the options: the program (its own bytes) and zstd's version;
 /// and of how ids look (the maps of the namespace), without which metadata say nothing about ACLs.
-pub fn context(program: &[u8], id_maps: &[u8]) -> Digest {
+///
+/// # Errors
+///
+/// The program cannot be read.
+pub fn context(program: impl io::Read, id_maps: &[u8]) -> io::Result<Digest> {
+    let program = blake3::Hasher::new().update_reader(program)?.finalize();
     let zstd = zstd::zstd_safe::version_number().to_le_bytes();
-    let parts = [blake3::hash(program), blake3::hash(&zstd), blake3::hash(id_maps)];
-    blake3::hash(parts.map(|part| *part.as_bytes()).as_flattened()).into()
+    let parts = [program, blake3::hash(&zstd), blake3::hash(id_maps)];
+    Ok(blake3::hash(parts.map(|part| *part.as_bytes()).as_flattened()).into())
 }
 
 /// The digest of how a frame of so many bytes of content is compressed.
