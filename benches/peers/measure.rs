@@ -24,12 +24,16 @@ pub struct Run {
 }
 
 /// Ours and theirs, one after the other.
-pub struct Pairs(pub Vec<(Run, Run)>);
+pub struct Pairs {
+    pub runs: Vec<(Run, Run)>,
+    /// What ours took over from an older archive, in words, where the row is about that.
+    pub reused: Option<String>,
+}
 
 impl Pairs {
     /// The median of a figure over the runs of one side.
     pub fn median(&self, figure: impl Fn(&(Run, Run)) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.0.iter().map(figure).collect();
+        let mut values: Vec<f64> = self.runs.iter().map(figure).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
@@ -38,7 +42,7 @@ impl Pairs {
     /// How many times faster ours is, pair by pair: least, median, most.
     pub fn faster(&self) -> (f64, f64, f64) {
         let ratio = |(ours, theirs): &(Run, Run)| theirs.wall / ours.wall;
-        let ratios = self.0.iter().map(ratio);
+        let ratios = self.runs.iter().map(ratio);
         (ratios.clone().fold(f64::MAX, f64::min), self.median(ratio), ratios.fold(0.0, f64::max))
     }
 }
@@ -74,13 +78,30 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
             (next(&row.ours, &mut number), theirs)
         }
     };
-    let pairs = Pairs((0..count).map(pair).collect());
+    let runs = (0..count).map(pair).collect();
+    let pairs = Pairs { runs, reused: row.reports_reuse.then(|| reused(machine, &row.ours)) };
     for side in [&row.ours, &row.theirs] {
         for number in 1..=number {
             shell(machine, &side.clean, number);
         }
     }
     pairs
+}
+
+/// What one more run of `side` says that it has taken over.
+fn reused(machine: &Machine, side: &Side) -> String {
+    let words = side.command.iter().map(|word| if word == "-q" { "--json" } else { word });
+    let output = machine.as_user("env").args(words).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{:?}: {}", side.command, output.status);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let megabytes = |value: &serde_json::Value| value.as_f64().unwrap() / 1e6;
+    let (reused, frames) = (&said["reused"], &said["frames"]);
+    format!(
+        "{} of {frames} frames and {:.0} of {:.0} MB taken over",
+        reused["frames"],
+        megabytes(&reused["bytes"]),
+        megabytes(&said["archive_bytes"])
+    )
 }
 
 /// One run of `side`, with `{n}` in its scripts standing for `number`. It must succeed.

@@ -17,9 +17,11 @@ enum Change<'a> {
 pub fn rows(machine: &Machine) -> Vec<Row> {
     let edits = "cd {tree}; find usr etc var -type f -size -60k | sort | awk 'NR % 997 == 5' | head -10 | while read -r file; do echo >> $file; done; \
         for n in $(seq 20); do seq $((n * 500)) > $(find usr etc var -type d | sort | awk -v n=$((n * 53 + 7)) 'NR == n')/added-$n; done";
+    // As isar leaves a root file system: without apt's packages and lists.
     let apt = |words: &str| {
         format!(
-            "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends {words}"
+            "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends {words} \
+             && apt-get -qq clean && rm -rf /var/lib/apt/lists/*"
         )
     };
     let newer = "echo deb http://deb.debian.org/debian trixie main > /etc/apt/sources.list.d/newer.list";
@@ -59,6 +61,7 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
             faster,
             ours: side(changed.pack(&new, &reusing), &new, ""),
             theirs: side(changed.pack_by_seed(&theirs), &theirs, &clean),
+            reports_reuse: true,
             ..Row::default()
         }
     };

@@ -26,12 +26,13 @@ pub fn markdown(machine: &Machine, suite: &str, count: usize, results: &[(Row, P
             let (ours, theirs) = (pairs.median(|(ours, _)| figure(ours)), pairs.median(|(_, theirs)| figure(theirs)));
             format!("{ours:.digits$} / {theirs:.digits$}")
         };
-        let size = match pairs.0.first() {
+        let size = match pairs.runs.first() {
             Some((ours, theirs)) if ours.size > 0 => {
                 let share = ours.size as f64 / theirs.size as f64;
                 let goal = row.size.map_or(String::new(), |goal| format!(" (goal −{:.0} %)", 100.0 * (1.0 - goal)));
+                let reused = pairs.reused.as_ref().map_or(String::new(), |reused| format!("; {reused}"));
                 format!(
-                    "{:.1} / {:.1}: {:+.1} %{goal}",
+                    "{:.1} / {:.1}: {:+.1} %{goal}{reused}",
                     ours.size as f64 / 1e6,
                     theirs.size as f64 / 1e6,
                     100.0 * (share - 1.0)

@@ -3,7 +3,6 @@
 //! Members stand in strict depth-first order; only the files of one directory are permuted among themselves, because some extractors
 //! set a directory's times wrong when they come back to it later.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -115,9 +114,11 @@ pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
 }
 
 /// Depth first. Siblings are permuted so that large files come together, those of neighbouring directories too: they tend to be variants of one another,
-/// and stand in one frame then. Small files go by kind and extension.
+/// and stand in one frame then, by size, which is how the nearest variants become neighbours (lto-dump, lto1, cc1, cc1plus). Small files go by kind and extension.
 ///
 /// The large files come late, because their frame takes longest to make: what stands before it is written meanwhile, what stands behind it has to wait in memory.
+/// Of two directories with large files the one that holds less is first. Its own member stands before its small files then, far from the large frame: of the
+/// directories of programs and of compilers (`usr/bin`, `usr/lib/gcc`), nearly every package changes the former, and would cost a repack that frame.
 fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
     let (holds_large, held) = (holds_large(tree, cuts), held(tree));
     let mut order = Vec::with_capacity(tree.nodes.len());
@@ -140,9 +141,8 @@ fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
                 (true, false) => 2 + u8::from(is_directory),
             };
             let name = tree.name(*child).to_vec();
-            // Of two directories with large files the first has all else before them, the second behind: little shall stand there.
-            let most_first = Reverse(if is_directory && class == 3 { held[*child as usize] } else { 0 });
-            (class, most_first, if is_directory { Vec::new() } else { extension(&name) }, name)
+            let size = if holds_large[*child as usize] { held[*child as usize] } else { 0 };
+            (class, size, if is_directory { Vec::new() } else { extension(&name) }, name)
         });
         // A stack gives back the last first.
         stack.extend(children.into_iter().rev());
@@ -290,22 +290,26 @@ mod tests {
     }
 
     #[test]
-    fn large_files_of_neighbouring_directories_stand_together_and_little_behind_them() {
+    fn large_files_of_neighbouring_directories_stand_together_by_size() {
         let files = [
             ("bin/dump", 9000),
             ("bin/small", 10),
-            ("lib/gcc/cc1", 9000),
+            ("lib/gcc/cc1", 9900),
+            ("lib/gcc/lto1", 9100),
             ("lib/gcc/note", 10),
             ("lib/z", 4000),
             ("share/doc", 4000),
         ];
         let (order, plan) = planned(&files, &Cuts { most: 40_000, ..CUTS });
         let place = |path: &str| order.iter().position(|here| here == path).unwrap();
-        // Only directories between the two, and behind them nothing but the rest of the smaller directory.
-        assert_eq!(order[place("lib/gcc/cc1")..], ["lib/gcc/cc1", "bin", "bin/dump", "bin/small"]);
-        let large: Vec<&Frame> = plan.frames.iter().filter(|frame| frame.is_large).collect();
-        assert!(matches!(&large[..], [Frame { content: Content::Members(range), .. }]
-            if *range == (place("lib/gcc/cc1")..place("bin/small"))));
+        // Only the larger directory and those in it stand between them, and behind them its rest.
+        let directories = ["lib", "lib/gcc"];
+        let rest = ["lib/gcc/note", "lib/z"];
+        let large = [&["bin/dump"], &directories[..], &["lib/gcc/lto1", "lib/gcc/cc1"]].concat();
+        assert_eq!(order[place("bin/small")..], [&["bin/small"], &large[..], &rest].concat());
+        let frames: Vec<&Frame> = plan.frames.iter().filter(|frame| frame.is_large).collect();
+        assert!(matches!(&frames[..], [Frame { content: Content::Members(range), .. }]
+            if *range == (place("bin/dump")..place("lib/gcc/note"))));
     }
 
     #[test]

@@ -192,8 +192,7 @@ impl Tree {
     /// Adds what was found in directory `id`.
     fn add(&mut self, id: NodeId, listing: Tree) -> Result<(), FileError> {
         let Tree { nodes, skipped, text, extents } = listing;
-        let added =
-            self.add_text(&text).map_err(|error| FileError::new(&self.path(id), "remember the names", error))?;
+        let added = self.add_text(&text).map_err(|error| FileError::new(self.path(id), "remember the names", error))?;
         let moved = |range: Range<u32>| added.start + range.start..added.start + range.end;
         let first = self.nodes.len() as NodeId;
         let moved = |node: Node| Node { name: moved(node.name), target: moved(node.target), ..node };
