@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{FileType, OFlags, fstat};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -135,12 +135,6 @@ fn is_pattern(path: &[u8]) -> bool {
     path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'{'))
 }
 
-/// The root of a tree, open for [`find`].
-pub fn open_root(path: &std::path::Path) -> Result<OwnedFd, FileError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(rustix::fs::CWD, path, flags, Mode::empty()).at(path.as_os_str().as_bytes(), "open")
-}
-
 /// Sends an open file to the process at the other end of the socket, which need not have the right to open it.
 pub fn send(socket: BorrowedFd<'_>, path: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -181,7 +175,7 @@ mod tests {
 
     fn names(root: &std::path::Path, members: &[&str]) -> Result<Vec<String>, String> {
         let members: Vec<Vec<u8>> = members.iter().map(|member| member.as_bytes().to_vec()).collect();
-        let found = find(&open_root(root).unwrap(), &members).map_err(|error| error.to_string())?;
+        let found = find(&std::fs::File::open(root).unwrap().into(), &members).map_err(|error| error.to_string())?;
         Ok(found.into_iter().map(|(path, _)| String::from_utf8(path).unwrap()).collect())
     }
 

@@ -143,8 +143,17 @@ pub fn is_ignored(signal: i32) -> bool {
 
 /// Gives the signal its default action.
 pub fn set_default_action(signal: i32) -> io::Result<()> {
-    // SAFETY: no handler of ours is installed, so no code can be interrupted in a new way.
-    match unsafe { libc::signal(signal, libc::SIG_DFL) } {
+    set_action(signal, libc::SIG_DFL)
+}
+
+/// Ignores the signal.
+pub fn ignore(signal: i32) -> io::Result<()> {
+    set_action(signal, libc::SIG_IGN)
+}
+
+fn set_action(signal: i32, action: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: neither action that this is called with is a handler, so no code can be interrupted in a new way.
+    match unsafe { libc::signal(signal, action) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

@@ -45,14 +45,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Opens them as the caller, in the mount namespace that [`Prepared::new`] is going to be called in.
-    pub fn open(root: &Path, binds: &[Bind]) -> Result<Sources, FileError> {
-        let root = open_path(root, OFlags::DIRECTORY)?;
-        Sources::with_root(root, binds)
-    }
-
-    /// The same for a tree that is open already, in any mode.
-    pub fn with_root(root: OwnedFd, binds: &[Bind]) -> Result<Sources, FileError> {
+    /// Opens what is bound, for a tree that is open in any mode, both as the caller and in the mount namespace that [`Prepared::new`] is going to be called in.
+    pub fn open(root: OwnedFd, binds: &[Bind]) -> Result<Sources, FileError> {
         let open = |bind: &Bind| Ok((bind.clone(), open_path(&bind.host, OFlags::empty())?));
         Ok(Sources { root, binds: binds.iter().map(open).collect::<Result<_, FileError>>()? })
     }

@@ -13,7 +13,7 @@ use isar_tarball::userns::init::Init;
 use isar_tarball::userns::supervise_command;
 
 use super::report::{self, Status};
-use super::{Globals, place};
+use super::{Globals, place, rootfs};
 
 /// Run a command in a tree, with /dev, /proc, /sys and parts of the host in it
 ///
@@ -100,7 +100,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let ended = supervise_command(
         &place,
         |_| Ok(()),
-        || Sources::open(&args.rootfs, &args.bind),
+        || -> anyhow::Result<Sources> { Ok(Sources::open(rootfs::open(&args.rootfs)?, &args.bind)?) },
         |_, sources| {
             let work = || -> anyhow::Result<u8> {
                 let init = Init::new()?;

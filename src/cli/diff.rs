@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::pack::DEFAULT_EXCLUDES;
 use super::report::{self, Status};
 use super::source::{self, Reading};
+use super::values::list;
 use super::{Globals, place};
 
 /// Show what differs between two trees, each a directory or an archive
@@ -217,15 +218,14 @@ fn shown(path: &[u8]) -> String {
 fn skipped(outcome: &Outcome, a: &Files, b: &Files) {
     let sum = |count: fn(&diff::LeftOut) -> u64| count(&a.left_out) + count(&b.left_out);
     let counts = [
-        (outcome.devices, "device nodes that only a directory has"),
-        (sum(|left_out| left_out.sockets), "sockets"),
-        (sum(|left_out| left_out.mounts), "mounts"),
-        (sum(|left_out| left_out.excluded), "excluded names"),
+        (outcome.devices, "device nodes", String::from(" that only a directory has")),
+        (sum(|left_out| left_out.sockets), "sockets", String::new()),
+        (sum(|left_out| left_out.mounts), "mounts", String::new()),
+        (sum(|left_out| left_out.excluded), "excluded names", String::new()),
     ];
-    let shown: Vec<String> =
-        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let shown = list(&counts);
     if !shown.is_empty() {
-        eprintln!("isar-tarball: not compared: {}", shown.join(", "));
+        report::say(&format!("not compared: {shown}"));
     }
 }
 

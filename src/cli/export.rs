@@ -16,7 +16,7 @@ use isar_tarball::userns::{Outside, Request, supervise};
 use serde_json::json;
 
 use super::report::{self, Status};
-use super::{Globals, place};
+use super::{Globals, place, rootfs};
 
 /// Copy files out of a tree that belongs to subordinate ids
 ///
@@ -60,7 +60,7 @@ fn export_files(mut args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let members: Vec<Vec<u8>> =
         std::mem::take(&mut args.members_and_dest).into_iter().map(OsString::into_vec).collect();
     let into_directory = dest.is_dir();
-    let root = export::open_root(&args.rootfs)?;
+    let root = rootfs::open(&args.rootfs)?;
     let place = place::place(globals)?;
     let (ours, theirs) = channel()?;
     let mut copied = Vec::new();

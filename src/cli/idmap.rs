@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Globals;
 use super::place::{self, Namespace};
-use super::report::Status;
+use super::report::{self, Status};
 
 /// Show the map between the ids of a tree and those on disk
 ///
@@ -56,7 +56,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
         None => place::maps(globals)?,
     };
     if namespace.is_none() && !globals.quiet {
-        eprintln!("isar-tarball: no user namespace is used here: every id is itself");
+        report::say("no user namespace is used here: every id is itself");
     }
     let text = match if args.json { Format::Json } else { args.format } {
         Format::Table => table(&maps),

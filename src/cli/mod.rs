@@ -19,6 +19,7 @@ mod progress;
 mod quoting;
 mod remove;
 mod report;
+mod rootfs;
 mod source;
 mod unpack;
 mod unshare;
@@ -27,6 +28,7 @@ mod values;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use report::Status;
 
@@ -93,8 +95,10 @@ pub fn main() -> ExitCode {
     let (Cli { globals, command }, failed) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // With no stream to say it on, the status still tells.
-            let _ = error.print();
+            match error.kind() {
+                DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => _ = error.print(),
+                _ => report::usage(&error),
+            }
             return if error.use_stderr() { failed(named().as_deref()) } else { Status::Done }.into();
         }
     };

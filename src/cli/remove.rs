@@ -177,7 +177,7 @@ fn say(path: &Path, removed: Removed, args: &Args) {
     let name = Shown(path.as_os_str().as_encoded_bytes());
     let line = format!("{did} {name}: {directories} directories, {files} other files\n");
     if args.json || !args.dry_run {
-        _ = report::note(&line);
+        report::note(&line);
     } else {
         _ = report::result(&line);
     }

@@ -53,9 +53,25 @@ impl From<Status> for ExitCode {
     }
 }
 
+/// Prints a line of the program's own on stderr.
+pub fn say(text: &str) {
+    to_stderr(&format!("isar-tarball: {text}\n"));
+}
+
+/// With no stream to say it on, the exit status still tells.
+fn to_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Prints an error with its causes on one line of stderr.
 pub fn error(error: &anyhow::Error) {
-    eprintln!("isar-tarball: {error:#}");
+    say(&format!("{error:#}"));
+}
+
+/// Prints what is wrong with the command line, and how it should be.
+pub fn usage(error: &clap::Error) {
+    let text = error.render().to_string();
+    say(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
 }
 
 /// Whoever read stdout has closed it, having seen enough.
@@ -85,7 +101,7 @@ pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
 
 /// Prints a warning on stderr.
 pub fn warning(text: &str) {
-    eprintln!("isar-tarball: warning: {text}");
+    say(&format!("warning: {text}"));
 }
 
 /// Prints a result on stdout.
@@ -105,8 +121,7 @@ pub fn is_coloured(choice: ColorChoice) -> bool {
     }
 }
 
-/// Prints something worth knowing on stderr.
-pub fn note(text: &str) -> anyhow::Result<()> {
-    eprint!("{text}");
-    Ok(())
+/// Prints something worth knowing on stderr, as it is.
+pub fn note(text: &str) {
+    to_stderr(text);
 }

@@ -104,7 +104,10 @@ pub enum Refusal {
         path: Vec<u8>,
     },
     /// The target of a hard link is not there.
-    #[error("its target {} is none of the files that were unpacked before it", Shown(target))]
+    #[error(
+        "its target {} is none of the files that were unpacked before it; where members are named, name it too",
+        Shown(target)
+    )]
     Target {
         /// The target.
         target: Vec<u8>,

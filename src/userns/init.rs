@@ -117,6 +117,8 @@ impl Init {
                     Forked::Child => {
                         self.signals.release().map_err(Error::Watch)?;
                         let cause = command.exec();
+                        // `exec` has given it the default action, for the command. Whoever does not read the error is to be told by the status.
+                        sys::ignore(libc::SIGPIPE).map_err(Error::Watch)?;
                         Err(not_run(command.get_program().as_bytes(), cause))
                     }
                     Forked::Parent(command) => Ok(command),

@@ -146,7 +146,7 @@ fn the_status_says_what_became_of_the_command() {
     assert_eq!(status("no-such-program"), Some(127));
     assert_eq!(status("/etc/passwd"), Some(126));
     let said = fail(125, &mut isar_as_user(["chroot", "/no/such/tree", "true"]));
-    assert!(said.contains("cannot run a command in \"/no/such/tree\": /no/such/tree: open: No such file"), "{said}");
+    assert!(said.contains("cannot run a command in \"/no/such/tree\": open the directory: No such file"), "{said}");
     let said = fail(125, isar_as_user(["chroot", "--bind", "/no/such:/x"]).arg(copy).arg("true"));
     assert!(said.contains("/no/such: open: No such file"), "{said}");
     assert!(is_cleared("x"));

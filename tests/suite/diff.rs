@@ -168,7 +168,7 @@ fn device_nodes_and_sockets_of_a_directory_are_noted() {
     let said = text(&output.stderr);
     // Seen from outside, the subordinate ids are others than those squashed.
     assert!(!text(&output.stdout).contains("null") && !text(&output.stdout).contains("socket"));
-    assert!(said.contains("not compared: 1 device nodes that only a directory has, 1 sockets"), "{said}");
+    assert!(said.contains("not compared: 1 device node that only a directory has, 1 socket"), "{said}");
     let output = run(isar(["diff", "--devices", "keep"]).args([&tree, &archive]));
     assert!(text(&output.stdout).contains("null: presence: character device → nothing\n"));
 }

@@ -60,7 +60,7 @@ fn what_cannot_be_exported_is_named_and_nothing_is_written() {
         (&["rootfs", "boot", "x"], "boot: it is a directory"),
         (&["rootfs", "boot/private/*", "x"], "2 files need a directory"),
         (&["rootfs", "../outside", "x"], "outside: the tree has no such file"),
-        (&["missing", "a", "x"], "cannot export from \"missing\": missing: open: No such file"),
+        (&["missing", "a", "x"], "cannot export from \"missing\": open the directory: No such file"),
         (&["rootfs", "vmlinuz", "no/dir"], "\"rootfs\": no: open the directory: No such file"),
     ];
     fs::write(scratch.join("outside"), "secret").unwrap();

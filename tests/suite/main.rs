@@ -19,6 +19,7 @@ mod imager_cache;
 mod info;
 mod isar_class;
 mod list;
+mod messages;
 mod pack;
 mod pack_faults;
 mod pack_interop;

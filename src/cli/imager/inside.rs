@@ -229,14 +229,17 @@ impl Inside<'_> {
         )?;
         match ended {
             Outcome::Exited(status @ (0 | 129..)) => Ok(status),
-            Outcome::Exited(status) => bail!("{} failed with status {status}: see above", step.name()),
+            Outcome::Exited(status) => bail!(
+                "{} failed with status {status}: see above; it knows the packages of the lists in the tree and of isar-apt",
+                step.name()
+            ),
             Outcome::Killed(_) => Ok(Status::from(ended).code()),
         }
     }
 
     fn note(&self, text: &str) {
         if self.globals.verbose {
-            _ = report::note(&format!("{text}\n"));
+            report::note(&format!("{text}\n"));
         }
     }
 

@@ -17,8 +17,9 @@ use isar_tarball::unpack::Found;
 use isar_tarball::userns::init::own_mounts;
 use isar_tarball::userns::{Place, Request, hold_signals, supervise_command};
 
+use super::chroot::refuse_option;
 use super::report::{self, Status};
-use super::{Globals, place, unpack};
+use super::{Globals, place, rootfs, unpack};
 pub use args::Args;
 use home::Home;
 use inside::Inside;
@@ -35,6 +36,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Status> {
+    args.command.first().map_or(Ok(()), |program| refuse_option(program))?;
     if args.archive.as_os_str() == "-" {
         bail!("stdin is the command's; give the name of a file");
     }
@@ -93,7 +95,7 @@ fn sources(args: &Args, home: &Home<'_>, place: &Place) -> anyhow::Result<Source
     if *place == Place::Here {
         own_mounts().map_err(|error| anyhow!("make a mount namespace: {}", describe(&error)))?;
     }
-    Ok(Sources::open(home.path(), &args.bind)?)
+    Ok(Sources::open(rootfs::open(home.path())?, &args.bind)?)
 }
 
 /// The host's; `None` when it has none.

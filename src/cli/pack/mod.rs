@@ -19,10 +19,10 @@ use isar_tarball::remove;
 use isar_tarball::sbuild::check::Making;
 use isar_tarball::sbuild::rules::{self, Rule};
 use isar_tarball::userns::{Outside, Request, hold_signals, supervise};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, unlinkat};
 
 use super::report::{self, Status};
-use super::{Globals, place, progress};
+use super::{Globals, place, progress, rootfs};
 
 pub use args::{Args, DEFAULT_EXCLUDES};
 
@@ -39,7 +39,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 
 fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let options = args.options()?;
-    let root = open_root(&args.rootfs)?;
+    let root = rootfs::open(&args.rootfs)?;
     hold_signals()?;
     let inputs = reuse::Inputs::open(&args)?;
     let mut outputs = Outputs::create(&args, &root)?;
@@ -71,12 +71,6 @@ fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
         },
     )?;
     Ok(place::of_work(outcome, || format!("cannot pack {rootfs:?}")))
-}
-
-/// Opens the tree as the caller, who need not be able to read it.
-fn open_root(rootfs: &Path) -> anyhow::Result<OwnedFd> {
-    let root = openat(CWD, rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    root.map_err(|error| anyhow!("open the directory: {}", describe(&error.into())))
 }
 
 /// The files that are made, as the caller sees them.

@@ -46,7 +46,11 @@ pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) 
     } else {
         for_people(summary, took, args)
     };
-    if args.is_stream() { report::note(&text) } else { report::result(&text) }
+    if args.is_stream() {
+        report::note(&text);
+        return Ok(());
+    }
+    report::result(&text)
 }
 
 fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
