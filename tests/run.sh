@@ -13,7 +13,7 @@ PACKAGES=(
     mmdebstrap sbuild uidmap debian-archive-keyring dpkg-dev
     acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3 python3-pip
     # for the scripts themselves
-    e2fsprogs procps shellcheck util-linux
+    e2fsprogs iproute2 procps shellcheck util-linux
 )
 
 as_root() {

@@ -80,6 +80,8 @@ pub fn examine(machine: &Machine) -> Vec<Finding> {
     findings.push(set_id(&machine.dir));
     findings.extend(setuid_to_caller(machine));
     findings.push(program("sbuild", "sbuild", &machine.search));
+    // With which sbuild gives a build its loopback device; without, each build fails at its first command.
+    findings.push(program("ip", "iproute2", &machine.search));
     findings.push(program("mmdebstrap", "mmdebstrap", &machine.search));
     findings
 }

@@ -13,7 +13,8 @@ fn machine(dir: &Path) -> Machine {
     fs::write(dir.join("sys/kernel/apparmor_restrict_unprivileged_userns"), "0\n").unwrap();
     fs::write(dir.join("sys/user/max_user_namespaces"), "1000\n").unwrap();
     fs::write(dir.join("sys/user/max_mnt_namespaces"), "1000\n").unwrap();
-    for (program, mode) in [("newuidmap", 0o4755), ("newgidmap", 0o4755), ("sbuild", 0o755), ("mmdebstrap", 0o755)] {
+    let programs = ["sbuild", "ip", "mmdebstrap"].map(|name| (name, 0o755));
+    for (program, mode) in [("newuidmap", 0o4755), ("newgidmap", 0o4755)].into_iter().chain(programs) {
         fs::write(dir.join("bin").join(program), "").unwrap();
         fs::set_permissions(dir.join("bin").join(program), fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -98,6 +99,7 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
             "correct the line",
         ),
         (|dir, _| fs::remove_file(dir.join("bin/sbuild")).unwrap(), "sbuild: not found", "package sbuild"),
+        (|dir, _| fs::remove_file(dir.join("bin/ip")).unwrap(), "ip: not found", "package iproute2"),
         (|dir, _| fs::remove_file(dir.join("bin/mmdebstrap")).unwrap(), "mmdebstrap: not found", "package mmdebstrap"),
         (|_, machine| machine.dir = "/proc".into(), "nosuid: /proc lies on a mount with nosuid", "remount,suid"),
         (|_, machine| machine.dir = "/no/such".into(), "/no/such: No such file", "a directory that is there"),
@@ -132,7 +134,7 @@ fn root_needs_no_namespace() {
     let dir = tempfile::tempdir().unwrap();
     let machine = Machine { account: None, search: Vec::new(), ..machine(dir.path()) };
     let names: Vec<_> = examine(&machine).into_iter().map(|finding| finding.name).collect();
-    assert_eq!(names, ["user-namespace", "nosuid", "sbuild", "mmdebstrap"]);
+    assert_eq!(names, ["user-namespace", "nosuid", "sbuild", "ip", "mmdebstrap"]);
 }
 
 #[test]
