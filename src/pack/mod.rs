@@ -159,6 +159,8 @@ pub struct Options {
     pub clamp_mtime: Option<i64>,
     /// Store whole seconds only.
     pub whole_seconds: bool,
+    /// Compute the SHA-256 of the archive.
+    pub sha256: bool,
     /// Where frames are cut; less memory may cut them smaller.
     pub cuts: Cuts,
 }
@@ -188,8 +190,8 @@ pub struct Summary {
     pub skipped_xattrs: u64,
     /// Files whose owner was stored as nobody.
     pub squashed: u64,
-    /// SHA-256 of the archive.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the archive, if [`Options::sha256`] asked for it.
+    pub sha256: Option<[u8; 32]>,
     /// Frames taken over from an older archive.
     pub reused_frames: u64,
     /// Bytes of the archive in them.

@@ -78,8 +78,8 @@ pub struct Written {
     pub archive_bytes: u64,
     /// Number of frames.
     pub frames: u64,
-    /// SHA-256 of the archive.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the archive, where it was asked for.
+    pub sha256: Option<[u8; 32]>,
     /// Extended attributes left out.
     pub skipped_xattrs: u64,
     /// Frames taken over from an older archive.
@@ -134,18 +134,22 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
                 let _ = spare.try_send(bytes);
             }
         };
-        let (to_hash, hashed) = bounded::<Arc<Vec<u8>>>(1);
-        let hasher = scope.spawn(move || {
-            let mut hash = Sha256::new();
-            for bytes in hashed {
-                hash.update(bytes.as_slice());
-                release(bytes);
-            }
-            hash.finalize().into()
+        let hashing = source.options.sha256.then(|| {
+            let (to_hash, hashed) = bounded::<Arc<Vec<u8>>>(1);
+            let hasher = scope.spawn(move || {
+                let mut hash = Sha256::new();
+                for bytes in hashed {
+                    hash.update(bytes.as_slice());
+                    release(bytes);
+                }
+                hash.finalize().into()
+            });
+            (to_hash, hasher)
         });
+        let (to_hash, hasher) = hashing.unzip();
         let written = write(receiver.iter(), &queue, to_hash, release, out);
         queue.stop();
-        let sha256 = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let sha256 = hasher.map(|hasher| hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         Ok(written?.map(|written| Written { sha256, ..written }))
     })
 }
@@ -290,11 +294,11 @@ fn reused(index: usize, record: Record, bytes: Vec<u8>, outline: Outline) -> Don
     }
 }
 
-/// Puts the frames down in order. Each is hashed meanwhile, and released when both are done with it.
+/// Puts the frames down in order. Each is hashed meanwhile, if that is wanted, and released when both are done with it.
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
     queue: &Queue<'_>,
-    to_hash: Sender<Arc<Vec<u8>>>,
+    to_hash: Option<Sender<Arc<Vec<u8>>>>,
     release: impl Fn(Arc<Vec<u8>>),
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
@@ -321,8 +325,10 @@ fn write(
             written.rules.add(&frame.outline);
             queue.given_back(frame.outline.bytes.len() as u64);
             let bytes = Arc::new(frame.bytes);
-            // Its receiver lives as long as this.
-            let _ = to_hash.send(Arc::clone(&bytes));
+            if let Some(to_hash) = &to_hash {
+                // Its receiver lives as long as this.
+                let _ = to_hash.send(Arc::clone(&bytes));
+            }
             if written.archive_bytes < DETECTED as u64 {
                 head.extend_from_slice(&bytes);
             } else {

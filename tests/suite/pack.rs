@@ -193,7 +193,7 @@ fn sha256sum_agrees_with_the_digest() {
         ("new\nline \\.tar", "y.sha256", "."),
         ("elsewhere/x.tar", "elsewhere/x.sha256", "elsewhere"),
     ] {
-        let mut pack = isar_as_user(["pack", "--digest", digest]);
+        let mut pack = isar_as_user(["pack", "-q", "--digest", digest]);
         succeed(pack.arg(&tree).arg(archive).current_dir(scratch.path()));
         let mut sum = Command::new("sha256sum");
         let said = succeed(sum.args(["--check", "--strict"]).arg(scratch.join(digest)).current_dir(scratch.join(at)));

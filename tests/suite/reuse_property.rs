@@ -177,6 +177,7 @@ fn options(threads: usize) -> Options {
         unmapped: Unmapped::Error,
         clamp_mtime: None,
         whole_seconds: false,
+        sha256: true,
         cuts: CUTS,
     }
 }

@@ -11,6 +11,7 @@ use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::walk;
 use isar_tarball::zst::compress::Level;
 
+use crate::cli::Globals;
 use crate::cli::report;
 use crate::cli::values::{size, threads};
 
@@ -177,7 +178,7 @@ impl Args {
     }
 
     /// What the library is asked to do.
-    pub fn options(&self) -> anyhow::Result<Options> {
+    pub fn options(&self, globals: &Globals) -> anyhow::Result<Options> {
         let defaults: &[&str] = if self.no_default_excludes { &[] } else { &DEFAULT_EXCLUDES };
         let patterns = defaults.iter().copied().chain(self.exclude.iter().map(String::as_str));
         let asked = self.threads.or_else(|| from_environment("ZSTD_NBTHREADS", |text| text.parse().ok()));
@@ -199,6 +200,8 @@ impl Args {
             },
             clamp_mtime: source_date_epoch()?,
             whole_seconds: self.mtime_precision == Precision::S,
+            // Whoever wants to hear nothing of it does not wait for it.
+            sha256: self.digest.is_some() || self.json || !globals.quiet,
             cuts: match format {
                 Format::Zstd(_) => self.frame_size.map_or_else(Cuts::default, Cuts::sized),
                 Format::Tar => Cuts::PLAIN,

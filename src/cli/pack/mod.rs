@@ -38,7 +38,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let options = args.options()?;
+    let options = args.options(globals)?;
     let root = rootfs::open(&args.rootfs)?;
     hold_signals()?;
     let inputs = reuse::Inputs::open(&args)?;
@@ -145,8 +145,8 @@ impl Job<'_> {
             self.judge(rules)?;
             self.archive.sync_all().context("sync the archive")?;
         }
-        if let Some(digest) = &mut self.digest {
-            let line = summary::digest_line(&summary, self.args);
+        if let (Some(digest), Some(sha256)) = (&mut self.digest, &summary.sha256) {
+            let line = summary::digest_line(sha256, self.args);
             digest.write_all(&line).and_then(|()| digest.sync_all()).context("write the digest")?;
         }
         if let (Some(file), Some(state)) = (&mut self.state, state) {

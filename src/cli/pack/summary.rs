@@ -15,7 +15,7 @@ use crate::cli::report;
 use crate::cli::values::{counted, human, list};
 
 /// The line that `sha256sum` would print for the archive, so that `sha256sum --check` finds it from the digest's directory.
-pub fn digest_line(summary: &Summary, args: &Args) -> Vec<u8> {
+pub fn digest_line(sha256: &[u8; 32], args: &Args) -> Vec<u8> {
     let same_directory = args.digest.as_deref().and_then(Path::parent) == args.archive.parent();
     let name = match args.archive.file_name() {
         Some(name) if same_directory => name.as_bytes().to_vec(),
@@ -34,7 +34,7 @@ pub fn digest_line(summary: &Summary, args: &Args) -> Vec<u8> {
         })
         .collect();
     let mark: &[u8] = if escaped == name { b"" } else { b"\\" };
-    [mark, hex(&summary.sha256).as_bytes(), b"  ", &escaped, b"\n"].concat()
+    [mark, hex(sha256).as_bytes(), b"  ", &escaped, b"\n"].concat()
 }
 
 /// Prints the summary: on stdout, or on stderr when the archive went to stdout.
@@ -76,7 +76,9 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
     if summary.squashed > 0 {
         line("squashed", format!("{} with an owner that sbuild cannot map, stored as nobody", summary.squashed));
     }
-    line("sha256", hex(&summary.sha256));
+    if let Some(sha256) = &summary.sha256 {
+        line("sha256", hex(sha256));
+    }
     line("time", format!("{:.2} s", took.as_secs_f64()));
     text
 }
@@ -103,7 +105,7 @@ fn as_json(summary: &Summary, took: Duration, args: &Args) -> serde_json::Value 
             "bytes": summary.reused_bytes,
             "damaged": summary.damaged_frames,
         },
-        "sha256": hex(&summary.sha256),
+        "sha256": summary.sha256.as_ref().map(hex),
         "seconds": took.as_secs_f64(),
         "members": members::object(&summary.members),
         "skipped": {
