@@ -112,8 +112,7 @@ struct Done {
 pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
     let queue = Queue::new(source.plan, shape.budget);
     let (sender, receiver) = unbounded();
-    // Only the buffers of a plain tar are all alike, and worth handing back.
-    let (spare, spared) = bounded(if source.options.format == Format::Tar { 2 * shape.threads } else { 0 });
+    let (spare, spared) = bounded(2 * shape.threads);
     thread::scope(|scope| {
         for _ in 0..shape.threads.min(source.plan.frames.len()) {
             let (sender, spared, queue) = (sender.clone(), spared.clone(), &queue);
@@ -129,7 +128,7 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
         let release = |bytes: Arc<Vec<u8>>| {
             // Whoever has done with it last. Both go in order.
             if let Some(bytes) = Arc::into_inner(bytes) {
-                queue.written(bytes.len() as u64);
+                queue.written(bytes.capacity() as u64);
                 // Whoever needs none has enough.
                 let _ = spare.try_send(bytes);
             }
@@ -166,7 +165,7 @@ fn work(
             Some(reuse) => maker.reused_or_made(index, reuse)?,
             None => maker.made(index)?,
         };
-        queue.finished(index, (done.bytes.len() + done.outline.bytes.len()) as u64);
+        queue.finished(index, (done.bytes.capacity() + done.outline.bytes.len()) as u64);
         if sender.send(Ok(done)).is_err() {
             break;
         }
@@ -184,7 +183,7 @@ struct Maker<'a> {
     decoder: Decoder,
     content: Vec<u8>,
     compressed: Vec<u8>,
-    /// Buffers of a plain tar that have been written.
+    /// Buffers that have been written.
     spare: Receiver<Vec<u8>>,
 }
 
@@ -210,7 +209,7 @@ impl<'a> Maker<'a> {
         let Source { tree, plan, options, .. } = *self.source;
         let frame = &plan.frames[index];
         let seen = reuse::seen(self.source, frame, self.is_last(index));
-        let unread = reuse.by_metadata(&seen, options.format, frame.is_large);
+        let unread = reuse.by_metadata(&seen, options.format, frame.is_large, |length| self.buffer(index, length));
         let mut is_damaged = matches!(unread, Found::Damaged);
         if let Found::Intact(record, bytes) = unread {
             self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
@@ -223,7 +222,7 @@ impl<'a> Maker<'a> {
         let recipe = reuse::recipe(options.format, self.content.len() as u64, frame.is_large);
         let metadata = reuse.lasting(&seen);
         let skipped_xattrs = self.reader.skipped_xattrs;
-        match reuse.by_content(&content, &recipe) {
+        match reuse.by_content(&content, &recipe, |length| self.buffer(index, length)) {
             Found::Intact(record, bytes) => {
                 let outline = self.reader.outline(&self.content);
                 return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes, outline));
@@ -271,12 +270,24 @@ impl<'a> Maker<'a> {
                 if !matches!(decoded, Ok(()) if self.content.len() as u64 == tar_bytes) {
                     return Err(Error::Unverified);
                 }
-                // An exact copy travels; the large buffers stay here and are used again.
-                self.compressed.as_slice().to_vec()
+                // A copy travels; the large buffers stay here and are used again.
+                let mut copy = self.buffer(index, self.compressed.len());
+                copy.extend_from_slice(&self.compressed);
+                copy
             }
             None => mem::replace(&mut self.content, self.spare.try_recv().unwrap_or_default()),
         };
         Ok(Done { index, tar_bytes, bytes, outline, skipped_xattrs, ..Done::default() })
+    }
+
+    /// An empty buffer with room for `length` bytes of frame `index`: one that has been touched before, unless it takes more than the frame is counted for.
+    fn buffer(&self, index: usize, length: usize) -> Vec<u8> {
+        let most = cost(&self.source.plan.frames[index]);
+        let spare = self.spare.try_recv().ok().filter(|buffer| buffer.capacity() as u64 <= most);
+        let mut buffer = spare.unwrap_or_default();
+        buffer.clear();
+        buffer.reserve_exact(length);
+        buffer
     }
 }
 
@@ -366,6 +377,11 @@ struct State {
     stopped: bool,
 }
 
+/// What a frame takes while it is made, in bytes: its content and, at worst, as much again.
+fn cost(frame: &Frame) -> u64 {
+    2 * frame.size
+}
+
 impl<'a> Queue<'a> {
     fn new(plan: &'a Plan, budget: u64) -> Queue<'a> {
         let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
@@ -377,9 +393,8 @@ impl<'a> Queue<'a> {
         Queue { plan, budget, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// What a frame takes while it is made: its content and, at worst, as much again.
     fn cost(&self, index: usize) -> u64 {
-        2 * self.plan.frames[index].size
+        cost(&self.plan.frames[index])
     }
 
     /// What the two costliest of some frames take.

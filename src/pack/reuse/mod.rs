@@ -80,24 +80,31 @@ pub fn recipe(format: Format, content_bytes: u64, is_large: bool) -> Digest {
 }
 
 impl Reuse {
-    /// The frame of the older archive that was made of members with the same metadata, if such are to be trusted.
-    pub fn by_metadata(&self, seen: &Seen, format: Format, is_large: bool) -> Found {
-        self.find(|record| {
+    /// The frame of the older archive that was made of members with the same metadata, if such are to be trusted. `buffer` makes room for so many bytes.
+    pub fn by_metadata(
+        &self,
+        seen: &Seen,
+        format: Format,
+        is_large: bool,
+        buffer: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Found {
+        let is_it = |record: &Record| {
             self.trust_metadata
                 && record.metadata == Some(seen.digest)
                 && record.recipe == recipe(format, record.content_bytes, is_large)
-        })
+        };
+        self.find(is_it, buffer)
     }
 
-    /// The frame of the older archive that has this content and was compressed in this way.
-    pub fn by_content(&self, content: &Digest, recipe: &Digest) -> Found {
-        self.find(|record| record.content == *content && record.recipe == *recipe)
+    /// The frame of the older archive that has this content and was compressed in this way. `buffer` makes room for so many bytes.
+    pub fn by_content(&self, content: &Digest, recipe: &Digest, buffer: impl FnOnce(usize) -> Vec<u8>) -> Found {
+        self.find(|record| record.content == *content && record.recipe == *recipe, buffer)
     }
 
-    fn find(&self, is_it: impl Fn(&Record) -> bool) -> Found {
+    fn find(&self, is_it: impl Fn(&Record) -> bool, buffer: impl FnOnce(usize) -> Vec<u8>) -> Found {
         let Some(old) = &self.old else { return Found::Missing };
         match old.frames.iter().find(|(_, record)| is_it(record)) {
-            Some((offset, record)) => match old.read(*offset, record) {
+            Some((offset, record)) => match old.read(*offset, record, buffer) {
                 Ok(Some(bytes)) => Found::Intact(record.clone(), bytes),
                 Ok(None) | Err(_) => Found::Damaged,
             },
@@ -138,10 +145,10 @@ impl Old {
     }
 
     /// The bytes of a frame; `None` when they are not those that were written.
-    fn read(&self, offset: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
+    fn read(&self, offset: u64, record: &Record, buffer: impl FnOnce(usize) -> Vec<u8>) -> io::Result<Option<Vec<u8>>> {
         // The archive was as long as all frames together when it was opened, so this is no more than it took on the disk.
         let length = usize::try_from(record.compressed_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut bytes = Vec::with_capacity(length);
+        let mut bytes = buffer(length);
         while bytes.len() < length {
             match pread_append(self.file.as_fd(), offset + bytes.len() as u64, length - bytes.len(), &mut bytes) {
                 Ok(0) => return Ok(None),
