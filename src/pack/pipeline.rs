@@ -11,9 +11,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{Reader, Source};
-use super::plan::{Frame, MAX_FRAME, Plan};
+use super::plan::{Content, Frame, MAX_FRAME, Plan};
 use super::reuse::{self, Found, Record, Reuse};
 use super::{Error, Format, Options};
+use crate::archive::header;
 use crate::archive::outline::Outline;
 use crate::archive::writer::END;
 use crate::sbuild::check::Making;
@@ -29,6 +30,9 @@ const CONTEXT: u64 = 32 << 20;
 
 /// Frames smaller than this, in bytes, are not worth their headers.
 const LEAST_FRAME: u64 = 1 << 20;
+
+/// What a member usually takes beside its header and data, in bytes: a PAX header with the exact time.
+const EXTENSION: usize = 2 * header::BLOCK;
 
 /// Bytes that the program takes before anything else.
 const PROGRAM: u64 = 16 << 20;
@@ -245,6 +249,13 @@ impl<'a> Maker<'a> {
 
     fn read(&mut self, index: usize) -> Result<&'a Frame, Error> {
         let frame = &self.source.plan.frames[index];
+        let members = match &frame.content {
+            Content::Members(range) => range.len(),
+            Content::Part { .. } => 1,
+        };
+        // Growing would copy it, and leave room that nobody needs.
+        self.content.clear();
+        self.content.reserve_exact(frame.size as usize + members * EXTENSION);
         self.reader.frame(&frame.content, &mut self.content)?;
         self.content.extend_from_slice(self.end(index));
         Ok(frame)
@@ -468,7 +479,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use std::collections::VecDeque;
 
-    use super::super::plan::Content;
     use super::*;
     use crate::zst::compress::Level;
 
