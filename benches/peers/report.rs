@@ -17,7 +17,7 @@ pub fn markdown(machine: &Machine, suite: &str, count: usize, results: &[(Row, P
     let tree = if machine.tree.ends_with(suite) { format!("a buildd chroot of {suite}") } else { "a tree".to_owned() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
-        "{tree}, {cores} processors, page cache warm, medians of {count} interleaved pairs\n\n\
+        "{tree}, {cores} processors, page cache warm, medians of {count} interleaved pairs, or of as few as a row that takes minutes allows\n\n\
          | work | against | faster | goal | seconds | CPU seconds | peak MiB | MB |\n|---|---|---|---|---|---|---|---|\n"
     );
     for (row, pairs) in results {
