@@ -79,7 +79,8 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
         }
     };
     let runs = (0..count).map(pair).collect();
-    let pairs = Pairs { runs, reused: row.reports_reuse.then(|| reused(machine, &row.ours)) };
+    let takes_over = row.ours.command.iter().any(|word| word == "--reuse");
+    let pairs = Pairs { runs, reused: takes_over.then(|| reused(machine, &row.ours)) };
     for side in [&row.ours, &row.theirs] {
         for number in 1..=number {
             shell(machine, &side.clean, number);

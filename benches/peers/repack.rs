@@ -61,7 +61,6 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
             faster,
             ours: side(changed.pack(&new, &reusing), &new, ""),
             theirs: side(changed.pack_by_seed(&theirs), &theirs, &clean),
-            reports_reuse: true,
             ..Row::default()
         }
     };

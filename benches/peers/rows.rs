@@ -37,8 +37,6 @@ pub struct Row {
     pub is_quick: bool,
     /// Each run has [`Machine::fresh`] made anew before.
     pub is_fresh: bool,
-    /// Our command says with `--json` what it has taken over from an older archive.
-    pub reports_reuse: bool,
     pub ours: Side,
     pub theirs: Side,
 }

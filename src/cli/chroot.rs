@@ -1,6 +1,6 @@
 //! `isar-tarball chroot`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -85,15 +85,17 @@ pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
 }
 
 /// Whatever begins with a dash where a command belongs is a mistyped option.
-pub fn refuse_option(program: &OsStr) -> anyhow::Result<()> {
-    if program.as_bytes().starts_with(b"-") {
-        bail!("{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)");
+pub fn refuse_option(command: &[OsString]) -> anyhow::Result<()> {
+    match command.first() {
+        Some(program) if program.as_bytes().starts_with(b"-") => {
+            bail!("{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    args.command.first().map_or(Ok(()), |program| refuse_option(program))?;
+    refuse_option(&args.command)?;
     let place = place::place(globals)?;
     let resolv_conf =
         if args.resolv_conf { Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?) } else { None };

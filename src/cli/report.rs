@@ -55,12 +55,7 @@ impl From<Status> for ExitCode {
 
 /// Prints a line of the program's own on stderr.
 pub fn say(text: &str) {
-    to_stderr(&format!("isar-tarball: {text}\n"));
-}
-
-/// With no stream to say it on, the exit status still tells.
-fn to_stderr(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    note(&format!("isar-tarball: {text}\n"));
 }
 
 /// Prints an error with its causes on one line of stderr.
@@ -123,5 +118,6 @@ pub fn is_coloured(choice: ColorChoice) -> bool {
 
 /// Prints something worth knowing on stderr, as it is.
 pub fn note(text: &str) {
-    to_stderr(text);
+    // With no stream to say it on, the exit status still tells.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }

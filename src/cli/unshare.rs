@@ -39,7 +39,7 @@ Example: isar-tarball unshare sh -s 3>rootfs.tar <<'EOF'
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let (program, rest) = args.command.split_first().context("give a command")?;
-    refuse_option(program)?;
+    refuse_option(&args.command)?;
     let place = place::place(globals)?;
     let ended = supervise_command(
         &place,

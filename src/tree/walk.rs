@@ -193,9 +193,9 @@ impl Tree {
     fn add(&mut self, id: NodeId, listing: Tree) -> Result<(), FileError> {
         let Tree { nodes, skipped, text, extents } = listing;
         let added = self.add_text(&text).map_err(|error| FileError::new(self.path(id), "remember the names", error))?;
-        let moved = |range: Range<u32>| added.start + range.start..added.start + range.end;
         let first = self.nodes.len() as NodeId;
-        let moved = |node: Node| Node { name: moved(node.name), target: moved(node.target), ..node };
+        let shifted = |range: Range<u32>| added.start + range.start..added.start + range.end;
+        let moved = |node: Node| Node { name: shifted(node.name), target: shifted(node.target), ..node };
         self.nodes.extend(nodes.into_iter().map(moved));
         self.nodes[id as usize].children = first..self.nodes.len() as NodeId;
         self.extents.extend(extents.into_iter().map(|(id, extents)| (first + id, extents)));

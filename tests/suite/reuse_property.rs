@@ -432,13 +432,9 @@ fn an_archive_that_changes_after_it_was_opened_does_no_harm() {
 
 #[test]
 fn another_program_library_or_namespace_is_another_context() {
-    let context = reuse::context(&b"program"[..], b"maps").unwrap();
-    assert_eq!(context, reuse::context(&b"program"[..], b"maps").unwrap());
-    for other in [
-        reuse::context(&b"programm"[..], b"aps").unwrap(),
-        reuse::context(&b"program"[..], b"").unwrap(),
-        reuse::context(&b""[..], b"maps").unwrap(),
-    ] {
-        assert_ne!(context, other);
+    let context = |program: &str, maps: &str| reuse::context(program.as_bytes(), maps.as_bytes()).unwrap();
+    assert_eq!(context("program", "maps"), context("program", "maps"));
+    for (program, maps) in [("programm", "aps"), ("program", ""), ("", "maps")] {
+        assert_ne!(context("program", "maps"), context(program, maps));
     }
 }

@@ -36,7 +36,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Status> {
-    args.command.first().map_or(Ok(()), |program| refuse_option(program))?;
+    refuse_option(&args.command)?;
     if args.archive.as_os_str() == "-" {
         bail!("stdin is the command's; give the name of a file");
     }
