@@ -101,8 +101,12 @@ impl Channel {
     }
 
     fn receive<'b>(&mut self, buffer: &'b mut [u8], flags: RecvFlags) -> io::Result<&'b [u8]> {
-        let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags))?;
-        Ok(buffer.get(..length).unwrap_or_default())
+        match rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags)) {
+            Ok((length, _)) => Ok(buffer.get(..length).unwrap_or_default()),
+            // The other end has closed with something unread, as when it is killed right after a reply: closed all the same.
+            Err(Errno::CONNRESET) => Ok(&[]),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -133,6 +137,17 @@ mod tests {
         assert_eq!(outside.next().unwrap(), None);
         drop(inside);
         assert_eq!(outside.next().unwrap(), None);
+    }
+
+    #[test]
+    fn an_end_that_is_closed_before_it_reads_the_reply_is_closed() {
+        let (mut outside, mut inside) = Channel::pair().unwrap();
+        inside.send(&[UNSHARED]).unwrap();
+        assert_eq!(outside.next().unwrap(), Some(Message::Unshared));
+        outside.reply(Ok(()));
+        drop(inside);
+        assert_eq!(outside.next().unwrap(), None);
+        assert_eq!(outside.next_left().unwrap(), None);
     }
 
     #[test]
