@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use rustix::fs::{Dir, Mode, OFlags, fchmod, fchown, fstat, fstatvfs, openat};
+use rustix::fs::{Dir, FsWord, Mode, OFlags, fchmod, fchown, fstat, fstatfs, fstatvfs, openat};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit, umask};
 
 use crate::archive::reader::{Event, Limits, Reader};
@@ -287,8 +287,20 @@ fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Re
     }
     let fs = fstatvfs(root).at(b"", "look at its file system")?;
     let free = fs.f_bfree.saturating_mul(fs.f_frsize);
+    let kind = fstatfs(root).at(b"", "look at its file system")?.f_type;
     // A file system without blocks of its own does not tell.
-    if fs.f_blocks > 0 && needed > free { Err(Error::Space { needed, free }) } else { Ok(()) }
+    if fs.f_blocks > 0 && needed > free && !may_compress(kind) { Err(Error::Space { needed, free }) } else { Ok(()) }
+}
+
+/// Does a file system of this type (`f_type` of statfs(2)) store content in less room than it is long? Then only trying tells whether it fits.
+fn may_compress(kind: FsWord) -> bool {
+    // From linux/magic.h, the last from OpenZFS.
+    const BTRFS: u32 = 0x9123_683e;
+    const F2FS: u32 = 0xf2f5_2010;
+    const BCACHEFS: u32 = 0xca45_1a4e;
+    const ZFS: u32 = 0x2fc1_2fc1;
+    // Where a word has 32 bits, the upper ones of these numbers make it negative.
+    [BTRFS, F2FS, BCACHEFS, ZFS].contains(&(kind as u32))
 }
 
 /// How many files this process may open, after raising the limit as far as it may.
@@ -315,5 +327,27 @@ impl Umask {
 impl Drop for Umask {
     fn drop(&mut self) {
         umask(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_that_compress_are_known() {
+        // As stat -f -c %t shows them: btrfs, f2fs, bcachefs, zfs; ext4, xfs, tmpfs, overlay.
+        for (kind, compresses) in [
+            (0x9123_683e_u32, true),
+            (0xf2f5_2010, true),
+            (0xca45_1a4e, true),
+            (0x2fc1_2fc1, true),
+            (0xef53, false),
+            (0x5846_5342, false),
+            (0x0102_1994, false),
+            (0x794c_7630, false),
+        ] {
+            assert_eq!(may_compress(kind as FsWord), compresses, "{kind:x}");
+        }
     }
 }
