@@ -93,7 +93,7 @@ section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
 section 'oldest Rust' check_oldest_rust
 section 'build' cargo test --locked --no-run
 section 'Debian package' build_package
-section 'unit tests' cargo test --locked --lib --quiet
+section 'unit tests' cargo test --locked --lib --bins --quiet
 section 'end-to-end tests' cargo test --locked --test suite --quiet "${as_root_runner[@]}"
 section 'examples in the documentation' cargo test --locked --doc --quiet
 section 'documentation' env RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --quiet

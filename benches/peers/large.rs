@@ -7,7 +7,7 @@ use crate::rows::{Row, Side};
 
 /// Time is to grow with them, memory not.
 pub fn rows(machine: &Machine) -> Vec<Row> {
-    let row = |name, slug: &str, make: &str| {
+    let row = |name: &str, slug: &str, make: &str| {
         let tree = machine.disk.join(slug);
         let of_it = machine.with_tree(&tree);
         let (ours, theirs) = (machine.disk.join("large.tar.zst"), machine.disk.join("large-seed.tar.zst"));
@@ -20,7 +20,7 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
             ..Side::default()
         };
         Row {
-            name,
+            name: String::from(name),
             peer: "tar \\| zstd -8 -T2 (the seed)",
             setup: vec![
                 machine.script(&format!("rm -rf {shown_tree}; mkdir -p {shown_tree}; cd {shown_tree}; {make}")),

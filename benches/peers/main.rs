@@ -5,6 +5,7 @@
 //! cargo bench --bench peers -- --quick            # the main rows, 3 pairs each, in about two minutes
 //! cargo bench --bench peers -- --only unpack      # the rows whose name begins so
 //! cargo bench --bench peers -- --skip 19          # all rows but those whose name contains the word
+//! cargo bench --bench peers -- --scaling         # isar-tarball with 1 to 16 threads, beside a thread a processor, instead
 //! cargo bench --bench peers -- --tree DIR         # another tree, one that belongs to the user's subordinate ids
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
 //! ```
@@ -20,6 +21,7 @@ mod measure;
 mod repack;
 mod report;
 mod rows;
+mod scaling;
 
 use machine::Machine;
 use measure::Pairs;
@@ -28,6 +30,7 @@ use measure::Pairs;
 struct Asked {
     pairs: usize,
     quick: bool,
+    scaling: bool,
     only: Option<String>,
     skip: Option<String>,
     suite: String,
@@ -38,12 +41,14 @@ struct Asked {
 impl Asked {
     fn parse() -> Asked {
         let (only, skip, tree, write) = (None, None, None, None);
-        let mut asked = Asked { pairs: 0, quick: false, only, skip, suite: "bookworm".into(), tree, write };
+        let mut asked =
+            Asked { pairs: 0, quick: false, scaling: false, only, skip, suite: "bookworm".into(), tree, write };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().unwrap_or_else(|| panic!("{word} takes a value"));
             match word.as_str() {
                 "--quick" => asked.quick = true,
+                "--scaling" => asked.scaling = true,
                 "--pairs" => asked.pairs = value().parse().expect("a number of pairs"),
                 "--only" => asked.only = Some(value()),
                 "--skip" => asked.skip = Some(value()),
@@ -70,8 +75,9 @@ fn main() {
             && !asked.skip.as_ref().is_some_and(|word| name.contains(word.as_str()))
     };
     let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
-    for row in rows::rows(&machine) {
-        if !wanted(row.name) || asked.quick && !row.is_quick {
+    let rows = if asked.scaling { scaling::rows(&machine) } else { rows::rows(&machine) };
+    for row in rows {
+        if !wanted(&row.name) || asked.quick && !row.is_quick {
             continue;
         }
         eprintln!("{} …", row.name);

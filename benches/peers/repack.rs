@@ -28,7 +28,7 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
     // What is said to the tree: a script as root of the namespace, or a command in the chroot.
     let (edited, installed) = (Change::Script(edits), Change::Chroot(apt("zsh")));
     let upgraded = Change::Chroot(format!("{newer}; {}", apt("-t trixie libc6")));
-    let row = |name, slug: &str, faster, change: &Change<'_>, options: &[&str]| {
+    let row = |name: &str, slug: &str, faster, change: &Change<'_>, options: &[&str]| {
         let tree = machine.disk.join(format!("repack-{slug}"));
         let changed = machine.with_tree(&tree);
         let (old, new) = (machine.disk.join(format!("old-{slug}.tar.zst")), machine.disk.join("new.tar.zst"));
@@ -55,7 +55,7 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
             equal: Some([tree_shown.clone(), shown(path)]),
         };
         Row {
-            name,
+            name: String::from(name),
             peer: "tar \\| zstd -8 -T2 (the seed)",
             setup: vec![copied, waited.clone(), packed, changes, waited],
             faster,

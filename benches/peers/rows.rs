@@ -23,7 +23,7 @@ pub struct Side {
 
 #[derive(Default)]
 pub struct Row {
-    pub name: &'static str,
+    pub name: String,
     pub peer: &'static str,
     /// Commands of the user before all runs: they make what the row needs.
     pub setup: Vec<Vec<String>>,
@@ -61,11 +61,11 @@ fn pack(machine: &Machine) -> Vec<Row> {
         writes: Some(shown(path)),
         equal: Some([shown(&machine.tree), shown(path)]),
     };
-    let row = |name, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
+    let row = |name: &str, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
         let (ours, theirs) = (machine.disk.join(format!("ours{suffix}")), machine.disk.join(format!("theirs{suffix}")));
         let pipeline = machine.script(&machine.pipeline(compressor, &theirs));
         Row {
-            name,
+            name: String::from(name),
             peer,
             faster,
             size,
@@ -77,7 +77,7 @@ fn pack(machine: &Machine) -> Vec<Row> {
         }
     };
     let (ours, theirs) = (machine.disk.join("ours.tar.zst"), machine.disk.join("theirs.tar.zst"));
-    let named = |name, peer, size| Row { name, peer, size, faster: 1.0, ..Row::default() };
+    let named = |name: &str, peer, size| Row { name: String::from(name), peer, size, faster: 1.0, ..Row::default() };
     let tree = shown(&machine.tree);
     let by_mmdebstrap = format!(
         "tar --sort=name --numeric-owner --one-file-system --format=pax --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
@@ -119,7 +119,7 @@ fn pack(machine: &Machine) -> Vec<Row> {
 
 fn unpack(machine: &Machine) -> Vec<Row> {
     let Machine { disk, memory, fresh, ours, seed, .. } = machine;
-    let row = |name, peer, faster, archive: &PathBuf, theirs: &PathBuf, place: &PathBuf, recycled: bool| {
+    let row = |name: &str, peer, faster, archive: &PathBuf, theirs: &PathBuf, place: &PathBuf, recycled: bool| {
         let dir =
             |whose: &str| format!("{}/{whose}-{}-{{n}}", shown(place), if recycled { "recycled" } else { "clean" });
         let side = |command, dir: String, archive: &PathBuf| Side {
@@ -141,7 +141,7 @@ fn unpack(machine: &Machine) -> Vec<Row> {
         let (unpacked, tar) = (dir("ours"), dir("tar"));
         let by_tar = machine.script(&format!("mkdir {tar}; tar -xf {} -C {tar}", shown(theirs)));
         Row {
-            name,
+            name: String::from(name),
             peer,
             faster,
             size: None,
@@ -170,8 +170,8 @@ fn unpack(machine: &Machine) -> Vec<Row> {
 
 fn read(machine: &Machine) -> Vec<Row> {
     let archive = shown(&machine.ours);
-    let row = |name, peer, faster, ours: Vec<String>, theirs: String| Row {
-        name,
+    let row = |name: &str, peer, faster, ours: Vec<String>, theirs: String| Row {
+        name: String::from(name),
         peer,
         faster,
         size: None,
@@ -214,7 +214,7 @@ fn rest(machine: &Machine) -> Vec<Row> {
     let by_shell = format!("mkdir {root}; tar -xf {archive} -C {root}; /usr/sbin/chroot {root} true; rm -rf {root}");
     vec![
         Row {
-            name: "remove",
+            name: String::from("remove"),
             peer: "rm -rf",
             faster: 1.0,
             size: None,
@@ -224,7 +224,7 @@ fn rest(machine: &Machine) -> Vec<Row> {
             ..Row::default()
         },
         Row {
-            name: "imager --cache, second run",
+            name: String::from("imager --cache, second run"),
             peer: "tar -xf, chroot true, rm -rf",
             faster: 20.0,
             size: None,

@@ -33,7 +33,7 @@ pub struct Args {
     /// Whose word decides the exit status
     #[arg(long, value_enum, value_name = "0.85|0.89|all", default_value = "all")]
     loader: Which,
-    /// Threads that decompress, 0 for one a processor
+    /// Threads that decompress: one a processor (0), or fewer
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Decompress in this much memory

@@ -14,7 +14,7 @@ use super::values::{size, threads};
 /// The options of everything that reads archives.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Reading {
-    /// Threads that decompress, 0 for one a processor
+    /// Threads that decompress: one a processor (0), or fewer
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// How much decompressed data may wait to be looked at

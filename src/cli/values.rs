@@ -18,10 +18,12 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| String::from("more than any machine has"))
 }
 
-/// The number of threads that `count` asks for: 0 means one for each processor this process may use.
+/// The number of threads to start where `count` are asked for: one for each processor that this process may use, or fewer; 0 asks for all.
+///
+/// More would take turns on the same processors, each with memory of its own to touch: packing with eight threads on two processors takes half as long again.
 pub fn threads(count: usize) -> usize {
-    let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if count == 0 { available() } else { count }
+    let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if count == 0 { available } else { count.min(available) }
 }
 
 /// A number of bytes for people: `110.8 MB`, in powers of 1000.
@@ -85,6 +87,15 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(size(text).ok(), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_threads_than_processors() {
+        let all = threads(0);
+        assert!(all >= 1);
+        for (asked, started) in [(1, 1), (all, all), (all + 1, all), (usize::MAX, all)] {
+            assert_eq!(threads(asked), started, "{asked}");
         }
     }
 

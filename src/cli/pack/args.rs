@@ -34,7 +34,7 @@ pub struct Args {
     /// How hard to compress; a higher level is neither faster nor larger [default: ZSTD_CLEVEL, or 3]
     #[arg(long, value_name = "1-22", value_parser = level)]
     level: Option<Level>,
-    /// Worker threads, 0 for one a processor; the archive is the same for any number [default: ZSTD_NBTHREADS, or 0]
+    /// Worker threads: one a processor (0), or fewer; the archive is the same for any number [default: ZSTD_NBTHREADS, or 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Stay below this much memory [default: 512M]; less may mean smaller frames

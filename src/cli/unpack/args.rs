@@ -52,7 +52,7 @@ pub struct Args {
     /// Leave out extended attributes, capabilities and ACLs
     #[arg(long)]
     no_xattrs: bool,
-    /// Threads that decode, and as many that write; 0 for one a processor. The tree is the same for any number
+    /// Threads that decode, and as many that write: one a processor (0), or fewer. The tree is the same for any number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Refuse the archive unless this is its SHA-256
