@@ -5,7 +5,7 @@
 //! cargo bench --bench peers -- --quick            # the main rows, 3 pairs each, in about two minutes
 //! cargo bench --bench peers -- --only unpack      # the rows whose name begins so
 //! cargo bench --bench peers -- --skip 19          # all rows but those whose name contains the word
-//! cargo bench --bench peers -- --scaling         # isar-tarball with 1 to 16 threads, beside a thread a processor, instead
+//! cargo bench --bench peers -- --scaling          # isar-tarball with 1 to 16 threads, beside a thread a processor, instead
 //! cargo bench --bench peers -- --tree DIR         # another tree, one that belongs to the user's subordinate ids
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
 //! ```
