@@ -287,9 +287,12 @@ fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Re
     }
     let fs = fstatvfs(root).at(b"", "look at its file system")?;
     let free = fs.f_bfree.saturating_mul(fs.f_frsize);
-    let kind = fstatfs(root).at(b"", "look at its file system")?.f_type;
     // A file system without blocks of its own does not tell.
-    if fs.f_blocks > 0 && needed > free && !may_compress(kind) { Err(Error::Space { needed, free }) } else { Ok(()) }
+    if fs.f_blocks == 0 || needed <= free {
+        return Ok(());
+    }
+    let kind = fstatfs(root).at(b"", "look at its file system")?.f_type;
+    if may_compress(kind) { Ok(()) } else { Err(Error::Space { needed, free }) }
 }
 
 /// Does a file system of this type (`f_type` of statfs(2)) store content in less room than it is long? Then only trying tells whether it fits.

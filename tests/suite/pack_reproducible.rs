@@ -1,16 +1,16 @@
 //! `pack`: the same tree gives the same bytes, whatever the machine, its clock and its threads.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use isar_tarball::pack::plan::Cuts;
-use isar_tarball::pack::{Format, Options, Progress, Unmapped, pack};
-use isar_tarball::tree::walk;
+use isar_tarball::pack::{Format, Options, Unmapped};
 use isar_tarball::zst::compress::Level;
 use serde_json::Value;
 
 use crate::pack::summary;
+use crate::reuse_property::{full, options};
 use crate::rootfs::{made_by, packed, rich, snapshot, tarfile_snapshot};
 use crate::world::{Mounted, Scratch, as_namespace_root, as_user, isar_as_user, program, run, skip, succeed};
 
@@ -36,28 +36,14 @@ fn the_bytes_are_the_same_at_any_number_of_threads() {
         }
         assert!(digests.iter().all(|digest| *digest == digests[0]), "{options:?}: {digests:?}");
     }
-    // The program starts no more threads than there are processors, the library as many as it is told.
-    let of_library = [1, 2, 16].map(|threads| packed_by_library(&tree, threads));
+    // The program starts no more threads than there are processors, the library as many as it is told, where there is memory for them.
+    let of_library = [1, 2, 16].map(|threads| {
+        // Owners are those on the disk, which sbuild's map does not hold.
+        let (format, unmapped) = (Format::Zstd(Level::new(1).unwrap()), Unmapped::Squash);
+        let (memory, cuts) = (2 << 30, Cuts::sized(1 << 20));
+        full(&tree, &Options { format, unmapped, memory, cuts, ..options(threads) }).0
+    });
     assert!(of_library.iter().all(|archive| *archive == of_library[0]));
-}
-
-/// Owners are those on the disk, which sbuild's map does not hold.
-fn packed_by_library(tree: &Path, threads: usize) -> Vec<u8> {
-    let options = Options {
-        walk: walk::Options::default(),
-        format: Format::Zstd(Level::new(1).unwrap()),
-        threads,
-        memory: 2 << 30,
-        xattrs: true,
-        unmapped: Unmapped::Squash,
-        clamp_mtime: None,
-        whole_seconds: false,
-        sha256: false,
-        cuts: Cuts::sized(1 << 20),
-    };
-    let mut archive = Vec::new();
-    pack(File::open(tree).unwrap().into(), &options, &Progress::default(), None, &mut archive).unwrap();
-    archive
 }
 
 #[test]

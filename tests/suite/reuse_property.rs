@@ -167,7 +167,8 @@ fn apply(root: &Path, act: &Act) {
 /// Small frames, so that small trees have many.
 const CUTS: Cuts = Cuts { least: 3000, longest: 20_000, boundaries: 3, large: 15_000, most: 30_000 };
 
-fn options(threads: usize) -> Options {
+/// How the library packs here: small trees, by the default level.
+pub fn options(threads: usize) -> Options {
     Options {
         walk: walk::Options::default(),
         format: Format::Zstd(Level::DEFAULT),
@@ -186,7 +187,8 @@ fn open(tree: &Path) -> OwnedFd {
     rustix::fs::open(tree, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
 }
 
-fn full(tree: &Path, options: &Options) -> (Vec<u8>, Summary) {
+/// The archive of a tree, made by the library.
+pub fn full(tree: &Path, options: &Options) -> (Vec<u8>, Summary) {
     let mut out = Vec::new();
     let summary = pack(open(tree), options, &Progress::default(), None, &mut out).unwrap().summary;
     (out, summary)
