@@ -141,7 +141,7 @@ fn archives(bench: &mut Criterion) {
     std::fs::write(file.path(), &archive).unwrap();
     group.throughput(Throughput::Bytes(content.len() as u64));
     for threads in [1, 2, 4] {
-        let options = input::Options { threads, memory: 256 << 20, window_log: 27 };
+        let options = input::Options { threads, memory: 256 << 20, window_log: 27, eager: true };
         group.bench_function(BenchmarkId::new("decode", threads), |bench| {
             bench.iter(|| {
                 let mut input = Input::open(std::fs::File::open(file.path()).unwrap(), &options).unwrap();

@@ -34,7 +34,7 @@ impl Default for Reading {
 
 impl Reading {
     pub fn options(&self) -> input::Options {
-        input::Options { threads: threads(self.threads), memory: self.memory, window_log: WINDOW_LOG }
+        input::Options { threads: threads(self.threads), memory: self.memory, window_log: WINDOW_LOG, eager: true }
     }
 
     pub fn threads(&self) -> usize {

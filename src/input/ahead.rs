@@ -186,6 +186,11 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Was it taken before its turn, with room for all of its content?
+    pub(super) fn is_early(&self) -> bool {
+        self.room.is_some()
+    }
+
     /// Room for `size` bytes; waits until there is. `None` when nobody will read it.
     pub(super) fn buffer(&mut self, size: usize) -> Option<Buffer> {
         let size = size.max(SMALLEST);
@@ -316,9 +321,9 @@ impl State {
 }
 
 impl Ahead {
-    /// Of the parts in `early`, those are left to their turn that would take more than half of the budget.
+    /// Of the parts in `early`, those are left to their turn that would take more than two thirds of the budget.
     pub(super) fn new(parts: usize, mut early: Vec<Early>, budget: u64) -> Arc<Ahead> {
-        early.retain(|early| early.size as u64 <= budget / 2);
+        early.retain(|early| early.size as u64 <= budget.saturating_mul(2) / 3);
         let state = Mutex::default();
         Arc::new(Ahead { parts, early, budget, state, ready: Condvar::new(), room: Condvar::new() })
     }

@@ -15,7 +15,7 @@ use crate::zst::frames::{Error as FrameError, Frame};
 const PIECE: usize = 1 << 20;
 
 /// The largest content, in bytes, that is decoded into one buffer: all that `pack` writes.
-const WHOLE: u64 = 128 << 20;
+const WHOLE: u64 = 192 << 20;
 
 /// Frames with this much content, in bytes, may be decoded before their turn. Smaller ones take no longer than others beside them.
 const LARGE: u64 = 48 << 20;
@@ -29,6 +29,8 @@ pub(super) struct Frames {
     pub(super) window_log: u32,
     /// How many threads decode.
     pub(super) threads: usize,
+    /// See [`super::Options::eager`].
+    pub(super) eager: bool,
 }
 
 impl Frames {
@@ -52,13 +54,14 @@ impl Frames {
                 kept.insert(Decoder::new(self.window_log).map_err(|fault| FrameError { offset: frame.offset, fault })?)
             }
         };
-        let is_whole = self.is_whole(frame);
+        let is_whole = part.is_early() || self.is_whole(frame);
+        let room = self.room(frame, is_whole);
         decoder.in_one_place(is_whole).map_err(|fault| FrameError { offset: frame.offset, fault })?;
         let start = self.start + frame.offset;
         let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
         let mut stream = Stream::new(decoder, source, frame.offset);
         loop {
-            let Some(mut buffer) = part.buffer(self.room(frame)) else { return Ok(()) };
+            let Some(mut buffer) = part.buffer(room) else { return Ok(()) };
             let goes_on = stream.fill(&mut buffer.bytes)?;
             part.put(buffer, stream.consumed());
             if !goes_on {
@@ -68,17 +71,27 @@ impl Frames {
     }
 
     /// Room for the next piece of the frame, in bytes.
-    fn room(&self, frame: &Frame) -> usize {
+    fn room(&self, frame: &Frame, is_whole: bool) -> usize {
         let content = frame.content.and_then(|content| usize::try_from(content).ok());
         // With room for one byte more the end of the frame is seen before the end of the room.
-        content.map_or(PIECE, |content| if self.is_whole(frame) { content + 1 } else { content.min(PIECE) })
+        content.map_or(PIECE, |content| if is_whole { content + 1 } else { content.min(PIECE) })
     }
 
-    /// Is the frame decoded into one buffer that holds all of its content? That takes no more memory than a window as wide and saves copying out of it,
-    /// but the reader waits until all is there, so it is for frames among others.
+    /// Is the frame decoded into one buffer that holds all of its content, when it is its turn? That takes no more memory than a window as wide and saves copying
+    /// out of it, but the reader waits until all is there, so it is for frames among others.
     fn is_whole(&self, frame: &Frame) -> bool {
+        self.are_many() && frame.content.is_some_and(|content| content <= frame.window && content <= WHOLE)
+    }
+
+    /// May it be taken before its turn, into one buffer?
+    fn may_be_early(&self, frame: &Frame) -> bool {
+        let is_large = |content: &u64| (LARGE..=WHOLE).contains(content);
+        self.are_many() && frame.content.filter(is_large).is_some_and(|content| self.eager || content <= frame.window)
+    }
+
+    /// Are there enough for every thread to have one while others wait to be read?
+    fn are_many(&self) -> bool {
         self.frames.len() > 2 * self.threads
-            && frame.content.is_some_and(|content| content <= frame.window && content <= WHOLE)
     }
 
     /// The large frames, each to be taken as soon as the other threads need no longer for what stands before it than one thread needs for it.
@@ -87,7 +100,7 @@ impl Frames {
         let content = |frame: &Frame| frame.content.unwrap_or(frame.compressed);
         let mut early = Vec::new();
         for (part, frame) in self.frames.iter().enumerate() {
-            if content(frame) < LARGE || !self.is_whole(frame) {
+            if !self.may_be_early(frame) {
                 continue;
             }
             let mut left = content(frame).saturating_mul(self.threads as u64 - 1);
@@ -98,7 +111,7 @@ impl Frames {
             };
             let before = self.frames.iter().take(part).rev().take_while(fits).count();
             if before > 0 {
-                early.push(Early { part, due: part - before, size: self.room(frame) });
+                early.push(Early { part, due: part - before, size: self.room(frame, true) });
             }
         }
         early.sort_by_key(|early| (early.due, early.part));

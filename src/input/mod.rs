@@ -44,6 +44,9 @@ pub struct Options {
     pub memory: u64,
     /// The widest zstd window accepted, as the exponent of two: 10..=31. sbuild takes 27.
     pub window_log: u32,
+    /// Are large frames decoded before their turn where that takes more memory than their window? That saves time where there is nothing to do but to read;
+    /// whoever writes files beside it loses more by the memory that is touched.
+    pub eager: bool,
 }
 
 /// An archive that cannot be read.
@@ -150,7 +153,7 @@ impl Input {
         let threads = options.threads.clamp(1, with_content.len().max(1));
         let parallel = frames.is_some().then(|| {
             let start = range.map_or(0, |(start, _)| start);
-            Arc::new(Frames { file, start, frames: with_content, window_log, threads })
+            Arc::new(Frames { file, start, frames: with_content, window_log, threads, eager: options.eager })
         });
         let ahead = match &parallel {
             Some(frames) => Ahead::new(frames.frames.len(), frames.early(), options.memory),

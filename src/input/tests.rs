@@ -91,7 +91,7 @@ fn pipe(bytes: &[u8]) -> File {
 }
 
 fn options(threads: usize, memory: u64) -> Options {
-    Options { threads, memory, window_log: 27 }
+    Options { threads, memory, window_log: 27, eager: true }
 }
 
 fn read_all(input: &mut Input) -> Result<Vec<u8>, Error> {
@@ -506,15 +506,16 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
         offset: 0,
         compressed: 1,
         content: Some(content << 20),
-        window: 128 << 20,
+        window: 64 << 20,
         has_checksum: true,
         is_skippable: false,
     };
-    let due = |contents: &[u64], threads| {
+    let planned = |contents: &[u64], threads, eager| {
         let frames = contents.iter().map(|content| mib(*content)).collect();
-        let frames = Frames { file: Arc::new(file(b"")), start: 0, frames, window_log: 27, threads };
+        let frames = Frames { file: Arc::new(file(b"")), start: 0, frames, window_log: 27, threads, eager };
         frames.early().iter().map(|early| (early.part, early.due)).collect::<Vec<_>>()
     };
+    let due = |contents: &[u64], threads| planned(contents, threads, true);
     let late = [20, 20, 20, 20, 20, 20, 100, 20];
     assert_eq!(due(&late, 1), []);
     assert_eq!(due(&late, 2), [(6, 1)]);
@@ -523,7 +524,10 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
     assert_eq!(due(&late, 4), []);
     assert_eq!(due(&[20, 20, 90, 20, 60, 50], 2), [(2, 0), (4, 3)]);
     assert_eq!(due(&[20; 9], 2), []);
-    assert_eq!(due(&[20, 20, 20, 20, 20, 129], 2), [], "larger than what is decoded into one buffer");
+    assert_eq!(due(&[20, 20, 20, 20, 20, 192], 2), [(5, 0)]);
+    assert_eq!(due(&[20, 20, 20, 20, 20, 193], 2), [], "larger than what is decoded into one buffer");
+    assert_eq!(planned(&late, 2, false), [], "larger than its window");
+    assert_eq!(planned(&[20, 20, 20, 20, 64], 2, false), [(4, 1)]);
 }
 
 #[test]
@@ -552,7 +556,7 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
     assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap(), Some(5 * MIB));
 
     // One that would leave too little for the others waits for its turn.
-    let ahead = Ahead::new(5, early(6 * MIB), 10 * MIB as u64);
+    let ahead = Ahead::new(5, early(7 * MIB), 10 * MIB as u64);
     let order: Vec<usize> = std::iter::from_fn(|| take(&ahead)).map(|part| part.index).collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
 }
@@ -564,8 +568,15 @@ fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
     let contents: Vec<Vec<u8>> = sizes.iter().zip(1..).map(|(size, byte)| vec![byte; *size]).collect();
     let frames: Vec<Vec<u8>> = contents.iter().map(|content| compress(content, true, true, 27)).collect();
     let archive = frames.concat();
-    for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (3, 128 << 20), (3, 100 << 20), (3, 0)] {
-        assert!(read(file(&archive), options(threads, memory)).unwrap() == contents.concat(), "{threads} {memory}");
+    // Windows narrower than a frame, too: what is taken early goes to one place all the same.
+    let narrow: Vec<u8> = contents.iter().flat_map(|content| compress(content, true, true, 20)).collect();
+    for archive in [&archive, &narrow] {
+        for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (3, 128 << 20), (3, 80 << 20), (3, 0)] {
+            for eager in [false, true] {
+                let options = Options { eager, ..options(threads, memory) };
+                assert!(read(file(archive), options).unwrap() == contents.concat(), "{threads} {memory} {eager}");
+            }
+        }
     }
     // The end of the second large frame, its checksum, is changed.
     let mut damaged = archive.clone();

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{Reader, Source};
-use super::plan::{Content, Frame, MAX_FRAME, Plan};
+use super::plan::{Content, Frame, Plan};
 use super::reuse::{self, Found, Record, Reuse};
 use super::{Error, Format, Options};
 use crate::archive::header;
@@ -19,14 +19,14 @@ use crate::archive::outline::Outline;
 use crate::archive::writer::END;
 use crate::sbuild::check::Making;
 use crate::tree::walk::{Node, Tree};
-use crate::zst::compress::Compressor;
+use crate::zst::compress::{Compressor, WIDEST_WINDOW};
 use crate::zst::decode::Decoder;
 
 /// sbuild 0.89 reads this much of an archive to tell what it is.
 const DETECTED: usize = 512;
 
 /// What a compression context takes besides the frame it works on, in bytes: its tables and the buffers of a block.
-const CONTEXT: u64 = 32 << 20;
+const CONTEXT: u64 = 40 << 20;
 
 /// Frames smaller than this, in bytes, are not worth their headers.
 const LEAST_FRAME: u64 = 1 << 20;
@@ -59,7 +59,7 @@ impl Shape {
         let free = |threads: usize| memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
         // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two.
         let room = free(2).filter(|free| *free >= 2 * LEAST_FRAME).or(free(1)).unwrap_or(0);
-        let allowed = (memory / 4).min(room / 2);
+        let allowed = (memory / 3).min(room / 2);
         if allowed < LEAST_FRAME {
             return Err(Error::Memory { memory, least: PROGRAM + tree + CONTEXT + 4 * LEAST_FRAME });
         }
@@ -114,14 +114,13 @@ struct Done {
 
 /// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know it.
 pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
-    let queue = Queue::new(source.plan, shape.budget);
+    let queue = Queue::new(source.plan, shape.budget, 2 * shape.threads);
     let (sender, receiver) = unbounded();
-    let (spare, spared) = bounded(2 * shape.threads);
     thread::scope(|scope| {
         for _ in 0..shape.threads.min(source.plan.frames.len()) {
-            let (sender, spared, queue) = (sender.clone(), spared.clone(), &queue);
+            let (sender, queue) = (sender.clone(), &queue);
             scope.spawn(move || {
-                if let Err(error) = work(source, queue, spared, &sender) {
+                if let Err(error) = work(source, queue, &sender) {
                     queue.stop();
                     // The writer has gone when it failed first; then its error is the one that counts.
                     let _ = sender.send(Err(error));
@@ -132,9 +131,7 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
         let release = |bytes: Arc<Vec<u8>>| {
             // Whoever has done with it last. Both go in order.
             if let Some(bytes) = Arc::into_inner(bytes) {
-                queue.written(bytes.capacity() as u64);
-                // Whoever needs none has enough.
-                let _ = spare.try_send(bytes);
+                queue.written(bytes);
             }
         };
         let hashing = source.options.sha256.then(|| {
@@ -157,24 +154,45 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
     })
 }
 
-fn work(
-    source: &Source<'_>,
-    queue: &Queue<'_>,
-    spare: Receiver<Vec<u8>>,
-    sender: &Sender<Result<Done, Error>>,
-) -> Result<(), Error> {
-    let mut maker = Maker::new(source, spare)?;
-    while let Some(index) = queue.take() {
+fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
+    let mut maker = Maker::new(source, queue)?;
+    while let Some((index, charged)) = queue.take(&mut maker.buffers) {
         let done = match source.reuse {
             Some(reuse) => maker.reused_or_made(index, reuse)?,
             None => maker.made(index)?,
         };
-        queue.finished(index, (done.bytes.capacity() + done.outline.bytes.len()) as u64);
+        queue.finished(charged, (done.bytes.capacity() + done.outline.bytes.len()) as u64);
         if sender.send(Ok(done)).is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// What a worker makes a frame in, and keeps for the next one: memory that is touched for the first time is dear.
+#[derive(Default)]
+struct Buffers {
+    content: Vec<u8>,
+    compressed: Vec<u8>,
+    /// How much of `compressed` has ever been used. The rest of its room has not been touched, and takes nothing.
+    used: usize,
+}
+
+impl Buffers {
+    /// How much memory they take while frame `frame` is made in them, at worst: its content, what that compresses to, and a copy of that where it is the smaller half.
+    fn size_with(&self, frame: &Frame) -> u64 {
+        let used = self.used as u64;
+        frame.size.max(self.content.capacity() as u64) + frame.size.max(used + frame.size / 2)
+    }
+
+    /// A buffer with room for `length` bytes of an older archive, which are `frame`.
+    fn room_for_old(&mut self, length: usize, frame: &Frame, queue: &Queue<'_>) -> Vec<u8> {
+        let half = frame.size as usize / 2;
+        if length > half {
+            (self.compressed, self.used) = (Vec::new(), 0);
+        }
+        queue.buffer(length, length.max(half))
+    }
 }
 
 /// Makes frames, with buffers that are used again from frame to frame.
@@ -185,21 +203,19 @@ struct Maker<'a> {
     compressor: Option<Compressor>,
     /// Decodes each frame again, to be sure of it.
     decoder: Decoder,
-    content: Vec<u8>,
-    compressed: Vec<u8>,
-    /// Buffers that have been written.
-    spare: Receiver<Vec<u8>>,
+    buffers: Buffers,
+    /// Has buffers of frames that have been written.
+    queue: &'a Queue<'a>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(source: &'a Source<'a>, spare: Receiver<Vec<u8>>) -> Result<Maker<'a>, Error> {
+    fn new(source: &'a Source<'a>, queue: &'a Queue<'a>) -> Result<Maker<'a>, Error> {
         let compressor = match source.options.format {
             Format::Zstd(level) => Some(Compressor::new(level)?),
             Format::Tar => None,
         };
-        let (content, compressed) = (Vec::new(), Vec::new());
-        let decoder = Decoder::new(MAX_FRAME.ilog2()).map_err(|_| Error::Unverified)?;
-        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, content, compressed, spare })
+        let decoder = Decoder::new(WIDEST_WINDOW).map_err(|_| Error::Unverified)?;
+        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, buffers: Buffers::default(), queue })
     }
 
     /// Frame `index`, read and compressed.
@@ -213,7 +229,9 @@ impl<'a> Maker<'a> {
         let Source { tree, plan, options, .. } = *self.source;
         let frame = &plan.frames[index];
         let seen = reuse::seen(self.source, frame, self.is_last(index));
-        let unread = reuse.by_metadata(&seen, options.format, frame.is_large, |length| self.buffer(index, length));
+        let unread = reuse.by_metadata(&seen, options.format, frame.is_large, |length| {
+            self.buffers.room_for_old(length, frame, self.queue)
+        });
         let mut is_damaged = matches!(unread, Found::Damaged);
         if let Found::Intact(record, bytes) = unread {
             self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
@@ -222,13 +240,13 @@ impl<'a> Maker<'a> {
             return Ok(reused(index, record, bytes, outline));
         }
         self.read(index)?;
-        let content = *blake3::hash(&self.content).as_bytes();
-        let recipe = reuse::recipe(options.format, self.content.len() as u64, frame.is_large);
+        let content = *blake3::hash(&self.buffers.content).as_bytes();
+        let recipe = reuse::recipe(options.format, self.buffers.content.len() as u64, frame.is_large);
         let metadata = reuse.lasting(&seen);
         let skipped_xattrs = self.reader.skipped_xattrs;
-        match reuse.by_content(&content, &recipe, |length| self.buffer(index, length)) {
+        match reuse.by_content(&content, &recipe, |length| self.buffers.room_for_old(length, frame, self.queue)) {
             Found::Intact(record, bytes) => {
-                let outline = self.reader.outline(&self.content);
+                let outline = self.reader.outline(&self.buffers.content);
                 return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes, outline));
             }
             Found::Damaged => is_damaged = true,
@@ -254,10 +272,12 @@ impl<'a> Maker<'a> {
             Content::Part { .. } => 1,
         };
         // Growing would copy it, and leave room that nobody needs.
-        self.content.clear();
-        self.content.reserve_exact(frame.size as usize + members * EXTENSION);
-        self.reader.frame(&frame.content, &mut self.content)?;
-        self.content.extend_from_slice(self.end(index));
+        let end = self.end(index);
+        let content = &mut self.buffers.content;
+        content.clear();
+        content.reserve_exact(frame.size as usize + members * EXTENSION);
+        self.reader.frame(&frame.content, content)?;
+        content.extend_from_slice(end);
         Ok(frame)
     }
 
@@ -271,34 +291,33 @@ impl<'a> Maker<'a> {
     }
 
     fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
-        let (tar_bytes, skipped_xattrs) = (self.content.len() as u64, self.reader.skipped_xattrs);
-        let outline = self.reader.outline(&self.content);
+        let Buffers { content, compressed, used } = &mut self.buffers;
+        let (tar_bytes, skipped_xattrs) = (content.len() as u64, self.reader.skipped_xattrs);
+        let outline = self.reader.outline(content);
         let bytes = match &mut self.compressor {
             Some(compressor) => {
-                compressor.frame(&self.content, frame.is_large, &mut self.compressed)?;
+                compressor.frame(content, frame.is_large, compressed)?;
+                *used = compressed.len().max(*used);
                 // Its checksum is that of the content, so that need not be kept for comparing.
-                let decoded = self.decoder.frame(&self.compressed, &mut self.content);
-                if !matches!(decoded, Ok(()) if self.content.len() as u64 == tar_bytes) {
+                let decoded = self.decoder.frame(compressed, content);
+                if !matches!(decoded, Ok(()) if content.len() as u64 == tar_bytes) {
                     return Err(Error::Unverified);
                 }
-                // A copy travels; the large buffers stay here and are used again.
-                let mut copy = self.buffer(index, self.compressed.len());
-                copy.extend_from_slice(&self.compressed);
-                copy
+                if compressed.len() > content.len() / 2 {
+                    // There is no room for content, this, and a copy.
+                    compressed.shrink_to_fit();
+                    *used = 0;
+                    mem::take(compressed)
+                } else {
+                    // A copy travels; the large buffers stay here and are used again.
+                    let mut copy = self.queue.buffer(compressed.len(), content.len() / 2);
+                    copy.extend_from_slice(compressed);
+                    copy
+                }
             }
-            None => mem::replace(&mut self.content, self.spare.try_recv().unwrap_or_default()),
+            None => mem::replace(content, self.queue.buffer(0, content.capacity())),
         };
         Ok(Done { index, tar_bytes, bytes, outline, skipped_xattrs, ..Done::default() })
-    }
-
-    /// An empty buffer with room for `length` bytes of frame `index`: one that has been touched before, unless it takes more than the frame is counted for.
-    fn buffer(&self, index: usize, length: usize) -> Vec<u8> {
-        let most = cost(&self.source.plan.frames[index]);
-        let spare = self.spare.try_recv().ok().filter(|buffer| buffer.capacity() as u64 <= most);
-        let mut buffer = spare.unwrap_or_default();
-        buffer.clear();
-        buffer.reserve_exact(length);
-        buffer
     }
 }
 
@@ -374,6 +393,8 @@ fn write(
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
+    /// How many buffers are kept to be used again: more than one each, as long as one is being made, another waits to be written.
+    most_spare: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -386,22 +407,33 @@ struct State {
     /// Bytes of the frames taken and not written.
     held: u64,
     stopped: bool,
+    /// Buffers of frames that have been written, to be used again: memory that is touched for the first time is dear. Their bytes are held still.
+    spare: Vec<Vec<u8>>,
 }
 
-/// What a frame takes while it is made, in bytes: its content and, at worst, as much again.
+impl State {
+    /// Lets go of a buffer that nobody needs now. False when there is none.
+    fn let_go(&mut self) -> bool {
+        let spare = self.spare.pop();
+        self.held -= spare.as_ref().map_or(0, Vec::capacity) as u64;
+        spare.is_some()
+    }
+}
+
+/// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
 fn cost(frame: &Frame) -> u64 {
     2 * frame.size
 }
 
 impl<'a> Queue<'a> {
-    fn new(plan: &'a Plan, budget: u64) -> Queue<'a> {
+    fn new(plan: &'a Plan, budget: u64, most_spare: usize) -> Queue<'a> {
         let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
         if let Some(largest) = (0..waiting.len()).max_by_key(|index| plan.frames[*index].size) {
             waiting.retain(|index| *index != largest);
             waiting.push(largest);
         }
-        let state = State { waiting, next: 0, held: 0, stopped: false };
-        Queue { plan, budget, state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { waiting, next: 0, held: 0, stopped: false, spare: Vec::new() };
+        Queue { plan, budget, most_spare, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn cost(&self, index: usize) -> u64 {
@@ -420,8 +452,10 @@ impl<'a> Queue<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next frame to make; waits for room. `None` when there is none left, or all has been stopped.
-    fn take(&self) -> Option<usize> {
+    /// The next frame to make, and for how many bytes it counts while it is made; waits for room. `None` when there is none left, or all has been stopped.
+    ///
+    /// `buffers` that are larger than the frame count as well, or go where there is no room for that.
+    fn take(&self, buffers: &mut Buffers) -> Option<(usize, u64)> {
         let mut state = self.lock();
         loop {
             if state.stopped || state.waiting.is_empty() {
@@ -429,9 +463,23 @@ impl<'a> Queue<'a> {
             }
             if let Some(place) = self.fitting(&state) {
                 let index = state.waiting.remove(place);
-                state.held += self.cost(index);
-                return Some(index);
+                let rest = self.costliest(&state.waiting)[0];
+                let frame = &self.plan.frames[index];
+                if buffers.size_with(frame) > cost(frame) && state.held + buffers.size_with(frame) + rest > self.budget
+                {
+                    *buffers = Buffers::default();
+                }
+                let charged = buffers.size_with(frame);
+                state.held += charged;
+                // The next frame in order is made in any case.
+                while state.held > self.budget && state.let_go() {}
+                return Some((index, charged));
             }
+            if state.let_go() {
+                continue;
+            }
+            // Whoever waits counts for nothing, and so keeps nothing.
+            *buffers = Buffers::default();
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -447,10 +495,10 @@ impl<'a> Queue<'a> {
         })
     }
 
-    /// Frame `index` has been made and takes `bytes` from now on.
-    fn finished(&self, index: usize, bytes: u64) {
+    /// A frame that counted for `charged` has been made and takes `bytes` from now on.
+    fn finished(&self, charged: u64, bytes: u64) {
         let mut state = self.lock();
-        state.held = state.held + bytes - self.cost(index);
+        state.held = state.held + bytes - charged;
         self.changed.notify_all();
     }
 
@@ -460,12 +508,28 @@ impl<'a> Queue<'a> {
         self.changed.notify_all();
     }
 
-    /// The next frame in order, of `bytes`, has been written.
-    fn written(&self, bytes: u64) {
+    /// The next frame in order has been written from `bytes`, which are kept to be used again.
+    fn written(&self, mut bytes: Vec<u8>) {
         let mut state = self.lock();
-        state.held -= bytes;
+        if state.spare.len() < self.most_spare {
+            bytes.clear();
+            state.spare.push(mem::take(&mut bytes));
+        }
+        state.held -= bytes.capacity() as u64;
         state.next += 1;
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// An empty buffer with room for `length` bytes: one that has been touched before where there is one of no more than `most` bytes.
+    fn buffer(&self, length: usize, most: usize) -> Vec<u8> {
+        let mut state = self.lock();
+        let place = state.spare.iter().position(|buffer| buffer.capacity() <= most);
+        let mut buffer = place.map_or_else(Vec::new, |place| state.spare.remove(place));
+        state.held -= buffer.capacity() as u64;
+        drop(state);
+        buffer.reserve_exact(length);
+        buffer
     }
 
     fn stop(&self) {
@@ -485,7 +549,7 @@ mod tests {
     #[test]
     fn frames_get_smaller_before_threads_or_the_tree_take_too_much_memory() {
         let shape =
-            |mib: u64, threads, nodes| Shape::of(mib << 20, threads, Format::Zstd(Level::DEFAULT), 128 << 20, nodes);
+            |mib: u64, threads, nodes| Shape::of(mib << 20, threads, Format::Zstd(Level::DEFAULT), 192 << 20, nodes);
         for mib in (50..1000).step_by(10) {
             for nodes in [1, 10_000, 1_000_000] {
                 let Ok(one) = shape(mib, 1, nodes) else { continue };
@@ -516,8 +580,10 @@ mod tests {
     #[test]
     fn the_largest_frame_comes_first_and_the_rest_in_order() {
         let plan = plan(&[10, 30, 20]);
-        let queue = Queue::new(&plan, 1000);
-        assert_eq!([queue.take(), queue.take(), queue.take(), queue.take()], [Some(1), Some(0), Some(2), None]);
+        let queue = Queue::new(&plan, 1000, 2);
+        let order: Vec<usize> =
+            std::iter::from_fn(|| queue.take(&mut Buffers::default())).map(|taken| taken.0).collect();
+        assert_eq!(order, [1, 0, 2]);
     }
 
     #[test]
@@ -531,29 +597,48 @@ mod tests {
         ] {
             let plan = plan(sizes);
             for workers in 1..4 {
-                let queue = Queue::new(&plan, budget);
+                let queue = Queue::new(&plan, budget, 2);
+                let mut buffers: Vec<Buffers> = (0..workers).map(|_| Buffers::default()).collect();
                 let (mut working, mut made, mut next) = (VecDeque::new(), vec![false; sizes.len()], 0);
                 while next < sizes.len() {
                     // A worker asks only when it would not have to wait.
-                    while working.len() < workers && can_take(&queue) {
-                        working.push_back(queue.take().unwrap());
+                    while !buffers.is_empty() && can_take(&queue) {
+                        let mut own = buffers.pop().unwrap();
+                        let (index, charged) = queue.take(&mut own).unwrap();
+                        // All that it takes meanwhile is charged.
+                        own.content.reserve_exact(sizes[index] as usize);
+                        assert!(
+                            (own.content.capacity() + own.used) as u64 + sizes[index] <= charged,
+                            "{sizes:?} {workers}"
+                        );
+                        working.push_back((index, charged, own));
                     }
                     assert!(queue.lock().held <= budget, "{sizes:?} {workers}: {}", queue.lock().held);
                     // The worst: the last one taken is ready first, and nothing could be compressed.
-                    let done = working.pop_back().expect("somebody works as long as something is missing");
-                    queue.finished(done, sizes[done]);
-                    made[done] = true;
+                    let (index, charged, own) =
+                        working.pop_back().expect("somebody works as long as something is missing");
+                    queue.finished(charged, sizes[index]);
+                    made[index] = true;
+                    buffers.push(own);
                     while next < sizes.len() && made[next] {
-                        queue.written(sizes[next]);
+                        queue.written(Vec::with_capacity(sizes[next] as usize));
                         next += 1;
                     }
                 }
-                assert_eq!((queue.take(), queue.lock().held), (None, 0));
+                let spare: usize = queue.lock().spare.iter().map(Vec::capacity).sum();
+                assert_eq!(queue.lock().held, spare as u64);
+                assert_eq!(queue.take(&mut Buffers::default()), None);
             }
         }
     }
 
+    /// Would a worker that asks now not have to wait?
     fn can_take(queue: &Queue<'_>) -> bool {
-        queue.fitting(&queue.lock()).is_some()
+        let mut state = queue.lock();
+        let spare: usize = state.spare.iter().map(Vec::capacity).sum();
+        state.held -= spare as u64;
+        let can_take = queue.fitting(&state).is_some();
+        state.held += spare as u64;
+        can_take
     }
 }

@@ -11,8 +11,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::{header, sparse};
 use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 
-/// The largest content of a frame, in bytes: the widest window that sbuild's zstd decodes.
-pub const MAX_FRAME: u64 = 128 << 20;
+/// The largest content of a frame, in bytes. Enough for the compilers proper of gcc 14 to stand in one (137 MB), and little enough for a reader to hold.
+pub const MAX_FRAME: u64 = 192 << 20;
+
+/// A frame of more content than this, in bytes, is worth its memory and its time only for variants of one file: no window of a common level reaches farther.
+const USUAL_FRAME: u64 = 48 << 20;
 
 /// From how many bytes on a file is large. In all forms of an archive, because the order of members depends on it.
 const LARGE: u64 = 16 << 20;
@@ -28,6 +31,8 @@ pub struct Cuts {
     pub boundaries: u64,
     /// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
     pub large: u64,
+    /// A frame of large files has more content than this many bytes only for files that are about as large as one another, and a file of more is cut into parts.
+    pub usual: u64,
     /// No frame has more content than this many bytes.
     pub most: u64,
 }
@@ -38,11 +43,12 @@ impl Cuts {
         let least = least.clamp(1, 64 << 20);
         // Boundaries about as far apart, in files of 30 KiB on average, as a third of the frame.
         let boundaries = (least / (96 << 10)).max(1);
-        Cuts { least, longest: least * 10 / 3, boundaries, large: LARGE, most: MAX_FRAME }
+        Cuts { least, longest: least * 10 / 3, boundaries, large: LARGE, usual: USUAL_FRAME, most: MAX_FRAME }
     }
 
     /// For a plain tar, in which frames are only what is read and written at a time: what stays in the processor's cache.
-    pub const PLAIN: Cuts = Cuts { least: 1 << 20, longest: 4 << 20, boundaries: 32, large: LARGE, most: 4 << 20 };
+    pub const PLAIN: Cuts =
+        Cuts { least: 1 << 20, longest: 4 << 20, boundaries: 32, large: LARGE, usual: 4 << 20, most: 4 << 20 };
 }
 
 impl Default for Cuts {
@@ -201,16 +207,16 @@ fn hard_links(tree: &Tree, order: &[NodeId]) -> HashMap<NodeId, NodeId> {
 }
 
 fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
-    let most = cuts.most;
+    let (most, usual) = (cuts.most, cuts.usual.min(cuts.most));
     let mut open = Open::default();
     for index in 0..plan.order.len() {
         let id = plan.order[index];
         let data = if plan.hard_links.contains_key(&id) { 0 } else { stored(tree, id) };
         let size = data + header::padding(data) as u64 + header::BLOCK as u64;
-        if data > most {
+        if data > usual {
             open.close(plan, index);
-            for start in (0..data).step_by(most as usize) {
-                let end = data.min(start + most);
+            for start in (0..data).step_by(usual as usize) {
+                let end = data.min(start + usual);
                 let content = Content::Part { member: index, data: start..end };
                 plan.frames.push(Frame { content, size: end - start, is_large: true });
             }
@@ -219,7 +225,11 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
         }
         // Directories between two large files stay with them.
         let is_large = data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
-        let limit = if is_large { most } else { cuts.longest.min(most) };
+        let limit = match is_large {
+            true if data == 0 || are_variants(open.last_large, data) => most,
+            true => usual,
+            false => cuts.longest.min(most),
+        };
         let ends = open.is_large != is_large
             || open.size + size > limit
             || !is_large && open.size >= cuts.least.min(most / 2) && is_boundary(&tree.path(id), cuts);
@@ -228,8 +238,16 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
         }
         open.size += size;
         open.is_large = is_large;
+        if is_large && data > 0 {
+            open.last_large = data;
+        }
     }
     open.close(plan, plan.order.len());
+}
+
+/// May large files of these many bytes be variants of one another? Those that are (the compilers proper of gcc) differ by less than an eighth.
+fn are_variants(before: u64, after: u64) -> bool {
+    before.abs_diff(after) <= before / 8
 }
 
 /// May a frame begin with the member at `path`? It depends on the path alone, so that a file that comes, goes or grows moves no cut but the next.
@@ -243,6 +261,8 @@ struct Open {
     start: usize,
     size: u64,
     is_large: bool,
+    /// Bytes of data in the last large file of a frame of such.
+    last_large: u64,
 }
 
 impl Open {
@@ -271,7 +291,7 @@ mod tests {
     use crate::tree::exclude::Patterns;
     use crate::tree::walk;
 
-    const CUTS: Cuts = Cuts { least: 2000, longest: 6000, boundaries: 3, large: 5000, most: 20_000 };
+    const CUTS: Cuts = Cuts { least: 2000, longest: 6000, boundaries: 3, large: 5000, usual: 16_000, most: 20_000 };
 
     /// The plan of a tree that has files of these lengths.
     fn planned(files: &[(&str, usize)], cuts: &Cuts) -> (Vec<String>, Plan) {

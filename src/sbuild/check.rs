@@ -193,7 +193,7 @@ fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     archive.rewind().map_err(input::Error::Read)?;
     // What sbuild takes, and wider windows as long as there is memory for them, to check the rest as well.
     let window_log = options.memory.checked_ilog2().unwrap_or(0).clamp(27, 31);
-    let options = input::Options { threads: options.threads, memory: options.memory, window_log };
+    let options = input::Options { threads: options.threads, memory: options.memory, window_log, eager: true };
     let input = archive.try_clone().map_err(input::Error::Read).and_then(|file| Input::open(file, &options));
     archive.seek(SeekFrom::Start(position)).map_err(input::Error::Read)?;
     input

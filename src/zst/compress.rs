@@ -7,6 +7,9 @@ use zstd::zstd_safe::{CCtx, CParameter, ResetDirective, Strategy, compress_bound
 #[error("zstd: {0}")]
 pub struct Error(&'static str);
 
+/// The widest window that a frame is given, as the exponent of two: what sbuild's zstd decodes.
+pub const WIDEST_WINDOW: u32 = 27;
+
 /// How frames are compressed: a pure function of the level and of the frame's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(u8);
@@ -29,9 +32,9 @@ impl Level {
 
     /// The parameters for a frame of `size` bytes.
     fn parameters(self, size: usize, is_large: bool) -> Vec<CParameter> {
-        // Wide enough for the whole frame, up to what sbuild's zstd decodes: 27. Where time counts as well, 26: variants of a large file seldom stand farther
+        // Wide enough for the whole frame, up to the limit. Where time counts as well, 26: variants of a large file seldom stand farther
         // apart, and whoever decodes has half the memory to touch (archives of buildd chroots are 0.3 % larger by it).
-        let widest = if self.0 < 10 { 26 } else { 27 };
+        let widest = if self.0 < 10 { WIDEST_WINDOW - 1 } else { WIDEST_WINDOW };
         let window = (usize::BITS - size.saturating_sub(1).leading_zeros()).clamp(17, widest);
         let mut parameters = vec![
             CParameter::CompressionLevel(self.0.into()),
@@ -69,10 +72,10 @@ impl Level {
         match (self.0, is_large) {
             (1, true) => skipping(20, 3),
             (1, false) => skipping(16, 2),
-            (2..=4, true) => tables(Fast, 22, 10, 7),
-            (5..=9, true) => tables(DoubleFast, 22, 20, 5),
+            (2..=4, true) => tables(Fast, 23, 10, 7),
+            (5..=9, true) => tables(DoubleFast, 23, 18, 5),
             (2, false) => tables(Fast, 18, 10, 6),
-            (3, false) => tables(DoubleFast, 18, 16, 5),
+            (3, false) => tables(DoubleFast, 18, 15, 5),
             (4, false) => tables(DoubleFast, 19, 17, 5),
             (5, false) => tables(DoubleFast, 20, 18, 5),
             (6, false) => tables(DoubleFast, 21, 19, 5),

@@ -165,7 +165,7 @@ fn apply(root: &Path, act: &Act) {
 }
 
 /// Small frames, so that small trees have many.
-const CUTS: Cuts = Cuts { least: 3000, longest: 20_000, boundaries: 3, large: 15_000, most: 30_000 };
+const CUTS: Cuts = Cuts { least: 3000, longest: 20_000, boundaries: 3, large: 15_000, usual: 25_000, most: 30_000 };
 
 /// How the library packs here: small trees, by the default level.
 pub fn options(threads: usize) -> Options {

@@ -137,7 +137,7 @@ impl Args {
     pub fn input(&self) -> input::Options {
         let threads = self.threads();
         let memory = MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64;
-        input::Options { threads, memory, window_log: self.window_log }
+        input::Options { threads, memory, window_log: self.window_log, eager: false }
     }
 
     /// What the library is asked to do with a DIR like `found`, in `place` with the ids of `maps`.

@@ -63,7 +63,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn run(stream: &[u8], tree: &File, made: &Made, options: &Options) -> Result<Summary, Error> {
     let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
     file.write_all_at(stream, 0).expect("written");
-    let mut input = Input::open(file, &input::Options { threads: 1, memory: 1 << 20, window_log: 20 })?;
+    let mut input = Input::open(file, &input::Options { threads: 1, memory: 1 << 20, window_log: 20, eager: false })?;
     Unpacking::prepare(tree.as_fd(), None, options)?.run(&mut input, Some(made), &Progress::default())
 }
 
