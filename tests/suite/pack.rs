@@ -13,6 +13,11 @@ use crate::world::{
     Mounted, Scratch, as_namespace_root, as_user, fail, isar, isar_as_user, program, succeed, text, user,
 };
 
+/// Runs a program and prints how much memory it took at most, in MiB.
+const PEAK: &str = "import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)";
+
 /// The members of an archive as GNU tar lists them.
 fn members(archive: &Path) -> Vec<String> {
     succeed(Command::new("tar").arg("-tf").arg(archive)).lines().map(str::to_owned).collect()
@@ -416,4 +421,25 @@ fn a_symbolic_link_to_the_tree_is_followed_and_one_at_the_archive_replaced() {
     assert_eq!(members(&scratch.join("x.tar")), ["./", "./file"]);
     assert_eq!(fs::read(scratch.join("kept")).unwrap(), b"kept");
     assert!(fs::symlink_metadata(scratch.join("x.tar")).unwrap().is_file());
+}
+
+#[test]
+fn no_tree_takes_more_memory_than_allowed() {
+    let scratch = Scratch::new();
+    // The worst: it does not get smaller, and the files are as large as one another, so that frames become as large as they may.
+    let tree = made_by(
+        &scratch,
+        "tree",
+        "for i in 1 2 3 4 5 6 7 8; do head -c 45M /dev/urandom >large-$i; done; for i in 1 2 3; do head -c 6M /dev/urandom >small-$i; done",
+    );
+    let archive = scratch.join("x.tar.zst");
+    let peak = |options: &[&str]| -> u64 {
+        let mut run = as_user("python3");
+        run.args(["-c", PEAK]).arg(program()).args(["pack", "--quiet", "--threads=2"]).args(options);
+        succeed(run.args([&tree, &archive])).trim().parse().unwrap()
+    };
+    for (allowed, options) in [(100, &["--memory=100M"][..]), (150, &["--memory=150M"]), (512, &[])] {
+        let peak = peak(options);
+        assert!((30..=allowed).contains(&peak), "{peak} of {allowed} MiB");
+    }
 }

@@ -18,6 +18,7 @@ use isar_tarball::pack::{self, Options, Packed, Progress};
 use isar_tarball::remove;
 use isar_tarball::sbuild::check::Making;
 use isar_tarball::sbuild::rules::{self, Rule};
+use isar_tarball::sys;
 use isar_tarball::userns::{Outside, Request, hold_signals, supervise};
 use rustix::fs::{AtFlags, CWD, unlinkat};
 
@@ -39,6 +40,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 
 fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let options = args.options(globals)?;
+    // What is let go of to keep to the memory allowed has to be gone.
+    sys::give_memory_back();
     let root = rootfs::open(&args.rootfs)?;
     hold_signals()?;
     let inputs = reuse::Inputs::open(&args)?;
