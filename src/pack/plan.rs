@@ -12,7 +12,7 @@ use crate::archive::{header, sparse};
 use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 
 /// The largest content of a frame, in bytes. Enough for the compilers proper of gcc 14 to stand in one (137 MB), and little enough for a reader to hold.
-pub const MAX_FRAME: u64 = 192 << 20;
+const MAX_FRAME: u64 = 192 << 20;
 
 /// A frame of more content than this, in bytes, is worth its memory and its time only for variants of one file: no window of a common level reaches farther.
 const USUAL_FRAME: u64 = 48 << 20;

@@ -70,7 +70,7 @@ impl Level {
         let tables = |strategy, hash, chain, min_match| Some(Tables { strategy, hash, chain, min_match, skip: 0 });
         let skipping = |hash, skip| tables(Fast, hash, 10, 7).map(|tables| Tables { skip, ..tables });
         match (self.0, is_large) {
-            (1, true) => skipping(20, 3),
+            (1, true) => skipping(21, 3),
             (1, false) => skipping(16, 2),
             (2..=4, true) => tables(Fast, 23, 10, 7),
             (5..=9, true) => tables(DoubleFast, 23, 18, 5),
