@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use isar_tarball::error::describe;
 use isar_tarball::input;
+use isar_tarball::zst::SBUILD_WINDOW_LOG;
 
 use super::values::{size, threads};
 
@@ -22,9 +23,6 @@ pub struct Reading {
     memory: u64,
 }
 
-/// The widest zstd window that sbuild takes, and so the widest that is read unless asked for, as the exponent of two.
-pub const WINDOW_LOG: u32 = 27;
-
 /// What a command reads with that offers no choice.
 impl Default for Reading {
     fn default() -> Reading {
@@ -34,7 +32,9 @@ impl Default for Reading {
 
 impl Reading {
     pub fn options(&self) -> input::Options {
-        input::Options { threads: threads(self.threads), memory: self.memory, window_log: WINDOW_LOG, eager: true }
+        let (threads, memory) = (self.threads(), self.memory);
+        // Wider windows are read where they are asked for.
+        input::Options { threads, memory, window_log: SBUILD_WINDOW_LOG, eager: true }
     }
 
     pub fn threads(&self) -> usize {

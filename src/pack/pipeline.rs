@@ -19,7 +19,8 @@ use crate::archive::outline::Outline;
 use crate::archive::writer::END;
 use crate::sbuild::check::Making;
 use crate::tree::walk::{Node, Tree};
-use crate::zst::compress::{Compressor, WIDEST_WINDOW};
+use crate::zst::SBUILD_WINDOW_LOG;
+use crate::zst::compress::Compressor;
 use crate::zst::decode::Decoder;
 
 /// sbuild 0.89 reads this much of an archive to tell what it is.
@@ -214,7 +215,7 @@ impl<'a> Maker<'a> {
             Format::Zstd(level) => Some(Compressor::new(level)?),
             Format::Tar => None,
         };
-        let decoder = Decoder::new(WIDEST_WINDOW).map_err(|_| Error::Unverified)?;
+        let decoder = Decoder::new(SBUILD_WINDOW_LOG).map_err(|_| Error::Unverified)?;
         Ok(Maker { source, reader: Reader::new(source), compressor, decoder, buffers: Buffers::default(), queue })
     }
 
@@ -271,10 +272,10 @@ impl<'a> Maker<'a> {
             Content::Members(range) => range.len(),
             Content::Part { .. } => 1,
         };
-        // Growing would copy it, and leave room that nobody needs.
         let end = self.end(index);
         let content = &mut self.buffers.content;
         content.clear();
+        // Growing would copy it, and leave room that nobody needs.
         content.reserve_exact(frame.size as usize + members * EXTENSION);
         self.reader.frame(&frame.content, content)?;
         content.extend_from_slice(end);

@@ -226,10 +226,12 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
         }
         // Directories between two large files stay with them.
         let is_large = data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
-        let limit = match is_large {
-            true if data == 0 || are_variants(open.last_large, data) => most,
-            true => usual,
-            false => cuts.longest.min(most),
+        let limit = if !is_large {
+            cuts.longest.min(most)
+        } else if data == 0 || are_variants(open.last_large, data) {
+            most
+        } else {
+            usual
         };
         let ends = open.is_large != is_large
             || open.size + size > limit

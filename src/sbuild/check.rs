@@ -13,6 +13,7 @@ use crate::archive::header::BLOCK;
 use crate::archive::outline::{Mismatch, Outline};
 use crate::archive::reader::{Event, Limits, Reader};
 use crate::input::{self, Compression, Input};
+use crate::zst::SBUILD_WINDOW_LOG;
 use crate::zst::frames::{Fault, Frame};
 
 /// How an archive is checked.
@@ -192,7 +193,7 @@ fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     let position = archive.stream_position().map_err(input::Error::Read)?;
     archive.rewind().map_err(input::Error::Read)?;
     // What sbuild takes, and wider windows as long as there is memory for them, to check the rest as well.
-    let window_log = options.memory.checked_ilog2().unwrap_or(0).clamp(27, 31);
+    let window_log = options.memory.checked_ilog2().unwrap_or(0).clamp(SBUILD_WINDOW_LOG, 31);
     let options = input::Options { threads: options.threads, memory: options.memory, window_log, eager: true };
     let input = archive.try_clone().map_err(input::Error::Read).and_then(|file| Input::open(file, &options));
     archive.seek(SeekFrom::Start(position)).map_err(input::Error::Read)?;
@@ -230,8 +231,8 @@ fn file_rules(
     Ok(())
 }
 
-/// The widest window that zstd takes without being told to, in bytes (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`, which it compares with one byte more).
-const MAX_WINDOW: u64 = (1 << 27) + 1;
+/// The widest window that sbuild's zstd takes, in bytes: it compares with one byte more.
+const MAX_WINDOW: u64 = (1 << SBUILD_WINDOW_LOG) + 1;
 
 /// The archive could not be decoded to its end: what that says of it. An error where it says nothing.
 fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error> {

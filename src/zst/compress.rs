@@ -2,13 +2,12 @@
 
 use zstd::zstd_safe::{CCtx, CParameter, ResetDirective, Strategy, compress_bound, get_error_name};
 
+use super::SBUILD_WINDOW_LOG;
+
 /// Compression failed; with parameters in range that is only for want of memory.
 #[derive(Debug, thiserror::Error)]
 #[error("zstd: {0}")]
 pub struct Error(&'static str);
-
-/// The widest window that a frame is given, as the exponent of two: what sbuild's zstd decodes.
-pub const WIDEST_WINDOW: u32 = 27;
 
 /// How frames are compressed: a pure function of the level and of the frame's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +31,9 @@ impl Level {
 
     /// The parameters for a frame of `size` bytes.
     fn parameters(self, size: usize, is_large: bool) -> Vec<CParameter> {
-        // Wide enough for the whole frame, up to the limit. Where time counts as well, 26: variants of a large file seldom stand farther
+        // Wide enough for the whole frame, up to what sbuild decodes. Where time counts as well, 26: variants of a large file seldom stand farther
         // apart, and whoever decodes has half the memory to touch (archives of buildd chroots are 0.3 % larger by it).
-        let widest = if self.0 < 10 { WIDEST_WINDOW - 1 } else { WIDEST_WINDOW };
+        let widest = if self.0 < 10 { SBUILD_WINDOW_LOG - 1 } else { SBUILD_WINDOW_LOG };
         let window = (usize::BITS - size.saturating_sub(1).leading_zeros()).clamp(17, widest);
         let mut parameters = vec![
             CParameter::CompressionLevel(self.0.into()),

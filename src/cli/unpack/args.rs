@@ -8,9 +8,9 @@ use isar_tarball::tree::selection::Selection;
 use isar_tarball::unpack::names::Rules;
 use isar_tarball::unpack::{self, Found};
 use isar_tarball::userns::Place;
+use isar_tarball::zst::SBUILD_WINDOW_LOG;
 use isar_tarball::{input, unpack::Options};
 
-use crate::cli::source::WINDOW_LOG;
 use crate::cli::values::{size, threads};
 
 /// Unpack a tarball into a directory
@@ -65,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     limit_members: Option<u64>,
     /// The widest zstd window to accept, as a power of two; sbuild takes 27
-    #[arg(long, value_name = "10-31", default_value_t = WINDOW_LOG, value_parser = clap::value_parser!(u32).range(10..=31))]
+    #[arg(long, value_name = "10-31", default_value_t = SBUILD_WINDOW_LOG, value_parser = clap::value_parser!(u32).range(10..=31))]
     window_log: u32,
     /// Print the summary as JSON
     #[arg(long)]
@@ -118,7 +118,7 @@ impl Args {
             sha256: None,
             limit_size: None,
             limit_members: None,
-            window_log: WINDOW_LOG,
+            window_log: SBUILD_WINDOW_LOG,
             json: false,
         }
     }

@@ -32,7 +32,12 @@ fuzz_target!(|bytes: &[u8]| {
     if archive.len() > PIPE {
         return;
     }
-    let options = |threads| Options { threads, memory: 1 << (16 + how / 16), window_log: 10 + u32::from(how % 16), eager: how % 2 == 0 };
+    let options = |threads| Options {
+        threads,
+        memory: 1 << (16 + how / 16),
+        window_log: 10 + u32::from(how % 16),
+        eager: how % 2 == 0,
+    };
     let file = || {
         let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
         file.write_all_at(archive, 0).expect("written");
