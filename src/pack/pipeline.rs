@@ -170,27 +170,62 @@ fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Err
     Ok(())
 }
 
-/// What a worker makes a frame in, and keeps for the next one: memory that is touched for the first time is dear.
+/// A buffer that is kept to be used again: memory that is touched for the first time is dear.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// How much of its room has ever been used. The rest has not been touched, and takes nothing.
+    touched: usize,
+}
+
+impl Buffer {
+    /// What is in it has been used.
+    fn touch(&mut self) {
+        self.touched = self.touched.max(self.bytes.len());
+    }
+
+    /// Gives back what is behind `most` bytes. What it holds goes.
+    fn shrink(&mut self, most: usize) {
+        if self.touched > most {
+            self.bytes.clear();
+            self.bytes.shrink_to(most);
+            self.touched = most;
+        }
+    }
+
+    /// Hands over its bytes with no more room than they need, and is new.
+    fn take(&mut self) -> Vec<u8> {
+        let mut bytes = mem::take(self).bytes;
+        bytes.shrink_to_fit();
+        bytes
+    }
+}
+
+/// What a worker makes a frame in.
 #[derive(Default)]
 struct Buffers {
-    content: Vec<u8>,
-    compressed: Vec<u8>,
-    /// How much of `compressed` has ever been used. The rest of its room has not been touched, and takes nothing.
-    used: usize,
+    content: Buffer,
+    compressed: Buffer,
 }
 
 impl Buffers {
-    /// How much memory they take while frame `frame` is made in them, at worst: its content, what that compresses to, and a copy of that where it is the smaller half.
+    /// How much memory they take while `frame` is made in them, at worst: its content, what that compresses to, and a copy of that where it is the smaller half.
     fn size_with(&self, frame: &Frame) -> u64 {
-        let used = self.used as u64;
-        frame.size.max(self.content.capacity() as u64) + frame.size.max(used + frame.size / 2)
+        let [content, compressed] = [&self.content, &self.compressed].map(|buffer| buffer.touched as u64);
+        frame.size.max(content) + frame.size.max(compressed + frame.size / 2)
+    }
+
+    /// Gives back what makes them take more than new ones would for `frame`.
+    fn shrink(&mut self, frame: &Frame) {
+        self.content.shrink(frame.size as usize);
+        self.compressed.shrink(frame.size as usize / 2);
     }
 
     /// A buffer with room for `length` bytes of an older archive, which are `frame`.
     fn room_for_old(&mut self, length: usize, frame: &Frame, queue: &Queue<'_>) -> Vec<u8> {
         let half = frame.size as usize / 2;
         if length > half {
-            (self.compressed, self.used) = (Vec::new(), 0);
+            self.compressed = Buffer::default();
         }
         queue.buffer(length, length.max(half))
     }
@@ -241,13 +276,13 @@ impl<'a> Maker<'a> {
             return Ok(reused(index, record, bytes, outline));
         }
         self.read(index)?;
-        let content = *blake3::hash(&self.buffers.content).as_bytes();
-        let recipe = reuse::recipe(options.format, self.buffers.content.len() as u64, frame.is_large);
+        let content = *blake3::hash(&self.buffers.content.bytes).as_bytes();
+        let recipe = reuse::recipe(options.format, self.buffers.content.bytes.len() as u64, frame.is_large);
         let metadata = reuse.lasting(&seen);
         let skipped_xattrs = self.reader.skipped_xattrs;
         match reuse.by_content(&content, &recipe, |length| self.buffers.room_for_old(length, frame, self.queue)) {
             Found::Intact(record, bytes) => {
-                let outline = self.reader.outline(&self.buffers.content);
+                let outline = self.reader.outline(&self.buffers.content.bytes);
                 return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes, outline));
             }
             Found::Damaged => is_damaged = true,
@@ -273,12 +308,13 @@ impl<'a> Maker<'a> {
             Content::Part { .. } => 1,
         };
         let end = self.end(index);
-        let content = &mut self.buffers.content;
-        content.clear();
+        let bytes = &mut self.buffers.content.bytes;
+        bytes.clear();
         // Growing would copy it, and leave room that nobody needs.
-        content.reserve_exact(frame.size as usize + members * EXTENSION);
-        self.reader.frame(&frame.content, content)?;
-        content.extend_from_slice(end);
+        bytes.reserve_exact(frame.size as usize + members * EXTENSION);
+        self.reader.frame(&frame.content, bytes)?;
+        bytes.extend_from_slice(end);
+        self.buffers.content.touch();
         Ok(frame)
     }
 
@@ -292,31 +328,34 @@ impl<'a> Maker<'a> {
     }
 
     fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
-        let Buffers { content, compressed, used } = &mut self.buffers;
-        let (tar_bytes, skipped_xattrs) = (content.len() as u64, self.reader.skipped_xattrs);
-        let outline = self.reader.outline(content);
+        let Buffers { content, compressed } = &mut self.buffers;
+        let (tar_bytes, skipped_xattrs) = (content.bytes.len() as u64, self.reader.skipped_xattrs);
+        let outline = self.reader.outline(&content.bytes);
         let bytes = match &mut self.compressor {
             Some(compressor) => {
-                compressor.frame(content, frame.is_large, compressed)?;
-                *used = compressed.len().max(*used);
+                compressor.frame(&content.bytes, frame.is_large, &mut compressed.bytes)?;
+                compressed.touch();
                 // Its checksum is that of the content, so that need not be kept for comparing.
-                let decoded = self.decoder.frame(compressed, content);
-                if !matches!(decoded, Ok(()) if content.len() as u64 == tar_bytes) {
+                let decoded = self.decoder.frame(&compressed.bytes, &mut content.bytes);
+                if !matches!(decoded, Ok(()) if content.bytes.len() as u64 == tar_bytes) {
                     return Err(Error::Unverified);
                 }
-                if compressed.len() > content.len() / 2 {
+                let half = content.bytes.len() / 2;
+                if compressed.bytes.len() > half {
                     // There is no room for content, this, and a copy.
-                    compressed.shrink_to_fit();
-                    *used = 0;
-                    mem::take(compressed)
+                    compressed.take()
                 } else {
                     // A copy travels; the large buffers stay here and are used again.
-                    let mut copy = self.queue.buffer(compressed.len(), content.len() / 2);
-                    copy.extend_from_slice(compressed);
+                    let mut copy = self.queue.buffer(compressed.bytes.len(), half);
+                    copy.extend_from_slice(&compressed.bytes);
                     copy
                 }
             }
-            None => mem::replace(content, self.queue.buffer(0, content.capacity())),
+            None => {
+                let bytes = self.queue.buffer(0, content.bytes.capacity());
+                let touched = bytes.capacity();
+                mem::replace(content, Buffer { bytes, touched }).bytes
+            }
         };
         Ok(Done { index, tar_bytes, bytes, outline, skipped_xattrs, ..Done::default() })
     }
@@ -421,11 +460,6 @@ impl State {
     }
 }
 
-/// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
-fn cost(frame: &Frame) -> u64 {
-    2 * frame.size
-}
-
 impl<'a> Queue<'a> {
     fn new(plan: &'a Plan, budget: u64, most_spare: usize) -> Queue<'a> {
         let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
@@ -437,8 +471,9 @@ impl<'a> Queue<'a> {
         Queue { plan, budget, most_spare, state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// What a frame takes while it is made in new buffers, in bytes.
     fn cost(&self, index: usize) -> u64 {
-        cost(&self.plan.frames[index])
+        Buffers::default().size_with(&self.plan.frames[index])
     }
 
     /// What the two costliest of some frames take.
@@ -455,7 +490,7 @@ impl<'a> Queue<'a> {
 
     /// The next frame to make, and for how many bytes it counts while it is made; waits for room. `None` when there is none left, or all has been stopped.
     ///
-    /// `buffers` that are larger than the frame count as well, or go where there is no room for that.
+    /// What of `buffers` the frame does not need counts as well, or goes where there is no room for that.
     fn take(&self, buffers: &mut Buffers) -> Option<(usize, u64)> {
         let mut state = self.lock();
         loop {
@@ -466,9 +501,8 @@ impl<'a> Queue<'a> {
                 let index = state.waiting.remove(place);
                 let rest = self.costliest(&state.waiting)[0];
                 let frame = &self.plan.frames[index];
-                if buffers.size_with(frame) > cost(frame) && state.held + buffers.size_with(frame) + rest > self.budget
-                {
-                    *buffers = Buffers::default();
+                if state.held + buffers.size_with(frame) + rest > self.budget {
+                    buffers.shrink(frame);
                 }
                 let charged = buffers.size_with(frame);
                 state.held += charged;
@@ -607,11 +641,10 @@ mod tests {
                         let mut own = buffers.pop().unwrap();
                         let (index, charged) = queue.take(&mut own).unwrap();
                         // All that it takes meanwhile is charged.
-                        own.content.reserve_exact(sizes[index] as usize);
-                        assert!(
-                            (own.content.capacity() + own.used) as u64 + sizes[index] <= charged,
-                            "{sizes:?} {workers}"
-                        );
+                        own.content.touched = own.content.touched.max(sizes[index] as usize);
+                        own.compressed.touched = own.compressed.touched.max(sizes[index] as usize / 2);
+                        let takes = (own.content.touched + own.compressed.touched) as u64 + sizes[index] / 2;
+                        assert!(takes <= charged, "{sizes:?} {workers}");
                         working.push_back((index, charged, own));
                     }
                     assert!(queue.lock().held <= budget, "{sizes:?} {workers}: {}", queue.lock().held);
