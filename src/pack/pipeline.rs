@@ -104,7 +104,7 @@ pub struct Written {
 struct Done {
     index: usize,
     tar_bytes: u64,
-    bytes: Vec<u8>,
+    archived: Buffer,
     outline: Outline,
     skipped_xattrs: u64,
     /// `None` where nobody asked for one.
@@ -129,19 +129,19 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
             });
         }
         drop(sender);
-        let release = |bytes: Arc<Vec<u8>>| {
+        let release = |archived: Arc<Buffer>| {
             // Whoever has done with it last. Both go in order.
-            if let Some(bytes) = Arc::into_inner(bytes) {
-                queue.written(bytes);
+            if let Some(archived) = Arc::into_inner(archived) {
+                queue.written(archived);
             }
         };
         let hashing = source.options.sha256.then(|| {
-            let (to_hash, hashed) = bounded::<Arc<Vec<u8>>>(1);
+            let (to_hash, hashed) = bounded::<Arc<Buffer>>(1);
             let hasher = scope.spawn(move || {
                 let mut hash = Sha256::new();
-                for bytes in hashed {
-                    hash.update(bytes.as_slice());
-                    release(bytes);
+                for archived in hashed {
+                    hash.update(&archived.bytes);
+                    release(archived);
                 }
                 hash.finalize().into()
             });
@@ -157,12 +157,13 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
 
 fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
     let mut maker = Maker::new(source, queue)?;
-    while let Some((index, charged)) = queue.take(&mut maker.buffers) {
-        let done = match source.reuse {
+    while let Some((index, charged)) = queue.take(&mut maker.content) {
+        let mut done = match source.reuse {
             Some(reuse) => maker.reused_or_made(index, reuse)?,
             None => maker.made(index)?,
         };
-        queue.finished(charged, (done.bytes.capacity() + done.outline.bytes.len()) as u64);
+        done.archived.touch();
+        queue.finished(charged, (done.archived.touched + done.outline.bytes.len()) as u64);
         if sender.send(Ok(done)).is_err() {
             break;
         }
@@ -170,8 +171,8 @@ fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Err
     Ok(())
 }
 
-/// A buffer that is kept to be used again: memory that is touched for the first time is dear.
-#[derive(Default)]
+/// A buffer that is used again from frame to frame: memory that is touched for the first time is dear.
+#[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
     /// How much of its room has ever been used. The rest has not been touched, and takes nothing.
@@ -179,59 +180,28 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// What is in it has been used.
+    /// What is in it now has been used.
     fn touch(&mut self) {
         self.touched = self.touched.max(self.bytes.len());
     }
 
-    /// Gives back what is behind `most` bytes. What it holds goes.
-    fn shrink(&mut self, most: usize) {
+    /// How much memory it takes while it holds `frame`, at worst.
+    fn size_with(&self, frame: &Frame) -> u64 {
+        frame.size.max(self.touched as u64)
+    }
+
+    /// Gives back what makes it take more than a new one would for `frame`. What it holds goes.
+    fn shrink(&mut self, frame: &Frame) {
+        let most = frame.size as usize;
         if self.touched > most {
             self.bytes.clear();
             self.bytes.shrink_to(most);
             self.touched = most;
         }
     }
-
-    /// Hands over its bytes with no more room than they need, and is new.
-    fn take(&mut self) -> Vec<u8> {
-        let mut bytes = mem::take(self).bytes;
-        bytes.shrink_to_fit();
-        bytes
-    }
 }
 
-/// What a worker makes a frame in.
-#[derive(Default)]
-struct Buffers {
-    content: Buffer,
-    compressed: Buffer,
-}
-
-impl Buffers {
-    /// How much memory they take while `frame` is made in them, at worst: its content, what that compresses to, and a copy of that where it is the smaller half.
-    fn size_with(&self, frame: &Frame) -> u64 {
-        let [content, compressed] = [&self.content, &self.compressed].map(|buffer| buffer.touched as u64);
-        frame.size.max(content) + frame.size.max(compressed + frame.size / 2)
-    }
-
-    /// Gives back what makes them take more than new ones would for `frame`.
-    fn shrink(&mut self, frame: &Frame) {
-        self.content.shrink(frame.size as usize);
-        self.compressed.shrink(frame.size as usize / 2);
-    }
-
-    /// A buffer with room for `length` bytes of an older archive, which are `frame`.
-    fn room_for_old(&mut self, length: usize, frame: &Frame, queue: &Queue<'_>) -> Vec<u8> {
-        let half = frame.size as usize / 2;
-        if length > half {
-            self.compressed = Buffer::default();
-        }
-        queue.buffer(length, length.max(half))
-    }
-}
-
-/// Makes frames, with buffers that are used again from frame to frame.
+/// Makes frames.
 struct Maker<'a> {
     source: &'a Source<'a>,
     reader: Reader<'a>,
@@ -239,8 +209,9 @@ struct Maker<'a> {
     compressor: Option<Compressor>,
     /// Decodes each frame again, to be sure of it.
     decoder: Decoder,
-    buffers: Buffers,
-    /// Has buffers of frames that have been written.
+    /// The content of the frame that is being made.
+    content: Buffer,
+    /// Has buffers for what frames compress to.
     queue: &'a Queue<'a>,
 }
 
@@ -251,13 +222,13 @@ impl<'a> Maker<'a> {
             Format::Tar => None,
         };
         let decoder = Decoder::new(SBUILD_WINDOW_LOG).map_err(|_| Error::Unverified)?;
-        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, buffers: Buffers::default(), queue })
+        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, content: Buffer::default(), queue })
     }
 
     /// Frame `index`, read and compressed.
     fn made(&mut self, index: usize) -> Result<Done, Error> {
         let frame = self.read(index)?;
-        self.compress(index, frame)
+        self.compress(index, frame, self.queue.spare(frame))
     }
 
     /// Frame `index`, from an older archive if it is there, with a record in any case.
@@ -265,37 +236,36 @@ impl<'a> Maker<'a> {
         let Source { tree, plan, options, .. } = *self.source;
         let frame = &plan.frames[index];
         let seen = reuse::seen(self.source, frame, self.is_last(index));
-        let unread = reuse.by_metadata(&seen, options.format, frame.is_large, |length| {
-            self.buffers.room_for_old(length, frame, self.queue)
-        });
+        let mut archived = self.queue.spare(frame);
+        let unread = reuse.by_metadata(&seen, options.format, frame.is_large, &mut archived.bytes);
         let mut is_damaged = matches!(unread, Found::Damaged);
-        if let Found::Intact(record, bytes) = unread {
+        if let Found::Intact(record) = unread {
             self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
             let mut outline = self.reader.unread(&frame.content)?;
             outline.bytes.extend_from_slice(self.end(index));
-            return Ok(reused(index, record, bytes, outline));
+            return Ok(reused(index, record, archived, outline));
         }
         self.read(index)?;
-        let content = *blake3::hash(&self.buffers.content.bytes).as_bytes();
-        let recipe = reuse::recipe(options.format, self.buffers.content.bytes.len() as u64, frame.is_large);
+        let content = *blake3::hash(&self.content.bytes).as_bytes();
+        let recipe = reuse::recipe(options.format, self.content.bytes.len() as u64, frame.is_large);
         let metadata = reuse.lasting(&seen);
         let skipped_xattrs = self.reader.skipped_xattrs;
-        match reuse.by_content(&content, &recipe, |length| self.buffers.room_for_old(length, frame, self.queue)) {
-            Found::Intact(record, bytes) => {
-                let outline = self.reader.outline(&self.buffers.content.bytes);
-                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, bytes, outline));
+        match reuse.by_content(&content, &recipe, &mut archived.bytes) {
+            Found::Intact(record) => {
+                let outline = self.reader.outline(&self.content.bytes);
+                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, archived, outline));
             }
             Found::Damaged => is_damaged = true,
             Found::Missing => {}
         }
-        let done = self.compress(index, frame)?;
+        let done = self.compress(index, frame, archived)?;
         let record = Record {
             content,
             recipe,
             metadata,
-            compressed: blake3::hash(&done.bytes).into(),
+            compressed: blake3::hash(&done.archived.bytes).into(),
             content_bytes: done.tar_bytes,
-            compressed_bytes: done.bytes.len() as u64,
+            compressed_bytes: done.archived.bytes.len() as u64,
             skipped_xattrs,
         };
         Ok(Done { record: Some(record), is_damaged, ..done })
@@ -308,13 +278,13 @@ impl<'a> Maker<'a> {
             Content::Part { .. } => 1,
         };
         let end = self.end(index);
-        let bytes = &mut self.buffers.content.bytes;
+        let bytes = &mut self.content.bytes;
         bytes.clear();
         // Growing would copy it, and leave room that nobody needs.
         bytes.reserve_exact(frame.size as usize + members * EXTENSION);
         self.reader.frame(&frame.content, bytes)?;
         bytes.extend_from_slice(end);
-        self.buffers.content.touch();
+        self.content.touch();
         Ok(frame)
     }
 
@@ -327,46 +297,32 @@ impl<'a> Maker<'a> {
         index + 1 == self.source.plan.frames.len()
     }
 
-    fn compress(&mut self, index: usize, frame: &Frame) -> Result<Done, Error> {
-        let Buffers { content, compressed } = &mut self.buffers;
+    /// Puts what was read for frame `index` into `archived`.
+    fn compress(&mut self, index: usize, frame: &Frame, mut archived: Buffer) -> Result<Done, Error> {
+        let content = &mut self.content;
         let (tar_bytes, skipped_xattrs) = (content.bytes.len() as u64, self.reader.skipped_xattrs);
         let outline = self.reader.outline(&content.bytes);
-        let bytes = match &mut self.compressor {
+        match &mut self.compressor {
             Some(compressor) => {
-                compressor.frame(&content.bytes, frame.is_large, &mut compressed.bytes)?;
-                compressed.touch();
+                compressor.frame(&content.bytes, frame.is_large, &mut archived.bytes)?;
                 // Its checksum is that of the content, so that need not be kept for comparing.
-                let decoded = self.decoder.frame(&compressed.bytes, &mut content.bytes);
+                let decoded = self.decoder.frame(&archived.bytes, &mut content.bytes);
                 if !matches!(decoded, Ok(()) if content.bytes.len() as u64 == tar_bytes) {
                     return Err(Error::Unverified);
                 }
-                let half = content.bytes.len() / 2;
-                if compressed.bytes.len() > half {
-                    // There is no room for content, this, and a copy.
-                    compressed.take()
-                } else {
-                    // A copy travels; the large buffers stay here and are used again.
-                    let mut copy = self.queue.buffer(compressed.bytes.len(), half);
-                    copy.extend_from_slice(&compressed.bytes);
-                    copy
-                }
             }
-            None => {
-                let bytes = self.queue.buffer(0, content.bytes.capacity());
-                let touched = bytes.capacity();
-                mem::replace(content, Buffer { bytes, touched }).bytes
-            }
-        };
-        Ok(Done { index, tar_bytes, bytes, outline, skipped_xattrs, ..Done::default() })
+            None => mem::swap(content, &mut archived),
+        }
+        Ok(Done { index, tar_bytes, archived, outline, skipped_xattrs, ..Done::default() })
     }
 }
 
-fn reused(index: usize, record: Record, bytes: Vec<u8>, outline: Outline) -> Done {
+fn reused(index: usize, record: Record, archived: Buffer, outline: Outline) -> Done {
     let Record { content_bytes, skipped_xattrs, .. } = record;
     Done {
         index,
         tar_bytes: content_bytes,
-        bytes,
+        archived,
         outline,
         skipped_xattrs,
         record: Some(record),
@@ -379,8 +335,8 @@ fn reused(index: usize, record: Record, bytes: Vec<u8>, outline: Outline) -> Don
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
     queue: &Queue<'_>,
-    to_hash: Option<Sender<Arc<Vec<u8>>>>,
-    release: impl Fn(Arc<Vec<u8>>),
+    to_hash: Option<Sender<Arc<Buffer>>>,
+    release: impl Fn(Arc<Buffer>),
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
     let mut written = Written::default();
@@ -394,29 +350,30 @@ fn write(
         while let Some(frame) = early.remove(&next) {
             next += 1;
             written.tar_bytes += frame.tar_bytes;
-            written.archive_bytes += frame.bytes.len() as u64;
+            let archived = Arc::new(frame.archived);
+            let bytes = &archived.bytes;
+            written.archive_bytes += bytes.len() as u64;
             written.frames += 1;
             written.skipped_xattrs += frame.skipped_xattrs;
             if frame.is_reused {
                 written.reused_frames += 1;
-                written.reused_bytes += frame.bytes.len() as u64;
+                written.reused_bytes += bytes.len() as u64;
             }
             written.damaged_frames += u64::from(frame.is_damaged);
             written.records.extend(frame.record);
             written.rules.add(&frame.outline);
             queue.given_back(frame.outline.bytes.len() as u64);
-            let bytes = Arc::new(frame.bytes);
             if let Some(to_hash) = &to_hash {
                 // Its receiver lives as long as this.
-                let _ = to_hash.send(Arc::clone(&bytes));
+                let _ = to_hash.send(Arc::clone(&archived));
             }
             if written.archive_bytes < DETECTED as u64 {
-                head.extend_from_slice(&bytes);
+                head.extend_from_slice(bytes);
             } else {
-                out.write_all(&head).and_then(|()| out.write_all(&bytes)).map_err(Error::Write)?;
+                out.write_all(&head).and_then(|()| out.write_all(bytes)).map_err(Error::Write)?;
                 head = Vec::new();
             }
-            release(bytes);
+            release(archived);
         }
     }
     if written.archive_bytes < DETECTED as u64 {
@@ -447,15 +404,15 @@ struct State {
     /// Bytes of the frames taken and not written.
     held: u64,
     stopped: bool,
-    /// Buffers of frames that have been written, to be used again: memory that is touched for the first time is dear. Their bytes are held still.
-    spare: Vec<Vec<u8>>,
+    /// Buffers of frames that have been written, to be used again. What they take is held still.
+    spare: Vec<Buffer>,
 }
 
 impl State {
     /// Lets go of a buffer that nobody needs now. False when there is none.
     fn let_go(&mut self) -> bool {
         let spare = self.spare.pop();
-        self.held -= spare.as_ref().map_or(0, Vec::capacity) as u64;
+        self.held -= spare.as_ref().map_or(0, |spare| spare.touched) as u64;
         spare.is_some()
     }
 }
@@ -471,9 +428,9 @@ impl<'a> Queue<'a> {
         Queue { plan, budget, most_spare, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// What a frame takes while it is made in new buffers, in bytes.
+    /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
     fn cost(&self, index: usize) -> u64 {
-        Buffers::default().size_with(&self.plan.frames[index])
+        2 * self.plan.frames[index].size
     }
 
     /// What the two costliest of some frames take.
@@ -490,8 +447,8 @@ impl<'a> Queue<'a> {
 
     /// The next frame to make, and for how many bytes it counts while it is made; waits for room. `None` when there is none left, or all has been stopped.
     ///
-    /// What of `buffers` the frame does not need counts as well, or goes where there is no room for that.
-    fn take(&self, buffers: &mut Buffers) -> Option<(usize, u64)> {
+    /// What of the buffer for its content the frame does not need counts as well, or goes where there is no room for that.
+    fn take(&self, content: &mut Buffer) -> Option<(usize, u64)> {
         let mut state = self.lock();
         loop {
             if state.stopped || state.waiting.is_empty() {
@@ -501,10 +458,10 @@ impl<'a> Queue<'a> {
                 let index = state.waiting.remove(place);
                 let rest = self.costliest(&state.waiting)[0];
                 let frame = &self.plan.frames[index];
-                if state.held + buffers.size_with(frame) + rest > self.budget {
-                    buffers.shrink(frame);
+                if state.held + content.size_with(frame) + frame.size + rest > self.budget {
+                    content.shrink(frame);
                 }
-                let charged = buffers.size_with(frame);
+                let charged = content.size_with(frame) + frame.size;
                 state.held += charged;
                 // The next frame in order is made in any case.
                 while state.held > self.budget && state.let_go() {}
@@ -514,7 +471,7 @@ impl<'a> Queue<'a> {
                 continue;
             }
             // Whoever waits counts for nothing, and so keeps nothing.
-            *buffers = Buffers::default();
+            *content = Buffer::default();
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -543,28 +500,29 @@ impl<'a> Queue<'a> {
         self.changed.notify_all();
     }
 
-    /// The next frame in order has been written from `bytes`, which are kept to be used again.
-    fn written(&self, mut bytes: Vec<u8>) {
+    /// The next frame in order has been written from `buffer`, which is kept to be used again.
+    fn written(&self, buffer: Buffer) {
         let mut state = self.lock();
         if state.spare.len() < self.most_spare {
-            bytes.clear();
-            state.spare.push(mem::take(&mut bytes));
+            state.spare.push(buffer);
+        } else {
+            state.held -= buffer.touched as u64;
         }
-        state.held -= bytes.capacity() as u64;
         state.next += 1;
         drop(state);
         self.changed.notify_all();
     }
 
-    /// An empty buffer with room for `length` bytes: one that has been touched before where there is one of no more than `most` bytes.
-    fn buffer(&self, length: usize, most: usize) -> Vec<u8> {
+    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that have been touched before and take no more than that, the one with most.
+    fn spare(&self, frame: &Frame) -> Buffer {
         let mut state = self.lock();
-        let place = state.spare.iter().position(|buffer| buffer.capacity() <= most);
-        let mut buffer = place.map_or_else(Vec::new, |place| state.spare.remove(place));
-        state.held -= buffer.capacity() as u64;
+        let fitting = (0..state.spare.len()).filter(|place| state.spare[*place].touched as u64 <= frame.size);
+        let Some(place) = fitting.max_by_key(|place| state.spare[*place].touched) else { return Buffer::default() };
+        let mut spare = state.spare.remove(place);
+        state.held -= spare.touched as u64;
         drop(state);
-        buffer.reserve_exact(length);
-        buffer
+        spare.bytes.clear();
+        spare
     }
 
     fn stop(&self) {
@@ -617,7 +575,7 @@ mod tests {
         let plan = plan(&[10, 30, 20]);
         let queue = Queue::new(&plan, 1000, 2);
         let order: Vec<usize> =
-            std::iter::from_fn(|| queue.take(&mut Buffers::default())).map(|taken| taken.0).collect();
+            std::iter::from_fn(|| queue.take(&mut Buffer::default())).map(|taken| taken.0).collect();
         assert_eq!(order, [1, 0, 2]);
     }
 
@@ -633,7 +591,7 @@ mod tests {
             let plan = plan(sizes);
             for workers in 1..4 {
                 let queue = Queue::new(&plan, budget, 2);
-                let mut buffers: Vec<Buffers> = (0..workers).map(|_| Buffers::default()).collect();
+                let mut buffers: Vec<Buffer> = (0..workers).map(|_| Buffer::default()).collect();
                 let (mut working, mut made, mut next) = (VecDeque::new(), vec![false; sizes.len()], 0);
                 while next < sizes.len() {
                     // A worker asks only when it would not have to wait.
@@ -641,10 +599,8 @@ mod tests {
                         let mut own = buffers.pop().unwrap();
                         let (index, charged) = queue.take(&mut own).unwrap();
                         // All that it takes meanwhile is charged.
-                        own.content.touched = own.content.touched.max(sizes[index] as usize);
-                        own.compressed.touched = own.compressed.touched.max(sizes[index] as usize / 2);
-                        let takes = (own.content.touched + own.compressed.touched) as u64 + sizes[index] / 2;
-                        assert!(takes <= charged, "{sizes:?} {workers}");
+                        own.touched = own.touched.max(sizes[index] as usize);
+                        assert!(own.touched as u64 + sizes[index] <= charged, "{sizes:?} {workers}");
                         working.push_back((index, charged, own));
                     }
                     assert!(queue.lock().held <= budget, "{sizes:?} {workers}: {}", queue.lock().held);
@@ -655,13 +611,13 @@ mod tests {
                     made[index] = true;
                     buffers.push(own);
                     while next < sizes.len() && made[next] {
-                        queue.written(Vec::with_capacity(sizes[next] as usize));
+                        queue.written(Buffer { touched: sizes[next] as usize, ..Buffer::default() });
                         next += 1;
                     }
                 }
-                let spare: usize = queue.lock().spare.iter().map(Vec::capacity).sum();
+                let spare: usize = queue.lock().spare.iter().map(|spare| spare.touched).sum();
                 assert_eq!(queue.lock().held, spare as u64);
-                assert_eq!(queue.take(&mut Buffers::default()), None);
+                assert_eq!(queue.take(&mut Buffer::default()), None);
             }
         }
     }
@@ -669,7 +625,7 @@ mod tests {
     /// Would a worker that asks now not have to wait?
     fn can_take(queue: &Queue<'_>) -> bool {
         let mut state = queue.lock();
-        let spare: usize = state.spare.iter().map(Vec::capacity).sum();
+        let spare: usize = state.spare.iter().map(|spare| spare.touched).sum();
         state.held -= spare as u64;
         let can_take = queue.fitting(&state).is_some();
         state.held += spare as u64;

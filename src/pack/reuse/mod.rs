@@ -49,8 +49,8 @@ pub struct Old {
 /// A frame that was looked for in an older archive.
 #[derive(Debug)]
 pub enum Found {
-    /// It is there: its record and its compressed bytes.
-    Intact(Record, Vec<u8>),
+    /// It is there, and this is its record.
+    Intact(Record),
     /// It was there once; something else stands in its place, or nothing can be read.
     Damaged,
     /// It is not there.
@@ -80,33 +80,27 @@ pub fn recipe(format: Format, content_bytes: u64, is_large: bool) -> Digest {
 }
 
 impl Reuse {
-    /// The frame of the older archive that was made of members with the same metadata, if such are to be trusted. `buffer` makes room for so many bytes.
-    pub fn by_metadata(
-        &self,
-        seen: &Seen,
-        format: Format,
-        is_large: bool,
-        buffer: impl FnOnce(usize) -> Vec<u8>,
-    ) -> Found {
+    /// The frame of the older archive that was made of members with the same metadata, if such are to be trusted. It comes into `bytes`.
+    pub fn by_metadata(&self, seen: &Seen, format: Format, is_large: bool, bytes: &mut Vec<u8>) -> Found {
         let is_it = |record: &Record| {
             self.trust_metadata
                 && record.metadata == Some(seen.digest)
                 && record.recipe == recipe(format, record.content_bytes, is_large)
         };
-        self.find(is_it, buffer)
+        self.find(is_it, bytes)
     }
 
-    /// The frame of the older archive that has this content and was compressed in this way. `buffer` makes room for so many bytes.
-    pub fn by_content(&self, content: &Digest, recipe: &Digest, buffer: impl FnOnce(usize) -> Vec<u8>) -> Found {
-        self.find(|record| record.content == *content && record.recipe == *recipe, buffer)
+    /// The frame of the older archive that has this content and was compressed in this way. It comes into `bytes`.
+    pub fn by_content(&self, content: &Digest, recipe: &Digest, bytes: &mut Vec<u8>) -> Found {
+        self.find(|record| record.content == *content && record.recipe == *recipe, bytes)
     }
 
-    fn find(&self, is_it: impl Fn(&Record) -> bool, buffer: impl FnOnce(usize) -> Vec<u8>) -> Found {
+    fn find(&self, is_it: impl Fn(&Record) -> bool, bytes: &mut Vec<u8>) -> Found {
         let Some(old) = &self.old else { return Found::Missing };
         match old.frames.iter().find(|(_, record)| is_it(record)) {
-            Some((offset, record)) => match old.read(*offset, record, buffer) {
-                Ok(Some(bytes)) => Found::Intact(record.clone(), bytes),
-                Ok(None) | Err(_) => Found::Damaged,
+            Some((offset, record)) => match old.read(*offset, record, bytes) {
+                Ok(true) => Found::Intact(record.clone()),
+                Ok(false) | Err(_) => Found::Damaged,
             },
             None => Found::Missing,
         }
@@ -144,19 +138,20 @@ impl Old {
         Ok(Old { file, frames })
     }
 
-    /// The bytes of a frame; `None` when they are not those that were written.
-    fn read(&self, offset: u64, record: &Record, buffer: impl FnOnce(usize) -> Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    /// Reads a frame into `bytes`, whose former content goes; false when it is not what was written.
+    fn read(&self, offset: u64, record: &Record, bytes: &mut Vec<u8>) -> io::Result<bool> {
         // The archive was as long as all frames together when it was opened, so this is no more than it took on the disk.
         let length = usize::try_from(record.compressed_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut bytes = buffer(length);
+        bytes.clear();
+        bytes.reserve_exact(length);
         while bytes.len() < length {
-            match pread_append(self.file.as_fd(), offset + bytes.len() as u64, length - bytes.len(), &mut bytes) {
-                Ok(0) => return Ok(None),
+            match pread_append(self.file.as_fd(), offset + bytes.len() as u64, length - bytes.len(), bytes) {
+                Ok(0) => return Ok(false),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok((blake3::hash(&bytes) == blake3::Hash::from(record.compressed)).then_some(bytes))
+        Ok(blake3::hash(bytes) == blake3::Hash::from(record.compressed))
     }
 }
