@@ -115,7 +115,7 @@ struct Done {
 
 /// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know it.
 pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
-    let queue = Queue::new(source.plan, shape.budget, 2 * shape.threads);
+    let queue = Queue::new(source.plan, shape.budget, shape.threads);
     let (sender, receiver) = unbounded();
     thread::scope(|scope| {
         for _ in 0..shape.threads.min(source.plan.frames.len()) {
@@ -383,15 +383,16 @@ fn write(
     Ok(Some(written))
 }
 
-/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order; but only what fits the budget.
+/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order, and of the last few the largest
+/// again; but only what fits the budget.
 ///
 /// The next frame to be written may always be made, else everybody could wait for it. So whatever is made before its turn leaves room for the costliest of the
 /// frames that nobody has taken yet, one of which that next frame may be.
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
-    /// How many buffers are kept to be used again: more than one each, as long as one is being made, another waits to be written.
-    most_spare: usize,
+    /// Twice the workers. So many buffers are kept to be used again, because as long as one is filled another waits to be written; and so many frames are the last few.
+    two_each: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -418,14 +419,14 @@ impl State {
 }
 
 impl<'a> Queue<'a> {
-    fn new(plan: &'a Plan, budget: u64, most_spare: usize) -> Queue<'a> {
+    fn new(plan: &'a Plan, budget: u64, threads: usize) -> Queue<'a> {
         let mut waiting: Vec<usize> = (0..plan.frames.len()).rev().collect();
         if let Some(largest) = (0..waiting.len()).max_by_key(|index| plan.frames[*index].size) {
             waiting.retain(|index| *index != largest);
             waiting.push(largest);
         }
         let state = State { waiting, next: 0, held: 0, stopped: false, spare: Vec::new() };
-        Queue { plan, budget, most_spare, state: Mutex::new(state), changed: Condvar::new() }
+        Queue { plan, budget, two_each: 2 * threads, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
@@ -478,13 +479,19 @@ impl<'a> Queue<'a> {
 
     /// Where the frame stands among the waiting ones that can be made now.
     fn fitting(&self, state: &State) -> Option<usize> {
-        let [costliest, second] = self.costliest(&state.waiting);
-        // From the end, so that the first that fits is the next in order.
-        state.waiting.iter().rposition(|index| {
-            let cost = self.cost(*index);
+        let waiting = &state.waiting;
+        let [costliest, second] = self.costliest(waiting);
+        let mut fitting = (0..waiting.len()).filter(|place| {
+            let cost = self.cost(waiting[*place]);
             let rest = if cost == costliest { second } else { costliest };
-            *index == state.next || state.held + cost + rest <= self.budget
-        })
+            waiting[*place] == state.next || state.held + cost + rest <= self.budget
+        });
+        // The next in order stands last.
+        if waiting.len() > self.two_each {
+            fitting.next_back()
+        } else {
+            fitting.max_by_key(|place| self.cost(waiting[*place]))
+        }
     }
 
     /// A frame that counted for `charged` has been made and takes `bytes` from now on.
@@ -503,7 +510,7 @@ impl<'a> Queue<'a> {
     /// The next frame in order has been written from `buffer`, which is kept to be used again.
     fn written(&self, buffer: Buffer) {
         let mut state = self.lock();
-        if state.spare.len() < self.most_spare {
+        if state.spare.len() < self.two_each {
             state.spare.push(buffer);
         } else {
             state.held -= buffer.touched as u64;
@@ -571,12 +578,14 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_frame_comes_first_and_the_rest_in_order() {
-        let plan = plan(&[10, 30, 20]);
-        let queue = Queue::new(&plan, 1000, 2);
-        let order: Vec<usize> =
-            std::iter::from_fn(|| queue.take(&mut Buffer::default())).map(|taken| taken.0).collect();
-        assert_eq!(order, [1, 0, 2]);
+    fn the_largest_frame_comes_first_then_all_in_order_but_the_last_few() {
+        let plan = plan(&[10, 30, 20, 10, 20, 10]);
+        let order = |threads| -> Vec<usize> {
+            let queue = Queue::new(&plan, 1000, threads);
+            std::iter::from_fn(|| queue.take(&mut Buffer::default())).map(|taken| taken.0).collect()
+        };
+        assert_eq!(order(1), [1, 0, 2, 3, 4, 5]);
+        assert_eq!(order(2), [1, 0, 2, 4, 3, 5]);
     }
 
     #[test]
@@ -590,7 +599,7 @@ mod tests {
         ] {
             let plan = plan(sizes);
             for workers in 1..4 {
-                let queue = Queue::new(&plan, budget, 2);
+                let queue = Queue::new(&plan, budget, workers);
                 let mut buffers: Vec<Buffer> = (0..workers).map(|_| Buffer::default()).collect();
                 let (mut working, mut made, mut next) = (VecDeque::new(), vec![false; sizes.len()], 0);
                 while next < sizes.len() {
