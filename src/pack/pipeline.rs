@@ -35,6 +35,9 @@ const LEAST_FRAME: u64 = 1 << 20;
 /// What a member usually takes beside its header and data, in bytes: a PAX header with the exact time.
 const EXTENSION: usize = 2 * header::BLOCK;
 
+/// Buffers have room for a multiple of so many bytes. The system's allocator maps such blocks on their own: when one grows its pages move, and nothing is copied.
+const ROOM: usize = 4 << 20;
+
 /// Bytes that the program takes before anything else.
 const PROGRAM: u64 = 16 << 20;
 
@@ -180,6 +183,12 @@ struct Buffer {
 }
 
 impl Buffer {
+    /// Empties it, with room for `bytes`.
+    fn make_room(&mut self, bytes: usize) {
+        self.bytes.clear();
+        self.bytes.reserve_exact(bytes.next_multiple_of(ROOM));
+    }
+
     /// What is in it now has been used.
     fn touch(&mut self) {
         self.touched = self.touched.max(self.bytes.len());
@@ -278,10 +287,8 @@ impl<'a> Maker<'a> {
             Content::Part { .. } => 1,
         };
         let end = self.end(index);
+        self.content.make_room(frame.size as usize + members * EXTENSION);
         let bytes = &mut self.content.bytes;
-        bytes.clear();
-        // Growing would copy it, and leave room that nobody needs.
-        bytes.reserve_exact(frame.size as usize + members * EXTENSION);
         self.reader.frame(&frame.content, bytes)?;
         bytes.extend_from_slice(end);
         self.content.touch();
@@ -391,8 +398,8 @@ fn write(
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
-    /// Twice the workers. So many buffers are kept to be used again, because as long as one is filled another waits to be written; and so many frames are the last few.
-    two_each: usize,
+    /// How many frames are the last few: two for each worker.
+    last_few: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -426,7 +433,7 @@ impl<'a> Queue<'a> {
             waiting.push(largest);
         }
         let state = State { waiting, next: 0, held: 0, stopped: false, spare: Vec::new() };
-        Queue { plan, budget, two_each: 2 * threads, state: Mutex::new(state), changed: Condvar::new() }
+        Queue { plan, budget, last_few: 2 * threads, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
@@ -487,7 +494,7 @@ impl<'a> Queue<'a> {
             waiting[*place] == state.next || state.held + cost + rest <= self.budget
         });
         // The next in order stands last.
-        if waiting.len() > self.two_each {
+        if waiting.len() > self.last_few {
             fitting.next_back()
         } else {
             fitting.max_by_key(|place| self.cost(waiting[*place]))
@@ -510,25 +517,22 @@ impl<'a> Queue<'a> {
     /// The next frame in order has been written from `buffer`, which is kept to be used again.
     fn written(&self, buffer: Buffer) {
         let mut state = self.lock();
-        if state.spare.len() < self.two_each {
-            state.spare.push(buffer);
-        } else {
-            state.held -= buffer.touched as u64;
-        }
+        state.spare.push(buffer);
         state.next += 1;
         drop(state);
         self.changed.notify_all();
     }
 
-    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that have been touched before and take no more than that, the one with most.
+    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that have been touched before and take no more than that, the one with
+    /// most, or a new one.
     fn spare(&self, frame: &Frame) -> Buffer {
         let mut state = self.lock();
         let fitting = (0..state.spare.len()).filter(|place| state.spare[*place].touched as u64 <= frame.size);
-        let Some(place) = fitting.max_by_key(|place| state.spare[*place].touched) else { return Buffer::default() };
-        let mut spare = state.spare.remove(place);
+        let place = fitting.max_by_key(|place| state.spare[*place].touched);
+        let mut spare = place.map_or_else(Buffer::default, |place| state.spare.remove(place));
         state.held -= spare.touched as u64;
         drop(state);
-        spare.bytes.clear();
+        spare.make_room(frame.size as usize);
         spare
     }
 

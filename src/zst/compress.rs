@@ -134,7 +134,7 @@ impl Compressor {
             self.context.set_parameter(parameter).map_err(failed)?;
         }
         out.clear();
-        out.reserve(compress_bound(content.len()));
+        out.reserve_exact(compress_bound(content.len()));
         self.context.compress2(out, content).map_err(failed)?;
         Ok(())
     }

@@ -7,8 +7,10 @@ mod summary;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
@@ -145,8 +147,12 @@ impl Job<'_> {
         let Packed { summary, rules, state } = self.write()?;
         reuse::note_damage(&summary, self.args, self.globals);
         if !self.args.is_stream() {
-            self.judge(rules)?;
-            self.archive.sync_all().context("sync the archive")?;
+            // The one waits for the disk, the other computes.
+            thread::scope(|scope| {
+                let synced = scope.spawn(|| self.archive.sync_all());
+                self.judge(rules)?;
+                synced.join().unwrap_or_else(|panic| resume_unwind(panic)).context("sync the archive")
+            })?;
         }
         if let (Some(digest), Some(sha256)) = (&mut self.digest, &summary.sha256) {
             let line = summary::digest_line(sha256, self.args);
