@@ -49,6 +49,10 @@ pub fn give_memory_back() {
     }
 }
 
+/// How much one call should write at the most, in bytes. For more Linux takes memory for the page cache in blocks of 2 MiB and larger, and these are dear where
+/// free blocks go back to the host of a virtual machine: 160 MiB onto ext4 took 0.43 s in calls of 4 MiB, and 0.04 s in calls of 1 MiB.
+pub const MOST_WRITTEN: usize = 1 << 20;
+
 /// Has the kernel begin to write `length` bytes of `file` from `offset` on to the disk, and does not wait for it.
 pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
     let place = |bytes: u64| i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
