@@ -3,8 +3,8 @@
 //! ```sh
 //! cargo bench --bench peers                       # every row, 9 pairs each
 //! cargo bench --bench peers -- --quick            # the main rows, 3 pairs each, in about two minutes
-//! cargo bench --bench peers -- --only unpack      # the rows whose name begins so
-//! cargo bench --bench peers -- --skip 19          # all rows but those whose name contains the word
+//! cargo bench --bench peers -- --only unpack      # the rows whose name begins so; may be said again
+//! cargo bench --bench peers -- --skip 19          # all rows but those whose name contains the word; may be said again
 //! cargo bench --bench peers -- --scaling          # isar-tarball with 1 to 16 threads, beside a thread a processor, instead
 //! cargo bench --bench peers -- --tree DIR         # another tree, one that belongs to the user's subordinate ids
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
@@ -31,8 +31,8 @@ struct Asked {
     pairs: usize,
     quick: bool,
     scaling: bool,
-    only: Option<String>,
-    skip: Option<String>,
+    only: Vec<String>,
+    skip: Vec<String>,
     suite: String,
     tree: Option<std::path::PathBuf>,
     write: Option<std::path::PathBuf>,
@@ -40,7 +40,7 @@ struct Asked {
 
 impl Asked {
     fn parse() -> Asked {
-        let (only, skip, tree, write) = (None, None, None, None);
+        let (only, skip, tree, write) = (Vec::new(), Vec::new(), None, None);
         let mut asked =
             Asked { pairs: 0, quick: false, scaling: false, only, skip, suite: "bookworm".into(), tree, write };
         let mut words = std::env::args().skip(1);
@@ -50,8 +50,8 @@ impl Asked {
                 "--quick" => asked.quick = true,
                 "--scaling" => asked.scaling = true,
                 "--pairs" => asked.pairs = value().parse().expect("a number of pairs"),
-                "--only" => asked.only = Some(value()),
-                "--skip" => asked.skip = Some(value()),
+                "--only" => asked.only.push(value()),
+                "--skip" => asked.skip.push(value()),
                 "--suite" => asked.suite = value(),
                 "--tree" => asked.tree = Some(value().into()),
                 "--write" => asked.write = Some(value().into()),
@@ -71,8 +71,8 @@ fn main() {
     let asked = Asked::parse();
     let machine = Machine::prepare(&asked.suite, asked.tree.as_deref());
     let wanted = |name: &str| {
-        asked.only.as_ref().is_none_or(|word| name.starts_with(word.as_str()))
-            && !asked.skip.as_ref().is_some_and(|word| name.contains(word.as_str()))
+        (asked.only.is_empty() || asked.only.iter().any(|word| name.starts_with(word)))
+            && !asked.skip.iter().any(|word| name.contains(word))
     };
     let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
     let rows = if asked.scaling { scaling::rows(&machine) } else { rows::rows(&machine) };
