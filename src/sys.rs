@@ -39,19 +39,27 @@ pub fn pread_append(file: BorrowedFd<'_>, offset: u64, limit: usize, out: &mut V
     Ok(count)
 }
 
-/// Has each block of memory of 4 MiB and more go back to the system when it is freed. By itself glibc's allocator comes to keep such of up to 32 MiB, and a process
+/// From how many bytes on a block of memory is mapped on its own, once [`give_memory_back`] was called: when it grows its pages move, and nothing is copied.
+pub const MAPPED: usize = 4 << 20;
+
+/// Has each block of memory of [`MAPPED`] bytes and more go back to the system when it is freed. By itself glibc's allocator comes to keep such of up to 32 MiB, and a process
 /// takes as much again as it uses. For the whole process, and of no effect with other C libraries, which do so anyway.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes numbers only.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED as libc::c_int);
     }
 }
 
 /// How much one call should write at the most, in bytes. For more Linux takes memory for the page cache in blocks of 2 MiB and larger, and these are dear where
 /// free blocks go back to the host of a virtual machine: 160 MiB onto ext4 took 0.43 s in calls of 4 MiB, and 0.04 s in calls of 1 MiB.
-pub const MOST_WRITTEN: usize = 1 << 20;
+const MOST_WRITTEN: usize = 1 << 20;
+
+/// As much of the front of `bytes` as one call should write.
+pub fn piece(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(MOST_WRITTEN)]
+}
 
 /// Has the kernel begin to write `length` bytes of `file` from `offset` on to the disk, and does not wait for it.
 pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {

@@ -50,6 +50,8 @@ impl Pairs {
 /// Runs both sides in turn, each as often as asked, after one warm-up of each. Which goes first changes from pair to pair.
 pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
     let count = row.most_pairs.map_or(count, |most| count.min(most));
+    // What a run that was killed has left.
+    clean(machine, row, 2 + 2 * count);
     for words in &row.setup {
         let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
         assert!(status.success(), "{words:?}: {status}");
@@ -81,12 +83,17 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
     let runs = (0..count).map(pair).collect();
     let takes_over = row.ours.command.iter().any(|word| word == "--reuse");
     let pairs = Pairs { runs, reused: takes_over.then(|| reused(machine, &row.ours)) };
+    clean(machine, row, number);
+    pairs
+}
+
+/// Removes what runs up to `last` leave.
+fn clean(machine: &Machine, row: &Row, last: usize) {
     for side in [&row.ours, &row.theirs] {
-        for number in 1..=number {
+        for number in 1..=last {
             shell(machine, &side.clean, number);
         }
     }
-    pairs
 }
 
 /// What one more run of `side` says that it has taken over.

@@ -126,7 +126,7 @@ fn unpack(machine: &Machine) -> Vec<Row> {
             command,
             before: if recycled {
                 // A tree that has just been removed from the same place.
-                format!("rm -rf {dir}.old; mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old", shown(archive))
+                format!("mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old", shown(archive))
             } else if place == memory {
                 // There it does not spoil the next run, and there is not room for many.
                 format!("rm -rf {}/*", shown(memory))
@@ -134,7 +134,7 @@ fn unpack(machine: &Machine) -> Vec<Row> {
                 String::new()
             },
             equal: Some([shown(archive), dir.clone()]),
-            clean: format!("rm -rf {dir}"),
+            clean: format!("rm -rf {dir} {dir}.old"),
             reads: vec![archive.clone()],
             writes: None,
         };
@@ -206,7 +206,8 @@ fn rest(machine: &Machine) -> Vec<Row> {
     let tree = |whose: &str| format!("{}/remove-{whose}-{{n}}", shown(disk));
     let removed = |command, tree: &str| Side {
         command,
-        before: format!("rm -rf {tree}; mkdir {tree}; tar -xf {archive} -C {tree}"),
+        before: format!("mkdir {tree}; tar -xf {archive} -C {tree}"),
+        clean: format!("rm -rf {tree}"),
         ..Side::default()
     };
     let cache = shown(&disk.join("cache"));

@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{At, FileError};
-use crate::sys::{MOST_WRITTEN, start_writeback};
+use crate::sys::{piece, start_writeback};
 use crate::tree::inside::{is_inside, open_parent};
 
 /// A place where nothing can be written.
@@ -98,7 +98,8 @@ impl Drop for Output {
     }
 }
 
-/// Writes a file from where it stands on, no more at a time than is cheap, and has the disk begin with what has been written: else all of it waits for the sync at the end.
+/// Writes a file from where it stands on, no more at a time than is cheap, and has the disk begin with what has been written: else all of it waits for the sync at
+/// the end.
 #[derive(Debug)]
 pub struct Early<'f> {
     file: &'f File,
@@ -115,7 +116,7 @@ impl<'f> Early<'f> {
 
 impl Write for Early<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(&bytes[..bytes.len().min(MOST_WRITTEN)])?;
+        let count = self.file.write(piece(bytes))?;
         self.written += count as u64;
         if self.written - self.begun >= STRETCH {
             // Only a hint: a pipe has no disk, and the sync tells what goes wrong.

@@ -18,6 +18,7 @@ use crate::archive::header;
 use crate::archive::outline::Outline;
 use crate::archive::writer::END;
 use crate::sbuild::check::Making;
+use crate::sys::MAPPED;
 use crate::tree::walk::{Node, Tree};
 use crate::zst::SBUILD_WINDOW_LOG;
 use crate::zst::compress::Compressor;
@@ -34,9 +35,6 @@ const LEAST_FRAME: u64 = 1 << 20;
 
 /// What a member usually takes beside its header and data, in bytes: a PAX header with the exact time.
 const EXTENSION: usize = 2 * header::BLOCK;
-
-/// Buffers have room for a multiple of so many bytes. The system's allocator maps such blocks on their own: when one grows its pages move, and nothing is copied.
-const ROOM: usize = 4 << 20;
 
 /// Bytes that the program takes before anything else.
 const PROGRAM: u64 = 16 << 20;
@@ -183,20 +181,15 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Empties it, with room for `bytes`.
+    /// Empties it, with room for `bytes`, and so much at least that growing is cheap.
     fn make_room(&mut self, bytes: usize) {
         self.bytes.clear();
-        self.bytes.reserve_exact(bytes.next_multiple_of(ROOM));
+        self.bytes.reserve_exact(bytes.next_multiple_of(MAPPED));
     }
 
     /// What is in it now has been used.
     fn touch(&mut self) {
         self.touched = self.touched.max(self.bytes.len());
-    }
-
-    /// How much memory it takes while it holds `frame`, at worst.
-    fn size_with(&self, frame: &Frame) -> u64 {
-        frame.size.max(self.touched as u64)
     }
 
     /// Gives back what makes it take more than a new one would for `frame`. What it holds goes.
@@ -466,10 +459,11 @@ impl<'a> Queue<'a> {
                 let index = state.waiting.remove(place);
                 let rest = self.costliest(&state.waiting)[0];
                 let frame = &self.plan.frames[index];
-                if state.held + content.size_with(frame) + frame.size + rest > self.budget {
+                let mut charged = frame.size.max(content.touched as u64) + frame.size;
+                if state.held + charged + rest > self.budget {
                     content.shrink(frame);
+                    charged = self.cost(index);
                 }
-                let charged = content.size_with(frame) + frame.size;
                 state.held += charged;
                 // The next frame in order is made in any case.
                 while state.held > self.budget && state.let_go() {}

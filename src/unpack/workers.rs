@@ -15,7 +15,7 @@ use super::attributes::{Attributes, Handle, Own};
 use super::error::Error;
 use crate::error::{At, FileError};
 use crate::input::Chunk;
-use crate::sys::MOST_WRITTEN;
+use crate::sys::piece;
 
 /// A file that was made and is not complete. Whoever lets go of it last completes it.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Job {
 
 fn write_all(file: &OpenFile, mut data: &[u8], mut offset: u64) -> Result<(), FileError> {
     while !data.is_empty() {
-        match pwrite(&file.file, &data[..data.len().min(MOST_WRITTEN)], offset) {
+        match pwrite(&file.file, piece(data), offset) {
             Ok(0) => return Err(FileError::new(&file.path, "write", Errno::IO)),
             Ok(count) => {
                 data = data.get(count..).unwrap_or_default();

@@ -7,7 +7,6 @@ mod summary;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -151,7 +150,7 @@ impl Job<'_> {
             thread::scope(|scope| {
                 let synced = scope.spawn(|| self.archive.sync_all());
                 self.judge(rules)?;
-                synced.join().unwrap_or_else(|panic| resume_unwind(panic)).context("sync the archive")
+                synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("sync the archive")
             })?;
         }
         if let (Some(digest), Some(sha256)) = (&mut self.digest, &summary.sha256) {

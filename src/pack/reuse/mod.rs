@@ -143,7 +143,6 @@ impl Old {
         // The archive was as long as all frames together when it was opened, so this is no more than it took on the disk.
         let length = usize::try_from(record.compressed_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         bytes.clear();
-        bytes.reserve_exact(length);
         while bytes.len() < length {
             match pread_append(self.file.as_fd(), offset + bytes.len() as u64, length - bytes.len(), bytes) {
                 Ok(0) => return Ok(false),
