@@ -59,7 +59,7 @@ pub enum Error {
     )]
     Unverified,
     /// `--memory` is too small for any work.
-    #[error("{memory} bytes of memory are too few for this tree; give at least --memory {}M", least.div_ceil(1 << 20))]
+    #[error("{memory} bytes of memory are too few for this tree and level; give at least --memory {}M", least.div_ceil(1 << 20))]
     Memory {
         /// What was allowed, in bytes.
         memory: u64,
@@ -140,6 +140,30 @@ pub enum Unmapped {
     Squash,
 }
 
+/// How much memory is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// For up to two workers, in bytes. It alone decides how large frames may be, and so which bytes come out.
+    pub base: u64,
+    /// For each further worker, in bytes.
+    pub per_thread: u64,
+}
+
+impl Memory {
+    /// Room for two of the largest frames with what they compress to.
+    pub const DEFAULT: Memory = Memory { base: 512 << 20, per_thread: 192 << 20 };
+
+    /// No more than so many bytes with any number of workers.
+    pub fn limit(bytes: u64) -> Memory {
+        Memory { base: bytes, per_thread: 0 }
+    }
+
+    /// For so many workers, in bytes.
+    pub fn of(self, threads: usize) -> u64 {
+        self.base.saturating_add(self.per_thread.saturating_mul(threads.saturating_sub(2) as u64))
+    }
+}
+
 /// What is packed, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -149,8 +173,8 @@ pub struct Options {
     pub format: Format,
     /// Worker threads, at least 1. The archive is the same for any number.
     pub threads: usize,
-    /// Bytes of memory to stay below.
-    pub memory: u64,
+    /// The memory to stay below.
+    pub memory: Memory,
     /// Store extended attributes and ACLs.
     pub xattrs: bool,
     /// What to do with owners that sbuild's map cannot hold.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::members::{Reader, Source};
 use super::plan::{Content, Frame, Plan};
 use super::reuse::{self, Found, Record, Reuse};
-use super::{Error, Format, Options};
+use super::{Error, Format, Memory, Options};
 use crate::archive::header;
 use crate::archive::outline::Outline;
 use crate::archive::writer::END;
@@ -26,9 +26,6 @@ use crate::zst::decode::Decoder;
 
 /// sbuild 0.89 reads this much of an archive to tell what it is.
 const DETECTED: usize = 512;
-
-/// What a compression context takes besides the frame it works on, in bytes: its tables and the buffers of a block.
-const CONTEXT: u64 = 40 << 20;
 
 /// Frames smaller than this, in bytes, are not worth their headers.
 const LEAST_FRAME: u64 = 1 << 20;
@@ -51,19 +48,24 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Fits threads and frames into the memory allowed. The size of frames depends on the memory and the tree alone, not on the threads: it decides which bytes come out.
+    /// Fits threads and frames into the memory allowed. The size of frames depends on the options and the tree alone, not on the threads: it decides which bytes come out.
     pub fn new(options: &Options, tree: &Tree) -> Result<Shape, Error> {
         Shape::of(options.memory, options.threads, options.format, options.cuts.most, tree.nodes.len())
     }
 
-    fn of(memory: u64, threads: usize, format: Format, most: u64, nodes: usize) -> Result<Shape, Error> {
+    fn of(memory: Memory, threads: usize, format: Format, most: u64, nodes: usize) -> Result<Shape, Error> {
         let tree = (nodes * size_of::<Node>() * 2) as u64;
-        let free = |threads: usize| memory.checked_sub(PROGRAM + tree + CONTEXT * threads as u64);
-        // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two.
-        let room = free(2).filter(|free| *free >= 2 * LEAST_FRAME).or(free(1)).unwrap_or(0);
-        let allowed = (memory / 3).min(room / 2);
+        let (context, is_ultra) = match format {
+            Format::Zstd(level) => (level.context(), level.is_ultra()),
+            Format::Tar => (0, false),
+        };
+        let free = |threads: usize| memory.of(threads).checked_sub(PROGRAM + tree + context * threads as u64);
+        // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two and time counts at all.
+        let two = free(2).filter(|free| !is_ultra && *free >= 2 * LEAST_FRAME);
+        let room = two.or(free(1)).unwrap_or(0);
+        let allowed = (memory.base / 3).min(room / 2);
         if allowed < LEAST_FRAME {
-            return Err(Error::Memory { memory, least: PROGRAM + tree + CONTEXT + 4 * LEAST_FRAME });
+            return Err(Error::Memory { memory: memory.base, least: PROGRAM + tree + context + 4 * LEAST_FRAME });
         }
         let (max_frame, mut threads) = (most.min(allowed), threads.max(1));
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
@@ -546,24 +548,32 @@ mod tests {
 
     #[test]
     fn frames_get_smaller_before_threads_or_the_tree_take_too_much_memory() {
-        let shape =
-            |mib: u64, threads, nodes| Shape::of(mib << 20, threads, Format::Zstd(Level::DEFAULT), 192 << 20, nodes);
-        for mib in (50..1000).step_by(10) {
-            for nodes in [1, 10_000, 1_000_000] {
-                let Ok(one) = shape(mib, 1, nodes) else { continue };
+        let shape = |memory, level, threads, nodes| {
+            Shape::of(memory, threads, Format::Zstd(Level::new(level).unwrap()), 192 << 20, nodes)
+        };
+        let limits = (50..1000).step_by(10).map(|mib| Memory::limit(mib << 20));
+        for memory in limits.chain([Memory::DEFAULT]) {
+            for (level, nodes) in [(3, 1), (3, 10_000), (3, 1_000_000), (19, 10_000), (22, 10_000)] {
+                let Ok(one) = shape(memory, level, 1, nodes) else { continue };
                 for threads in 1..20 {
-                    let shape = shape(mib, threads, nodes).unwrap();
+                    let shape = shape(memory, level, threads, nodes).unwrap();
                     assert_eq!(shape.max_frame, one.max_frame, "the bytes depend on the threads");
                     assert!((1..=threads).contains(&shape.threads) && shape.budget >= 2 * shape.max_frame);
-                    let fixed = PROGRAM + CONTEXT * shape.threads as u64 + (nodes * size_of::<Node>() * 2) as u64;
-                    assert!(fixed + shape.budget <= mib << 20);
+                    let contexts = Level::new(level).unwrap().context() * shape.threads as u64;
+                    let fixed = PROGRAM + contexts + (nodes * size_of::<Node>() * 2) as u64;
+                    assert!(fixed + shape.budget <= memory.of(shape.threads));
                 }
             }
         }
-        // A million files by default, with two workers; and what is said to be the least does.
-        assert!(matches!(shape(512, 2, 1_000_000), Ok(Shape { threads: 2, .. })));
-        let Err(Error::Memory { least, .. }) = shape(40, 1, 1000) else { panic!("40 MiB do not do") };
-        assert!(shape(least.div_ceil(1 << 20), 1, 1000).is_ok());
+        // A million files by default, with two workers; any level, with the compilers of a chroot in one frame; and what is said to be the least does.
+        assert!(matches!(shape(Memory::DEFAULT, 3, 2, 1_000_000), Ok(Shape { threads: 2, .. })));
+        for level in 1..=22 {
+            assert!(shape(Memory::DEFAULT, level, 2, 15_000).unwrap().max_frame > 137_000_000, "level {level}");
+            let Err(Error::Memory { least, .. }) = shape(Memory::limit(40 << 20), level, 1, 1000) else {
+                panic!("40 MiB do not do")
+            };
+            assert!(shape(Memory::limit(least), level, 1, 1000).is_ok());
+        }
     }
 
     fn plan(sizes: &[u64]) -> Plan {

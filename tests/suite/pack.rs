@@ -423,6 +423,13 @@ fn a_symbolic_link_to_the_tree_is_followed_and_one_at_the_archive_replaced() {
     assert!(fs::symlink_metadata(scratch.join("x.tar")).unwrap().is_file());
 }
 
+/// The most memory that `pack` takes with two workers and `options`, in MiB.
+fn peak(options: &[&str], tree: &Path, archive: &Path) -> u64 {
+    let mut run = as_user("python3");
+    run.args(["-c", PEAK]).arg(program()).args(["pack", "--quiet", "--threads=2"]).args(options);
+    succeed(run.args([tree, archive])).trim().parse().unwrap()
+}
+
 #[test]
 fn no_tree_takes_more_memory_than_allowed() {
     let scratch = Scratch::new();
@@ -432,14 +439,23 @@ fn no_tree_takes_more_memory_than_allowed() {
         "tree",
         "for i in 1 2 3 4 5 6 7 8; do head -c 45M /dev/urandom >large-$i; done; for i in 1 2 3; do head -c 6M /dev/urandom >small-$i; done",
     );
-    let archive = scratch.join("x.tar.zst");
-    let peak = |options: &[&str]| -> u64 {
-        let mut run = as_user("python3");
-        run.args(["-c", PEAK]).arg(program()).args(["pack", "--quiet", "--threads=2"]).args(options);
-        succeed(run.args([&tree, &archive])).trim().parse().unwrap()
-    };
     for (allowed, options) in [(100, &["--memory=100M"][..]), (150, &["--memory=150M"]), (512, &[])] {
-        let peak = peak(options);
+        let peak = peak(options, &tree, &scratch.join("x.tar.zst"));
         assert!((30..=allowed).contains(&peak), "{peak} of {allowed} MiB");
+    }
+}
+
+#[test]
+fn no_level_takes_more_memory_than_allowed() {
+    let scratch = Scratch::new();
+    // Large files in one frame, which the high levels are done with soon: each has the same bytes over and over.
+    let tree = made_by(
+        &scratch,
+        "tree",
+        "head -c 1M /dev/urandom >piece; for i in 1 2 3 4; do for j in $(seq 45); do cat piece; done >large-$i; done",
+    );
+    for (allowed, options) in [(200, &["--level=19", "--memory=200M"][..]), (512, &["--level=22"])] {
+        let peak = peak(options, &tree, &scratch.join("x.tar.zst"));
+        assert!((100..=allowed).contains(&peak), "{peak} of {allowed} MiB");
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use isar_tarball::entry::Timestamp;
 use isar_tarball::pack::plan::Cuts;
 use isar_tarball::pack::reuse::{self, Old, Record, Reuse, State, Unusable};
-use isar_tarball::pack::{Format, Options, Progress, Summary, Unmapped, pack};
+use isar_tarball::pack::{Format, Memory, Options, Progress, Summary, Unmapped, pack};
 use isar_tarball::tree::walk;
 use isar_tarball::zst::compress::Level;
 use proptest::prelude::*;
@@ -173,7 +173,7 @@ pub fn options(threads: usize) -> Options {
         walk: walk::Options::default(),
         format: Format::Zstd(Level::DEFAULT),
         threads,
-        memory: 512 << 20,
+        memory: Memory::DEFAULT,
         xattrs: true,
         unmapped: Unmapped::Error,
         clamp_mtime: None,

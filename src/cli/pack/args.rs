@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use isar_tarball::chroot::points;
 use isar_tarball::pack::plan::Cuts;
-use isar_tarball::pack::{Format, Options, Unmapped};
+use isar_tarball::pack::{Format, Memory, Options, Unmapped};
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::walk;
 use isar_tarball::zst::compress::Level;
@@ -37,7 +37,7 @@ pub struct Args {
     /// Worker threads: one a processor (0), or fewer; the archive is the same for any number [default: ZSTD_NBTHREADS, or 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Stay below this much memory [default: 512M]; less may mean smaller frames
+    /// Stay below this much memory [default: 512M, and 192M for each worker but the first two]; less may mean smaller frames
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
     /// How much of the tree stands in a frame, at least [default: 12M]; with smaller ones --reuse takes over more, of a larger archive
@@ -95,12 +95,6 @@ pub struct Args {
 
 /// What never belongs into a build chroot: downloaded packages, the mount point of isar's own repository, and what a killed `chroot` has left to the next one.
 pub const DEFAULT_EXCLUDES: [&str; 3] = ["/var/cache/apt/archives", "/isar-apt", points::RECORD];
-
-/// What up to two workers may take, in bytes: two of the largest frames with what they compress to.
-const MEMORY: u64 = 512 << 20;
-
-/// What each further worker may take, in bytes.
-const MEMORY_PER_THREAD: u64 = 192 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum FormatName {
@@ -192,7 +186,7 @@ impl Args {
             },
             format,
             threads,
-            memory: self.memory.unwrap_or(MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64),
+            memory: self.memory.map_or(Memory::DEFAULT, Memory::limit),
             xattrs: !self.no_xattrs,
             unmapped: match self.unmapped {
                 UnmappedName::Error => Unmapped::Error,
