@@ -57,7 +57,7 @@ impl Level {
             CParameter::ContentSizeFlag(true),
         ];
         match self.tables(is_large) {
-            Some(Tables { strategy, hash, chain, min_match, skip, far }) => {
+            Some(Tables { strategy, hash, chain, min_match, skip }) => {
                 parameters.extend([
                     CParameter::Strategy(strategy),
                     CParameter::HashLog(hash.min(window)),
@@ -65,20 +65,17 @@ impl Level {
                     CParameter::MinMatch(min_match),
                     CParameter::TargetLength(skip),
                 ]);
-                if far {
-                    parameters.extend(FAR);
-                }
             }
             None => {
-                // In the widest window zstd would turn it on by itself, with larger tables.
-                if is_large || window == SBUILD_WINDOW_LOG {
-                    parameters.extend(FAR);
-                }
                 if let Some((hash, chain)) = self.most() {
                     parameters.push(CParameter::HashLog(hash.min(window + 1)));
                     parameters.push(CParameter::ChainLog(chain.min(window + 1)));
                 }
             }
+        }
+        // Levels 3 to 9 have large tables instead. In the widest window zstd would turn long-distance matching on by itself, and not sparingly.
+        if is_large && !matches!(self.0, 3..=9) || window == SBUILD_WINDOW_LOG {
+            parameters.extend(FAR);
         }
         parameters
     }
@@ -107,9 +104,7 @@ impl Level {
     /// a table of 2^21 entries (level 1: 47.9 MB of 137 in 0.84 s, with it 44.6 in 0.47 s).
     fn tables(self, is_large: bool) -> Option<Tables> {
         use Strategy::{ZSTD_dfast as DoubleFast, ZSTD_fast as Fast, ZSTD_lazy2 as Lazy2};
-        let tables = |strategy, hash, chain, min_match| {
-            Some(Tables { strategy, hash, chain, min_match, skip: 0, far: is_large && self.0 < 3 })
-        };
+        let tables = |strategy, hash, chain, min_match| Some(Tables { strategy, hash, chain, min_match, skip: 0 });
         match (self.0, is_large) {
             (1, _) => tables(Fast, 16, 10, 7).map(|tables| Tables { skip: 2, ..tables }),
             (2, _) => tables(Fast, 18, 10, 6),
@@ -133,8 +128,6 @@ struct Tables {
     chain: u32,
     min_match: u32,
     skip: u32,
-    /// Long-distance matching as well, as [`FAR`] says.
-    far: bool,
 }
 
 /// Long-distance matching that costs little: an entry for every 128 bytes or so, and for no match of less than 32.
