@@ -1,4 +1,5 @@
-//! The parts alone, in memory: how many members or bytes a second each of them handles on one processor.
+//! The parts alone, in memory: how many members or bytes a second each of them handles on one
+//! processor.
 //!
 //! ```sh
 //! cargo bench --bench parts
@@ -26,11 +27,17 @@ const MEMBERS: u64 = 10_000;
 fn entry(number: u64, size: u64) -> Entry {
     Entry {
         path: format!("usr/share/doc/package-{}/file-{number}.html", number / 20).into_bytes(),
-        kind: Kind::File { size, extents: None },
+        kind: Kind::File {
+            size,
+            extents: None,
+        },
         uid: 0,
         gid: 0,
         mode: 0o644,
-        mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: (number * 997) as u32 },
+        mtime: Timestamp {
+            seconds: 1_700_000_000,
+            nanoseconds: (number * 997) as u32,
+        },
         xattrs: Vec::new(),
         access_acl: None,
         default_acl: None,
@@ -51,16 +58,32 @@ fn stream(size: u64) -> Vec<u8> {
 }
 
 fn headers(bench: &mut Criterion) {
-    let fields = || Fields { name: b"./usr/bin/ping", mode: 0o755, size: 90_568, mtime: 1, ..Fields::default() };
-    let block = header::block(&Fields { typeflag: b'0', ..fields() });
+    let fields = || Fields {
+        name: b"./usr/bin/ping",
+        mode: 0o755,
+        size: 90_568,
+        mtime: 1,
+        ..Fields::default()
+    };
+    let block = header::block(&Fields {
+        typeflag: b'0',
+        ..fields()
+    });
     let mut group = bench.benchmark_group("header");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("encode", |bench| bench.iter(|| header::block(black_box(&fields()))));
+    group.bench_function("encode", |bench| {
+        bench.iter(|| header::block(black_box(&fields())))
+    });
     group.bench_function("decode", |bench| {
         bench.iter(|| {
             let header = Header(black_box(&block));
             assert!(header.has_valid_checksum());
-            (header.name(), header.mode().unwrap(), header.size().unwrap(), header.mtime().unwrap())
+            (
+                header.name(),
+                header.mode().unwrap(),
+                header.size().unwrap(),
+                header.mtime().unwrap(),
+            )
         })
     });
     group.finish();
@@ -83,7 +106,9 @@ fn records(bench: &mut Criterion) {
             out.len()
         })
     });
-    group.bench_function("decode", |bench| bench.iter(|| pax::decode::records(black_box(&text)).count()));
+    group.bench_function("decode", |bench| {
+        bench.iter(|| pax::decode::records(black_box(&text)).count())
+    });
     group.finish();
 }
 
@@ -110,7 +135,9 @@ fn streams(bench: &mut Criterion) {
         let entries: Vec<Entry> = (0..MEMBERS).map(|number| entry(number, 4096)).collect();
         bench.iter(|| {
             out.clear();
-            entries.iter().for_each(|entry| writer::append_header(&mut out, entry, None).unwrap());
+            entries
+                .iter()
+                .for_each(|entry| writer::append_header(&mut out, entry, None).unwrap());
             out.len()
         })
     });
@@ -141,10 +168,16 @@ fn archives(bench: &mut Criterion) {
     std::fs::write(file.path(), &archive).unwrap();
     group.throughput(Throughput::Bytes(content.len() as u64));
     for threads in [1, 2, 4] {
-        let options = input::Options { threads, memory: 256 << 20, window_log: 27, eager: true };
+        let options = input::Options {
+            threads,
+            memory: 256 << 20,
+            window_log: 27,
+            eager: true,
+        };
         group.bench_function(BenchmarkId::new("decode", threads), |bench| {
             bench.iter(|| {
-                let mut input = Input::open(std::fs::File::open(file.path()).unwrap(), &options).unwrap();
+                let mut input =
+                    Input::open(std::fs::File::open(file.path()).unwrap(), &options).unwrap();
                 let mut bytes = 0;
                 while let Some(chunk) = input.next().unwrap() {
                     bytes += chunk.len();
@@ -168,20 +201,39 @@ fn trees(bench: &mut Criterion) {
     let tree = walk::walk(root.as_fd(), &options, 1).unwrap();
     let mut group = bench.benchmark_group("tree");
     group.throughput(Throughput::Elements(tree.nodes.len() as u64));
-    group.bench_function("walk", |bench| bench.iter(|| walk::walk(root.as_fd(), &options, 1).unwrap().nodes.len()));
+    group.bench_function("walk", |bench| {
+        bench.iter(|| walk::walk(root.as_fd(), &options, 1).unwrap().nodes.len())
+    });
     group.bench_function("plan", |bench| {
-        bench.iter(|| plan::plan(black_box(&tree), &plan::Cuts::default()).frames.len())
+        bench.iter(|| {
+            plan::plan(black_box(&tree), &plan::Cuts::default())
+                .frames
+                .len()
+        })
     });
     group.finish();
 }
 
 fn ids(bench: &mut Criterion) {
     let offered = IdMap::parse(b"0 0 4294967295\n").unwrap();
-    let map = IdMap::build(Layout::Subid, 1000, &[Range { base: 100_000, count: 60_000 }], &offered).unwrap();
+    let map = IdMap::build(
+        Layout::Subid,
+        1000,
+        &[Range {
+            base: 100_000,
+            count: 60_000,
+        }],
+        &offered,
+    )
+    .unwrap();
     let mut group = bench.benchmark_group("ids");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("to outer", |bench| bench.iter(|| map.to_outer(black_box(999))));
-    group.bench_function("to inner", |bench| bench.iter(|| map.to_inner(black_box(100_999))));
+    group.bench_function("to outer", |bench| {
+        bench.iter(|| map.to_outer(black_box(999)))
+    });
+    group.bench_function("to inner", |bench| {
+        bench.iter(|| map.to_inner(black_box(100_999)))
+    });
     group.finish();
 }
 

@@ -1,13 +1,15 @@
 //! POSIX ACLs in the kernel's form and as archives store them. Pure: bytes in, bytes out.
 //!
-//! The kernel's form (the value of `system.posix_acl_access` and `system.posix_acl_default`, `linux/posix_acl_xattr.h`) is
-//! little-endian: a `u32` version, always 2, then 8 bytes an entry: `u16` tag, `u16` permissions, `u32` id. The id counts for
-//! named users and groups alone.
+//! The kernel's form (the value of `system.posix_acl_access` and `system.posix_acl_default`,
+//! `linux/posix_acl_xattr.h`) is little-endian: a `u32` version, always 2, then 8 bytes an entry:
+//! `u16` tag, `u16` permissions, `u32` id. The id counts for named users and groups alone.
 //!
-//! The text (the value of the PAX records `SCHILY.acl.access` and `SCHILY.acl.default`) that [`to_text`] writes is the long form with
-//! commas and numeric ids: `user::rwx,user:999:rwx,group::r-x,mask::rwx,other::r-x`. Restored by GNU tar 1.34 (libacl) and bsdtar 3.6
-//! (libarchive), it gives the same ids as the trailing-id form (`user:999:rwx:999`) of libarchive: libacl takes a number for a number
-//! always, libarchive looks it up as a name first in both forms. The shorter one is written.
+//! The text (the value of the PAX records `SCHILY.acl.access` and `SCHILY.acl.default`) that
+//! [`to_text`] writes is the long form with commas and numeric ids:
+//! `user::rwx,user:999:rwx,group::r-x,mask::rwx,other::r-x`. Restored by GNU tar 1.34 (libacl) and
+//! bsdtar 3.6 (libarchive), it gives the same ids as the trailing-id form (`user:999:rwx:999`) of
+//! libarchive: libacl takes a number for a number always, libarchive looks it up as a name first in
+//! both forms. The shorter one is written.
 
 /// Why an ACL is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +26,8 @@ pub enum Error {
     /// Permissions above read, write and execute.
     #[error("the ACL has an entry with unknown permissions {0:#x}")]
     Permissions(u16),
-    /// An id that has no number here: the kernel shows -1 for ids that the user namespace does not map.
+    /// An id that has no number here: the kernel shows -1 for ids that the user namespace does not
+    /// map.
     #[error(
         "the ACL names a {0} whose id is not mapped in this user namespace (remove the entry with `setfacl -x`, or map the id)"
     )]
@@ -42,7 +45,9 @@ pub enum Error {
     #[error("the ACL's text has an entry `{0}` that cannot be understood")]
     Malformed(String),
     /// A name that only the machine that wrote the archive can resolve.
-    #[error("the ACL's text names the {kind} `{name}` without a number (write the archive with numeric ids)")]
+    #[error(
+        "the ACL's text names the {kind} `{name}` without a number (write the archive with numeric ids)"
+    )]
     NameWithoutId {
         /// `user` or `group`.
         kind: &'static str,
@@ -66,7 +71,8 @@ enum Qualifier {
 type Entry = (Qualifier, u16);
 
 const VERSION: u32 = 2;
-/// What the kernel writes as the id of an entry without one, and in place of an id that is not mapped (`ACL_UNDEFINED_ID`).
+/// What the kernel writes as the id of an entry without one, and in place of an id that is not
+/// mapped (`ACL_UNDEFINED_ID`).
 const NO_ID: u32 = u32::MAX;
 
 impl Qualifier {
@@ -112,10 +118,15 @@ impl Qualifier {
 }
 
 fn mapped(id: u32, kind: &'static str) -> Result<u32, Error> {
-    if id == NO_ID { Err(Error::UnmappedId(kind)) } else { Ok(id) }
+    if id == NO_ID {
+        Err(Error::UnmappedId(kind))
+    } else {
+        Ok(id)
+    }
 }
 
-/// The text of an ACL, for an archive: entries in the kernel's order (named ones by number), separated by commas, with numeric ids.
+/// The text of an ACL, for an archive: entries in the kernel's order (named ones by number),
+/// separated by commas, with numeric ids.
 pub fn to_text(raw: &[u8]) -> Result<Vec<u8>, Error> {
     let entries = valid(decode(raw)?)?;
     let texts: Vec<String> = entries.iter().map(|entry| entry_text(*entry)).collect();
@@ -124,31 +135,44 @@ pub fn to_text(raw: &[u8]) -> Result<Vec<u8>, Error> {
 
 /// The kernel's form of an ACL's text, as GNU tar, bsdtar and [`to_text`] write it.
 ///
-/// Entries are separated by commas or newlines, `#` begins a comment, tags are long or short (`user`, `u`), an id may follow the
-/// permissions and then wins over the name (`user:sbuild:rwx:999`). Entries may stand in any order and come out in the kernel's.
+/// Entries are separated by commas or newlines, `#` begins a comment, tags are long or short
+/// (`user`, `u`), an id may follow the permissions and then wins over the name
+/// (`user:sbuild:rwx:999`). Entries may stand in any order and come out in the kernel's.
 pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Error> {
     let mut entries = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
         let code = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-        for entry in code.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+        for entry in code
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .filter(|entry| !entry.is_empty())
+        {
             entries.push(parse_entry(entry)?);
         }
     }
     Ok(encode(&valid(entries)?))
 }
 
-/// True when an access ACL says no more than the mode bits do: it need not be stored. False for a value that cannot be understood.
+/// True when an access ACL says no more than the mode bits do: it need not be stored. False for a
+/// value that cannot be understood.
 pub fn is_trivial(raw: &[u8]) -> bool {
     // A mask, even without named entries, limits the owning group, and that no mode can say.
-    decode(raw)
-        .and_then(valid)
-        .is_ok_and(|entries| !entries.iter().any(|(who, _)| who.is_named() || *who == Qualifier::Mask))
+    decode(raw).and_then(valid).is_ok_and(|entries| {
+        !entries
+            .iter()
+            .any(|(who, _)| who.is_named() || *who == Qualifier::Mask)
+    })
 }
 
-/// The kernel's form of the access ACL that says just the permission bits of `mode`. Written to a file, it removes its ACL and sets these bits.
+/// The kernel's form of the access ACL that says just the permission bits of `mode`. Written to a
+/// file, it removes its ACL and sets these bits.
 pub fn minimal(mode: u32) -> Vec<u8> {
     let class = |shift: u32| ((mode >> shift) & 0o7) as u16;
-    encode(&[(Qualifier::Owner, class(6)), (Qualifier::OwningGroup, class(3)), (Qualifier::Other, class(0))])
+    encode(&[
+        (Qualifier::Owner, class(6)),
+        (Qualifier::OwningGroup, class(3)),
+        (Qualifier::Other, class(0)),
+    ])
 }
 
 /// Whom an entry of an ACL names.
@@ -160,13 +184,17 @@ pub enum Named {
     Group(u32),
 }
 
-/// The users and groups that an ACL in the kernel's form names; none for a value that cannot be understood.
+/// The users and groups that an ACL in the kernel's form names; none for a value that cannot be
+/// understood.
 pub fn named(raw: &[u8]) -> impl Iterator<Item = Named> {
-    decode(raw).unwrap_or_default().into_iter().filter_map(|(who, _)| match who {
-        Qualifier::User(id) => Some(Named::User(id)),
-        Qualifier::Group(id) => Some(Named::Group(id)),
-        _ => None,
-    })
+    decode(raw)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(who, _)| match who {
+            Qualifier::User(id) => Some(Named::User(id)),
+            Qualifier::Group(id) => Some(Named::Group(id)),
+            _ => None,
+        })
 }
 
 fn decode(raw: &[u8]) -> Result<Vec<Entry>, Error> {
@@ -188,7 +216,10 @@ fn decode(raw: &[u8]) -> Result<Vec<Entry>, Error> {
                 return Err(Error::Permissions(permissions));
             }
             let tag = u16::from_le_bytes([tag0, tag1]);
-            Ok((Qualifier::from_tag_and_id(tag, u32::from_le_bytes([id0, id1, id2, id3]))?, permissions))
+            Ok((
+                Qualifier::from_tag_and_id(tag, u32::from_le_bytes([id0, id1, id2, id3]))?,
+                permissions,
+            ))
         })
         .collect()
 }
@@ -215,9 +246,11 @@ fn valid(mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
         }
     }
     let has = |who: Qualifier| entries.iter().any(|(other, _)| *other == who);
-    for (base, text) in
-        [(Qualifier::Owner, "user::"), (Qualifier::OwningGroup, "group::"), (Qualifier::Other, "other::")]
-    {
+    for (base, text) in [
+        (Qualifier::Owner, "user::"),
+        (Qualifier::OwningGroup, "group::"),
+        (Qualifier::Other, "other::"),
+    ] {
         if !has(base) {
             return Err(Error::Missing(text));
         }
@@ -230,12 +263,21 @@ fn valid(mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
 
 fn entry_text((who, permissions): Entry) -> String {
     let letter = |bit: u16, letter: char| if permissions & bit != 0 { letter } else { '-' };
-    format!("{}{}{}{}", who.text(), letter(4, 'r'), letter(2, 'w'), letter(1, 'x'))
+    format!(
+        "{}{}{}{}",
+        who.text(),
+        letter(4, 'r'),
+        letter(2, 'w'),
+        letter(1, 'x')
+    )
 }
 
 fn parse_entry(entry: &[u8]) -> Result<Entry, Error> {
     let malformed = || Error::Malformed(entry.escape_ascii().to_string());
-    let fields: Vec<&[u8]> = entry.split(|byte| *byte == b':').map(<[u8]>::trim_ascii).collect();
+    let fields: Vec<&[u8]> = entry
+        .split(|byte| *byte == b':')
+        .map(<[u8]>::trim_ascii)
+        .collect();
     let (tag, name, permissions, id): (&[u8], &[u8], &[u8], &[u8]) = match fields[..] {
         // The form without the empty field that some write for mask and other.
         [tag @ (b"mask" | b"m" | b"other" | b"o"), permissions] => (tag, b"", permissions, b""),
@@ -248,8 +290,12 @@ fn parse_entry(entry: &[u8]) -> Result<Entry, Error> {
         (b"group" | b"g", true) => Qualifier::OwningGroup,
         (b"mask" | b"m", true) => Qualifier::Mask,
         (b"other" | b"o", true) => Qualifier::Other,
-        (b"user" | b"u", false) => Qualifier::User(named_id("user", name, id)?.ok_or_else(malformed)?),
-        (b"group" | b"g", false) => Qualifier::Group(named_id("group", name, id)?.ok_or_else(malformed)?),
+        (b"user" | b"u", false) => {
+            Qualifier::User(named_id("user", name, id)?.ok_or_else(malformed)?)
+        }
+        (b"group" | b"g", false) => {
+            Qualifier::Group(named_id("group", name, id)?.ok_or_else(malformed)?)
+        }
         _ => return Err(malformed()),
     };
     Ok((who, parse_permissions(permissions).ok_or_else(malformed)?))
@@ -265,12 +311,17 @@ fn named_id(kind: &'static str, name: &[u8], id: &[u8]) -> Result<Option<u32>, E
     if !digits.iter().all(u8::is_ascii_digit) {
         let name_alone = id.is_empty();
         return if name_alone {
-            Err(Error::NameWithoutId { kind, name: name.escape_ascii().to_string() })
+            Err(Error::NameWithoutId {
+                kind,
+                name: name.escape_ascii().to_string(),
+            })
         } else {
             Ok(None)
         };
     }
-    let number = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    let number = str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok());
     number.map(|id| mapped(id, kind)).transpose()
 }
 
@@ -298,7 +349,8 @@ mod tests {
 
     use super::*;
 
-    /// `user::rwx,user:999:rw-,group::r-x,mask::rwx,other::r--`, written out as the kernel gives it.
+    /// `user::rwx,user:999:rw-,group::r-x,mask::rwx,other::r--`, written out as the kernel gives
+    /// it.
     const RAW: &[u8] = b"\x02\0\0\0\
         \x01\0\x07\0\xff\xff\xff\xff\
         \x02\0\x06\0\xe7\x03\0\0\
@@ -341,11 +393,32 @@ mod tests {
             ("", Error::Missing("user::")),
             ("user::rwx,group::r-x", Error::Missing("other::")),
             ("user::rwx,other::---", Error::Missing("group::")),
-            ("user::rwx,group::r-x,other::---,user:1:r--", Error::MissingMask),
-            ("user::rwx,group::r-x,other::---,user::r--", Error::Duplicate("user::".to_owned())),
-            ("user::rwx,group::r-x,other::---,mask::r--,u:1:r,u:01:w", Error::Duplicate("user:1:".to_owned())),
-            ("user:joe:rwx", Error::NameWithoutId { kind: "user", name: "joe".to_owned() }),
-            ("group:adm\u{1b}:rwx", Error::NameWithoutId { kind: "group", name: "adm\\x1b".to_owned() }),
+            (
+                "user::rwx,group::r-x,other::---,user:1:r--",
+                Error::MissingMask,
+            ),
+            (
+                "user::rwx,group::r-x,other::---,user::r--",
+                Error::Duplicate("user::".to_owned()),
+            ),
+            (
+                "user::rwx,group::r-x,other::---,mask::r--,u:1:r,u:01:w",
+                Error::Duplicate("user:1:".to_owned()),
+            ),
+            (
+                "user:joe:rwx",
+                Error::NameWithoutId {
+                    kind: "user",
+                    name: "joe".to_owned(),
+                },
+            ),
+            (
+                "group:adm\u{1b}:rwx",
+                Error::NameWithoutId {
+                    kind: "group",
+                    name: "adm\\x1b".to_owned(),
+                },
+            ),
             ("user:4294967295:rwx", Error::UnmappedId("user")),
             ("user:4294967296:rwx", malformed("user:4294967296:rwx")),
             ("user:joe:rwx:-1", malformed("user:joe:rwx:-1")),
@@ -371,7 +444,10 @@ mod tests {
             (change(4, b"\x40"), Error::Tag(0x40)),
             (change(6, b"\x08"), Error::Permissions(8)),
             (change(16, b"\xff\xff\xff\xff"), Error::UnmappedId("user")),
-            (change(12, b"\x08\0\x06\0\xff\xff\xff\xff"), Error::UnmappedId("group")),
+            (
+                change(12, b"\x08\0\x06\0\xff\xff\xff\xff"),
+                Error::UnmappedId("group"),
+            ),
             (change(28, b"\x20"), Error::Duplicate("other::".to_owned())),
         ] {
             assert_eq!(to_text(&raw), Err(error), "{raw:?}");
@@ -385,23 +461,45 @@ mod tests {
         assert!(!trivial(b"user::rwx,group::r-x,mask::r-x,other::---"));
         assert!(!is_trivial(RAW));
         assert!(!is_trivial(b""));
-        assert_eq!(to_text(&minimal(0o2751)).unwrap(), b"user::rwx,group::r-x,other::--x");
+        assert_eq!(
+            to_text(&minimal(0o2751)).unwrap(),
+            b"user::rwx,group::r-x,other::--x"
+        );
     }
 
     fn any_valid_entries() -> impl Strategy<Value = Vec<Entry>> {
         let named = || prop::collection::btree_map(0..u32::MAX, 0u16..8, 0..6);
-        (named(), named(), prop::array::uniform4(0u16..8), any::<bool>()).prop_map(
-            |(users, groups, [owner, group, mask, other], has_mask): (BTreeMap<_, _>, BTreeMap<_, _>, _, _)| {
-                let mut entries = vec![(Qualifier::Owner, owner)];
-                let needs_mask = has_mask || !users.is_empty() || !groups.is_empty();
-                entries.extend(users.into_iter().map(|(id, permissions)| (Qualifier::User(id), permissions)));
-                entries.push((Qualifier::OwningGroup, group));
-                entries.extend(groups.into_iter().map(|(id, permissions)| (Qualifier::Group(id), permissions)));
-                entries.extend(needs_mask.then_some((Qualifier::Mask, mask)));
-                entries.push((Qualifier::Other, other));
-                entries
-            },
+        (
+            named(),
+            named(),
+            prop::array::uniform4(0u16..8),
+            any::<bool>(),
         )
+            .prop_map(
+                |(users, groups, [owner, group, mask, other], has_mask): (
+                    BTreeMap<_, _>,
+                    BTreeMap<_, _>,
+                    _,
+                    _,
+                )| {
+                    let mut entries = vec![(Qualifier::Owner, owner)];
+                    let needs_mask = has_mask || !users.is_empty() || !groups.is_empty();
+                    entries.extend(
+                        users
+                            .into_iter()
+                            .map(|(id, permissions)| (Qualifier::User(id), permissions)),
+                    );
+                    entries.push((Qualifier::OwningGroup, group));
+                    entries.extend(
+                        groups
+                            .into_iter()
+                            .map(|(id, permissions)| (Qualifier::Group(id), permissions)),
+                    );
+                    entries.extend(needs_mask.then_some((Qualifier::Mask, mask)));
+                    entries.push((Qualifier::Other, other));
+                    entries
+                },
+            )
     }
 
     proptest! {

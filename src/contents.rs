@@ -23,7 +23,8 @@ pub struct Ended {
     pub bytes: u64,
 }
 
-/// Hands every member and all data to `visit`, in the order of the archive, and reads to the end of the input.
+/// Hands every member and all data to `visit`, in the order of the archive, and reads to the end of
+/// the input.
 ///
 /// # Errors
 ///
@@ -41,5 +42,8 @@ pub fn read<E: From<Error>>(
         }
     }
     let end = reader.finish().map_err(Error::from)?;
-    Ok(Ended { end, bytes: reader.offset() })
+    Ok(Ended {
+        end,
+        bytes: reader.offset(),
+    })
 }

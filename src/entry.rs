@@ -1,6 +1,7 @@
 //! One file of a tree or archive: the type that walk, writer and reader share.
 
-/// Seconds and nanoseconds since 1970-01-01T00:00:00Z. Before 1970 `seconds` is negative and `nanoseconds` still counts upwards (as in `struct timespec`).
+/// Seconds and nanoseconds since 1970-01-01T00:00:00Z. Before 1970 `seconds` is negative and
+/// `nanoseconds` still counts upwards (as in `struct timespec`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole seconds, rounded down.
@@ -84,8 +85,9 @@ impl Kind {
 /// One file with everything that an archive keeps of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The path below the root, without `./` in front and without `/` behind; empty for the root itself.
-    /// A reader of foreign archives hands out the name as stored, `..` and leading `/` included.
+    /// The path below the root, without `./` in front and without `/` behind; empty for the root
+    /// itself. A reader of foreign archives hands out the name as stored, `..` and leading `/`
+    /// included.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: Kind,
@@ -97,7 +99,8 @@ pub struct Entry {
     pub mode: u32,
     /// Last change of the content.
     pub mtime: Timestamp,
-    /// Extended attributes apart from ACLs, sorted by name; `security.capability` as v2 (see `tree::xattr`).
+    /// Extended attributes apart from ACLs, sorted by name; `security.capability` as v2 (see
+    /// `tree::xattr`).
     pub xattrs: Vec<Xattr>,
     /// The access ACL as text (see `acl`), where it says more than the mode.
     pub access_acl: Option<Vec<u8>>,

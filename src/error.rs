@@ -7,7 +7,8 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {act}: {}", Shown(path), describe(cause))]
 pub struct FileError {
-    /// The path as the user knows it: as typed, or relative to the tree's root (`.` for the root itself).
+    /// The path as the user knows it: as typed, or relative to the tree's root (`.` for the root
+    /// itself).
     pub path: Vec<u8>,
     /// What was being done, as a verb: `read`, `open`, `list the directory`.
     pub act: &'static str,
@@ -17,8 +18,16 @@ pub struct FileError {
 
 impl FileError {
     /// `cause` with the path and the act that it belongs to.
-    pub fn new(path: impl AsRef<[u8]>, act: &'static str, cause: impl Into<io::Error>) -> FileError {
-        FileError { path: shown_root(path.as_ref()).to_vec(), act, cause: cause.into() }
+    pub fn new(
+        path: impl AsRef<[u8]>,
+        act: &'static str,
+        cause: impl Into<io::Error>,
+    ) -> FileError {
+        FileError {
+            path: shown_root(path.as_ref()).to_vec(),
+            act,
+            cause: cause.into(),
+        }
     }
 }
 
@@ -47,14 +56,16 @@ pub fn describe(error: &io::Error) -> String {
     }
 }
 
-/// A path or name for a message: bytes that are not printable UTF-8 are escaped (`\n`, `\xff`), so that no name can forge a line or move a cursor.
+/// A path or name for a message: bytes that are not printable UTF-8 are escaped (`\n`, `\xff`), so
+/// that no name can forge a line or move a cursor.
 pub struct Shown<'a, B: AsRef<[u8]> + ?Sized>(pub &'a B);
 
 impl<B: AsRef<[u8]> + ?Sized> fmt::Display for Shown<'_, B> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.as_ref().utf8_chunks() {
             for character in chunk.valid().chars() {
-                // Format characters (bidirectional overrides, zero-width) count as not printable too: escape_debug escapes them.
+                // Format characters (bidirectional overrides, zero-width) count as not printable
+                // too: escape_debug escapes them.
                 if character.is_control() || !is_plain(character) {
                     write!(out, "{}", character.escape_default())?;
                 } else {
@@ -80,13 +91,20 @@ mod tests {
 
     #[test]
     fn a_failed_call_names_path_act_and_cause_without_the_number() {
-        let error = Err::<(), _>(io::Error::from_raw_os_error(libc::EIO)).at("usr/bin/ping", "read");
-        assert_eq!(error.expect_err("an error").to_string(), "usr/bin/ping: read: Input/output error");
+        let error =
+            Err::<(), _>(io::Error::from_raw_os_error(libc::EIO)).at("usr/bin/ping", "read");
+        assert_eq!(
+            error.expect_err("an error").to_string(),
+            "usr/bin/ping: read: Input/output error"
+        );
     }
 
     #[test]
     fn names_cannot_forge_lines_or_move_the_cursor() {
-        assert_eq!(Shown(b"a\nb\x1b[2J\xff\xc3\xbc").to_string(), "a\\nb\\u{1b}[2J\\xff\u{fc}");
+        assert_eq!(
+            Shown(b"a\nb\x1b[2J\xff\xc3\xbc").to_string(),
+            "a\\nb\\u{1b}[2J\\xff\u{fc}"
+        );
         assert_eq!(Shown("x\u{202e}y").to_string(), "x\\u{202e}y");
     }
 }

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use crate::error::{At, FileError, Shown};
@@ -42,8 +42,9 @@ pub enum Error {
     SameName(Vec<u8>, Vec<u8>),
 }
 
-/// The regular files of the tree at `root` that the members name: paths, which follow symbolic links within the tree (`/vmlinuz` is one), or patterns, which find files only.
-/// Sorted, each once, with their paths for messages and names.
+/// The regular files of the tree at `root` that the members name: paths, which follow symbolic
+/// links within the tree (`/vmlinuz` is one), or patterns, which find files only. Sorted, each
+/// once, with their paths for messages and names.
 pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd)>, Error> {
     let mut found: Vec<(Vec<u8>, OwnedFd)> = Vec::new();
     let mut tree = None;
@@ -94,7 +95,9 @@ fn matching(
     found: &mut Vec<(Vec<u8>, OwnedFd)>,
 ) -> Result<(), Error> {
     // A pattern that is no UTF-8 or malformed matches nothing.
-    let Ok(patterns) = Patterns::new(std::str::from_utf8(pattern)) else { return Ok(()) };
+    let Ok(patterns) = Patterns::new(std::str::from_utf8(pattern)) else {
+        return Ok(());
+    };
     for id in 0..tree.nodes.len() as NodeId {
         let path = tree.path(id);
         if tree.node(id).kind == NodeKind::File && patterns.matches(&path) {
@@ -120,7 +123,10 @@ fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, Error> {
         FileType::Socket => "socket",
         _ => "device",
     };
-    Err(Error::NotAFile { path: path.to_vec(), kind })
+    Err(Error::NotAFile {
+        path: path.to_vec(),
+        kind,
+    })
 }
 
 fn relative(member: &[u8]) -> &[u8] {
@@ -132,16 +138,23 @@ fn relative(member: &[u8]) -> &[u8] {
 }
 
 fn is_pattern(path: &[u8]) -> bool {
-    path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'{'))
+    path.iter()
+        .any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'{'))
 }
 
-/// Sends an open file to the process at the other end of the socket, which need not have the right to open it.
+/// Sends an open file to the process at the other end of the socket, which need not have the right
+/// to open it.
 pub fn send(socket: BorrowedFd<'_>, path: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut attached = SendAncillaryBuffer::new(&mut space);
     let files = [file];
     attached.push(SendAncillaryMessage::ScmRights(&files));
-    sendmsg(socket, &[IoSlice::new(path)], &mut attached, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(path)],
+        &mut attached,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -151,7 +164,12 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, OwnedFd)> {
     let mut attached = RecvAncillaryBuffer::new(&mut space);
     // The kernel takes no longer path.
     let mut path = vec![0; 4096];
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut path)], &mut attached, RecvFlags::CMSG_CLOEXEC)?;
+    let received = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut path)],
+        &mut attached,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     path.truncate(received.bytes);
     let files = attached.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut files) => files.next(),
@@ -162,7 +180,12 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, OwnedFd)> {
 
 /// The two ends of a socket for [`send`] and [`receive`].
 pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 #[cfg(test)]
@@ -174,9 +197,16 @@ mod tests {
     use super::*;
 
     fn names(root: &std::path::Path, members: &[&str]) -> Result<Vec<String>, String> {
-        let members: Vec<Vec<u8>> = members.iter().map(|member| member.as_bytes().to_vec()).collect();
-        let found = find(&std::fs::File::open(root).unwrap().into(), &members).map_err(|error| error.to_string())?;
-        Ok(found.into_iter().map(|(path, _)| String::from_utf8(path).unwrap()).collect())
+        let members: Vec<Vec<u8>> = members
+            .iter()
+            .map(|member| member.as_bytes().to_vec())
+            .collect();
+        let found = find(&std::fs::File::open(root).unwrap().into(), &members)
+            .map_err(|error| error.to_string())?;
+        Ok(found
+            .into_iter()
+            .map(|(path, _)| String::from_utf8(path).unwrap())
+            .collect())
     }
 
     #[test]
@@ -184,18 +214,41 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().join("root");
         fs::create_dir_all(root.join("boot/sub")).unwrap();
-        for file in ["boot/vmlinuz-1", "boot/vmlinuz-2", "boot/initrd", "boot/sub/vmlinuz-3"] {
+        for file in [
+            "boot/vmlinuz-1",
+            "boot/vmlinuz-2",
+            "boot/initrd",
+            "boot/sub/vmlinuz-3",
+        ] {
             fs::write(root.join(file), file).unwrap();
         }
         symlink("/boot/initrd", root.join("initrd")).unwrap();
         symlink("../../outside", root.join("escape")).unwrap();
         fs::write(scratch.path().join("outside"), "secret").unwrap();
-        assert_eq!(names(&root, &["/initrd", "./boot/initrd"]).unwrap(), ["boot/initrd", "initrd"]);
-        assert_eq!(names(&root, &["boot/vmlinuz-*", "boot/vmlinuz-1"]).unwrap(), ["boot/vmlinuz-1", "boot/vmlinuz-2"]);
-        assert_eq!(names(&root, &["**/vmlinuz-3"]).unwrap(), ["boot/sub/vmlinuz-3"]);
-        assert_eq!(names(&root, &["escape"]).unwrap_err(), "escape: the tree has no such file");
-        assert_eq!(names(&root, &["boot/none-*"]).unwrap_err(), "boot/none-*: the tree has no such file");
-        assert_eq!(names(&root, &["boot"]).unwrap_err(), "boot: it is a directory, and only files are exported");
+        assert_eq!(
+            names(&root, &["/initrd", "./boot/initrd"]).unwrap(),
+            ["boot/initrd", "initrd"]
+        );
+        assert_eq!(
+            names(&root, &["boot/vmlinuz-*", "boot/vmlinuz-1"]).unwrap(),
+            ["boot/vmlinuz-1", "boot/vmlinuz-2"]
+        );
+        assert_eq!(
+            names(&root, &["**/vmlinuz-3"]).unwrap(),
+            ["boot/sub/vmlinuz-3"]
+        );
+        assert_eq!(
+            names(&root, &["escape"]).unwrap_err(),
+            "escape: the tree has no such file"
+        );
+        assert_eq!(
+            names(&root, &["boot/none-*"]).unwrap_err(),
+            "boot/none-*: the tree has no such file"
+        );
+        assert_eq!(
+            names(&root, &["boot"]).unwrap_err(),
+            "boot: it is a directory, and only files are exported"
+        );
     }
 
     #[test]
@@ -204,7 +257,10 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         send(one.as_fd(), b"a/b", file.as_fd()).unwrap();
         let (path, received) = receive(other.as_fd()).unwrap();
-        assert_eq!((path, fstat(&received).unwrap().st_ino), (b"a/b".to_vec(), fstat(&file).unwrap().st_ino));
+        assert_eq!(
+            (path, fstat(&received).unwrap().st_ino),
+            (b"a/b".to_vec(), fstat(&file).unwrap().st_ino)
+        );
         drop(one);
         assert!(receive(other.as_fd()).is_err());
     }

@@ -1,14 +1,18 @@
-//! Opening directories to other users, and closing them again, by named entries in their ACLs (see acl(5)).
+//! Opening directories to other users, and closing them again, by named entries in their ACLs (see
+//! acl(5)).
 //!
-//! Uses the crate `posix-acl` by the path `/proc/self/fd/N` of a descriptor, which is no symbolic link to the kernel, so that nothing can be swapped in between.
-//! That the crate recalculates the mask on each write is what `setfacl -m` does as well. What it cannot do is to write an ACL without a mask: where
-//! nothing but the mode bits is left, they are written as [`acl::minimal`].
+//! Uses the crate `posix-acl` by the path `/proc/self/fd/N` of a descriptor, which is no symbolic
+//! link to the kernel, so that nothing can be swapped in between. That the crate recalculates the
+//! mask on each write is what `setfacl -m` does as well. What it cannot do is to write an ACL
+//! without a mask: where nothing but the mode bits is left, they are written as [`acl::minimal`].
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use posix_acl::{ACL_EXECUTE, ACL_READ, ACL_RWX, ACL_WRITE, ACLEntry, ACLError, PosixACL, Qualifier};
+use posix_acl::{
+    ACL_EXECUTE, ACL_READ, ACL_RWX, ACL_WRITE, ACLEntry, ACLError, PosixACL, Qualifier,
+};
 use rustix::fs::{Dir, FileType, OFlags, Statx, XattrFlags, removexattr, setxattr};
 use rustix::io::Errno;
 
@@ -30,13 +34,15 @@ pub enum Action {
 pub struct Change {
     /// Given or taken back.
     pub action: Action,
-    /// To whom, as numbered in this process's user namespace. Each gets `rwX`: reading and writing, and executing where it is a directory or somebody may execute it
-    /// already. No access ACL gets an entry for the owner of the file: the kernel would never ask it.
+    /// To whom, as numbered in this process's user namespace. Each gets `rwX`: reading and writing,
+    /// and executing where it is a directory or somebody may execute it already. No access ACL gets
+    /// an entry for the owner of the file: the kernel would never ask it.
     pub uids: Vec<u32>,
     /// Default ACLs too, and all below the directory.
     pub share: bool,
-    /// Another process works as this owner, and can keep of its files what this one can't: a setgid bit where this one is not in their group, entries whose ids
-    /// this one's namespace does not have. Such files are left to it.
+    /// Another process works as this owner, and can keep of its files what this one can't: a setgid
+    /// bit where this one is not in their group, entries whose ids this one's namespace does not
+    /// have. Such files are left to it.
     pub leave_to: Option<u32>,
 }
 
@@ -95,12 +101,17 @@ pub enum Error {
     },
 }
 
-/// Changes the ACLs of `directory` (opened in any mode, `O_PATH` will do), called `shown` in messages. Never follows a symbolic link below it, never enters another mount.
+/// Changes the ACLs of `directory` (opened in any mode, `O_PATH` will do), called `shown` in
+/// messages. Never follows a symbolic link below it, never enters another mount.
 ///
 /// An ACL that is as it should be is not written, so that its ctime stays.
 pub fn apply(directory: BorrowedFd<'_>, shown: &[u8], change: &Change) -> Result<Report, Error> {
     let stat = walk::stat(directory, c"", shown)?;
-    let mut worker = Worker { change, mount: Mount::of(&stat), report: Report::default() };
+    let mut worker = Worker {
+        change,
+        mount: Mount::of(&stat),
+        report: Report::default(),
+    };
     if change.share {
         worker.tree(directory, shown, &stat)?;
     } else {
@@ -115,7 +126,8 @@ struct Worker<'a> {
     report: Report,
 }
 
-/// A directory on the way down. One descriptor each: a tree may be as deep as the process may have open files.
+/// A directory on the way down. One descriptor each: a tree may be as deep as the process may have
+/// open files.
 struct Level {
     directory: OwnedFd,
     path: Vec<u8>,
@@ -124,9 +136,13 @@ struct Level {
 }
 
 impl Worker<'_> {
-    /// A directory and all below it: given from the top, so that the way down is open, and taken back from the bottom for the same reason.
+    /// A directory and all below it: given from the top, so that the way down is open, and taken
+    /// back from the bottom for the same reason.
     fn tree(&mut self, root: BorrowedFd<'_>, shown: &[u8], stat: &Statx) -> Result<(), Error> {
-        let mut levels: Vec<Level> = self.enter(root, shown.to_vec(), *stat)?.into_iter().collect();
+        let mut levels: Vec<Level> = self
+            .enter(root, shown.to_vec(), *stat)?
+            .into_iter()
+            .collect();
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.left.pop() else {
                 if let Some(done) = levels.pop()
@@ -137,12 +153,18 @@ impl Worker<'_> {
                 continue;
             };
             let path = [level.path.as_slice(), b"/", name.to_bytes()].concat();
-            let Some((file, stat)) = self.open(level.directory.as_fd(), &name, &path, &level.stat)? else { continue };
+            let Some((file, stat)) =
+                self.open(level.directory.as_fd(), &name, &path, &level.stat)?
+            else {
+                continue;
+            };
             match FileType::from_raw_mode(stat.stx_mode.into()) {
                 FileType::Directory if Mount::of(&stat) == self.mount => {
                     levels.extend(self.enter(file.as_fd(), path, stat)?);
                 }
-                FileType::RegularFile if Mount::of(&stat) == self.mount => self.file(file.as_fd(), &path, &stat)?,
+                FileType::RegularFile if Mount::of(&stat) == self.mount => {
+                    self.file(file.as_fd(), &path, &stat)?
+                }
                 _ => {}
             }
         }
@@ -165,21 +187,39 @@ impl Worker<'_> {
                 self.unreachable(error, above);
                 return Ok(None);
             }
-            Err(error) => return Err(FileError { path: path.to_vec(), ..error }.into()),
+            Err(error) => {
+                return Err(FileError {
+                    path: path.to_vec(),
+                    ..error
+                }
+                .into());
+            }
         };
         let stat = walk::stat(file.as_fd(), c"", path)?;
         Ok(Some((file, stat)))
     }
 
     /// Opens a directory to go through it; `None` when this process may not, which is noted.
-    fn enter(&mut self, directory: BorrowedFd<'_>, path: Vec<u8>, stat: Statx) -> Result<Option<Level>, Error> {
+    fn enter(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: Vec<u8>,
+        stat: Statx,
+    ) -> Result<Option<Level>, Error> {
         if self.change.action == Action::Grant {
             self.file(directory, &path, &stat)?;
         }
         let opened = match walk::open(directory, b"", OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(opened) => opened,
             Err(error) if is(&error, Errno::ACCESS) => {
-                self.unreachable(FileError { path: path.clone(), act: "list the directory", ..error }, &stat);
+                self.unreachable(
+                    FileError {
+                        path: path.clone(),
+                        act: "list the directory",
+                        ..error
+                    },
+                    &stat,
+                );
                 if self.change.action == Action::Revoke {
                     self.file(directory, &path, &stat)?;
                 }
@@ -194,7 +234,12 @@ impl Worker<'_> {
                 left.push(entry.file_name().to_owned());
             }
         }
-        Ok(Some(Level { directory: opened, path, stat, left }))
+        Ok(Some(Level {
+            directory: opened,
+            path,
+            stat,
+            left,
+        }))
     }
 
     /// Changes the ACLs of one file or directory, where they are not as they should be.
@@ -225,29 +270,46 @@ impl Worker<'_> {
 
     /// True when something was written.
     fn acls(&self, file: BorrowedFd<'_>, path: &[u8], stat: &Statx) -> Result<bool, Error> {
-        let file = Acls { proc_path: format!("/proc/self/fd/{}", file.as_raw_fd()), path };
+        let file = Acls {
+            proc_path: format!("/proc/self/fd/{}", file.as_raw_fd()),
+            path,
+        };
         let is_directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let mut access = file.read(PosixACL::read_acl(&file.proc_path))?;
         // The bits that a new default ACL begins with.
-        let base = [Qualifier::UserObj, Qualifier::GroupObj, Qualifier::Other].map(|who| (who, access.get(who)));
-        let others: Vec<u32> = self.change.uids.iter().copied().filter(|uid| *uid != stat.stx_uid).collect();
+        let base = [Qualifier::UserObj, Qualifier::GroupObj, Qualifier::Other]
+            .map(|who| (who, access.get(who)));
+        let others: Vec<u32> = self
+            .change
+            .uids
+            .iter()
+            .copied()
+            .filter(|uid| *uid != stat.stx_uid)
+            .collect();
         let mut changed = match self.change.action {
-            Action::Grant => grant(&mut access, &others, is_directory) && file.write_access(&mut access)?,
-            Action::Revoke => revoke(&mut access, &self.change.uids) && file.write_access(&mut access)?,
+            Action::Grant => {
+                grant(&mut access, &others, is_directory) && file.write_access(&mut access)?
+            }
+            Action::Revoke => {
+                revoke(&mut access, &self.change.uids) && file.write_access(&mut access)?
+            }
         };
         if self.change.share && is_directory {
             let mut default = file.read(PosixACL::read_default_acl(&file.proc_path))?;
             changed |= match self.change.action {
                 Action::Grant => {
                     if default.entries().is_empty() {
-                        base.iter().for_each(|(who, bits)| default.set(*who, bits.unwrap_or_default()));
+                        base.iter()
+                            .for_each(|(who, bits)| default.set(*who, bits.unwrap_or_default()));
                     }
-                    grant(&mut default, &self.change.uids, true) && file.write_default(&mut default)?
+                    grant(&mut default, &self.change.uids, true)
+                        && file.write_default(&mut default)?
                 }
                 Action::Revoke if revoke(&mut default, &self.change.uids) => {
                     let is_as_made = base.iter().all(|(who, bits)| default.get(*who) == *bits);
                     if is_as_made && !has_names(&default) {
-                        removexattr(&file.proc_path, c"system.posix_acl_default").at(path, "remove the default ACL")?;
+                        removexattr(&file.proc_path, c"system.posix_acl_default")
+                            .at(path, "remove the default ACL")?;
                         true
                     } else {
                         file.write_default(&mut default)?
@@ -266,7 +328,10 @@ impl Worker<'_> {
 
     fn example(&mut self, error: FileError, stat: &Statx) {
         if self.report.examples.len() < EXAMPLES {
-            self.report.examples.push(Refused { error, owner: stat.stx_uid });
+            self.report.examples.push(Refused {
+                error,
+                owner: stat.stx_uid,
+            });
         }
     }
 }
@@ -288,13 +353,22 @@ impl Acls<'_> {
     fn write_access(&self, access: &mut PosixACL) -> Result<bool, Error> {
         if has_names(access) {
             self.refuse_unmapped(access)?;
-            access.write_acl(&self.proc_path).map_err(|error| self.error(&error, "change the ACL"))?;
+            access
+                .write_acl(&self.proc_path)
+                .map_err(|error| self.error(&error, "change the ACL"))?;
         } else {
             let bits = |who, shift: u32| access.get(who).unwrap_or_default() << shift;
-            let mode = bits(Qualifier::UserObj, 6) | bits(Qualifier::GroupObj, 3) | bits(Qualifier::Other, 0);
+            let mode = bits(Qualifier::UserObj, 6)
+                | bits(Qualifier::GroupObj, 3)
+                | bits(Qualifier::Other, 0);
             let value = acl::minimal(mode);
-            setxattr(&self.proc_path, c"system.posix_acl_access", &value, XattrFlags::empty())
-                .at(self.path, "remove the ACL")?;
+            setxattr(
+                &self.proc_path,
+                c"system.posix_acl_access",
+                &value,
+                XattrFlags::empty(),
+            )
+            .at(self.path, "remove the ACL")?;
         }
         Ok(true)
     }
@@ -302,48 +376,80 @@ impl Acls<'_> {
     /// Always true: something was written.
     fn write_default(&self, default: &mut PosixACL) -> Result<bool, Error> {
         self.refuse_unmapped(default)?;
-        default.write_default_acl(&self.proc_path).map_err(|error| self.error(&error, "change the default ACL"))?;
+        default
+            .write_default_acl(&self.proc_path)
+            .map_err(|error| self.error(&error, "change the default ACL"))?;
         Ok(true)
     }
 
     /// The kernel shows ids that the namespace does not map as -1, and takes no such entry back.
     fn refuse_unmapped(&self, acl: &PosixACL) -> Result<(), Error> {
-        let is_unmapped =
-            |entry: &ACLEntry| matches!(entry.qual, Qualifier::User(u32::MAX) | Qualifier::Group(u32::MAX));
+        let is_unmapped = |entry: &ACLEntry| {
+            matches!(
+                entry.qual,
+                Qualifier::User(u32::MAX) | Qualifier::Group(u32::MAX)
+            )
+        };
         let unmapped = acl.entries().iter().any(is_unmapped);
-        if unmapped { Err(Error::UnmappedEntry { path: self.path.to_vec() }) } else { Ok(()) }
+        if unmapped {
+            Err(Error::UnmappedEntry {
+                path: self.path.to_vec(),
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn error(&self, error: &ACLError, act: &'static str) -> Error {
-        let number = error.as_io_error().and_then(io::Error::raw_os_error).unwrap_or(libc::EINVAL);
+        let number = error
+            .as_io_error()
+            .and_then(io::Error::raw_os_error)
+            .unwrap_or(libc::EINVAL);
         if number == Errno::OPNOTSUPP.raw_os_error() {
-            return Error::Unsupported { path: self.path.to_vec() };
+            return Error::Unsupported {
+                path: self.path.to_vec(),
+            };
         }
         FileError::new(self.path, act, io::Error::from_raw_os_error(number)).into()
     }
 }
 
-/// Sets the entries of `uids` and the mask as `setfacl -m u:UID:rwX` does. True when that changes the ACL.
+/// Sets the entries of `uids` and the mask as `setfacl -m u:UID:rwX` does. True when that changes
+/// the ACL.
 fn grant(acl: &mut PosixACL, uids: &[u32], is_directory: bool) -> bool {
     if uids.is_empty() {
         return false;
     }
     let before = acl.entries();
     let executes = is_directory || before.iter().any(|entry| entry.perm & ACL_EXECUTE != 0);
-    let permissions = if executes { ACL_RWX } else { ACL_READ | ACL_WRITE };
-    uids.iter().for_each(|uid| acl.set(Qualifier::User(*uid), permissions));
+    let permissions = if executes {
+        ACL_RWX
+    } else {
+        ACL_READ | ACL_WRITE
+    };
+    uids.iter()
+        .for_each(|uid| acl.set(Qualifier::User(*uid), permissions));
     acl.fix_mask();
     let after = acl.entries();
-    before.len() != after.len() || !before.iter().all(|entry| acl.get(entry.qual) == Some(entry.perm))
+    before.len() != after.len()
+        || !before
+            .iter()
+            .all(|entry| acl.get(entry.qual) == Some(entry.perm))
 }
 
-/// Removes the entries of `uids`. True when there were any. The mask is recalculated when the ACL is written.
+/// Removes the entries of `uids`. True when there were any. The mask is recalculated when the ACL
+/// is written.
 fn revoke(acl: &mut PosixACL, uids: &[u32]) -> bool {
-    uids.iter().filter(|uid| acl.remove(Qualifier::User(**uid)).is_some()).count() > 0
+    uids.iter()
+        .filter(|uid| acl.remove(Qualifier::User(**uid)).is_some())
+        .count()
+        > 0
 }
 
 fn has_names(acl: &PosixACL) -> bool {
-    acl.entries().iter().any(|entry| matches!(entry.qual, Qualifier::User(_) | Qualifier::Group(_)))
+    acl.entries()
+        .iter()
+        .any(|entry| matches!(entry.qual, Qualifier::User(_) | Qualifier::Group(_)))
 }
 
 fn is(error: &FileError, errno: Errno) -> bool {

@@ -17,15 +17,21 @@
 //! entry  members  acl  error  parallel  progress  sys
 //! ```
 //!
-//! *Packing*: walk → plan (order, frames) → workers fill whole frames, compress them and decode them again → one writer puts them down in order, while sbuild's rules see the members → synced → renamed.
+//! *Packing*: walk → plan (order, frames) → workers fill whole frames, compress them and decode
+//! them again → one writer puts them down in order, while sbuild's rules see the members → synced →
+//! renamed.
 //!
-//! *Reading*: frames found by scanning → decoded ahead by workers → the tar reader, which does no I/O, turns bytes into members in the archive's order.
+//! *Reading*: frames found by scanning → decoded ahead by workers → the tar reader, which does no
+//! I/O, turns bytes into members in the archive's order.
 //!
-//! *Unpacking*: one thread makes all names, in that order; workers fill the files through descriptors; modes and times of directories come last.
+//! *Unpacking*: one thread makes all names, in that order; workers fill the files through
+//! descriptors; modes and times of directories come last.
 //!
-//! *Entering*: the caller opens what the command line names, forks into the namespace of its subordinate ids, and stays outside to do what only the caller can.
+//! *Entering*: the caller opens what the command line names, forks into the namespace of its
+//! subordinate ids, and stays outside to do what only the caller can.
 //!
-//! Library code never asks who it is: it gets open descriptors and values, and returns typed errors.
+//! Library code never asks who it is: it gets open descriptors and values, and returns typed
+//! errors.
 
 pub mod acl;
 pub mod archive;

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// What `work` makes of each of `items`, in their order, by up to `threads` threads, the caller's among them. Each has one `state`, which goes from item to item.
+/// What `work` makes of each of `items`, in their order, by up to `threads` threads, the caller's
+/// among them. Each has one `state`, which goes from item to item.
 ///
 /// # Errors
 ///
@@ -19,7 +20,9 @@ pub fn each<S, T: Sync, R: Send, E: Send>(
         let (mut state, mut done) = (state(), Vec::new());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(index) else { return Ok(done) };
+            let Some(item) = items.get(index) else {
+                return Ok(done);
+            };
             match work(&mut state, item) {
                 Ok(result) => done.push((index, result)),
                 Err(error) => {
@@ -30,10 +33,14 @@ pub fn each<S, T: Sync, R: Send, E: Send>(
         }
     };
     let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(run)).collect();
+        let others: Vec<_> = (1..threads.min(items.len()))
+            .map(|_| scope.spawn(run))
+            .collect();
         let mut done = run();
         for other in others {
-            let more = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let more = other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             done = done.and_then(|mut done| {
                 done.extend(more?);
                 Ok(done)
@@ -55,9 +62,15 @@ mod tests {
         let items: Vec<usize> = (0..1000).collect();
         for threads in [0, 1, 2, 8] {
             let done = each(&items, threads, || (), |(), item| Ok::<_, ()>(item * 2)).unwrap();
-            assert!(done.into_iter().eq(items.iter().map(|item| item * 2)), "{threads} threads");
+            assert!(
+                done.into_iter().eq(items.iter().map(|item| item * 2)),
+                "{threads} threads"
+            );
         }
-        assert_eq!(each(&[], 2, || (), |(), item: &u8| Ok::<_, ()>(*item)), Ok(Vec::new()));
+        assert_eq!(
+            each(&[], 2, || (), |(), item: &u8| Ok::<_, ()>(*item)),
+            Ok(Vec::new())
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! System calls that need `unsafe`: the only file that has any. Everything else goes through rustix.
+//! System calls that need `unsafe`: the only file that has any. Everything else goes through
+//! rustix.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -17,33 +18,46 @@ pub enum Forked {
     Parent(Pid),
 }
 
-/// Splits the process in two. To be called while it has one thread: in a second thread's place the child would find locks held by nobody.
+/// Splits the process in two. To be called while it has one thread: in a second thread's place the
+/// child would find locks held by nobody.
 pub fn fork() -> io::Result<Forked> {
-    // SAFETY: the callers are the first lines of the program, before any thread exists, so the child may go on with everything that the parent could do.
+    // SAFETY: the callers are the first lines of the program, before any thread exists, so the
+    // child may go on with everything that the parent could do.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
-        id => Ok(Forked::Parent(Pid::from_raw(id).ok_or(io::ErrorKind::InvalidData)?)),
+        id => Ok(Forked::Parent(
+            Pid::from_raw(id).ok_or(io::ErrorKind::InvalidData)?,
+        )),
     }
 }
 
-/// Appends to `out` up to `limit` bytes of `file` from `offset` on, without filling the room for them with zeros first. Gives how many; 0 at the end of the file.
-pub fn pread_append(file: BorrowedFd<'_>, offset: u64, limit: usize, out: &mut Vec<u8>) -> io::Result<usize> {
+/// Appends to `out` up to `limit` bytes of `file` from `offset` on, without filling the room for
+/// them with zeros first. Gives how many; 0 at the end of the file.
+pub fn pread_append(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> io::Result<usize> {
     out.reserve(limit);
     let spare = out.spare_capacity_mut();
     let room = spare.len().min(limit);
     let (read, _) = pread(file, &mut spare[..room], offset)?;
     let count = read.len();
-    // SAFETY: `pread` has initialised the first `count` bytes of the spare capacity, as its return value says.
+    // SAFETY: `pread` has initialised the first `count` bytes of the spare capacity, as its return
+    // value says.
     unsafe { out.set_len(out.len() + count) };
     Ok(count)
 }
 
-/// From how many bytes on a block of memory is mapped on its own, once [`give_memory_back`] was called: when it grows its pages move, and nothing is copied.
+/// From how many bytes on a block of memory is mapped on its own, once [`give_memory_back`] was
+/// called: when it grows its pages move, and nothing is copied.
 pub const MAPPED: usize = 4 << 20;
 
-/// Has each block of memory of [`MAPPED`] bytes and more go back to the system when it is freed. By itself glibc's allocator comes to keep such of up to 32 MiB, and a process
-/// takes as much again as it uses. For the whole process, and of no effect with other C libraries, which do so anyway.
+/// Has each block of memory of [`MAPPED`] bytes and more go back to the system when it is freed. By
+/// itself glibc's allocator comes to keep such of up to 32 MiB, and a process takes as much again
+/// as it uses. For the whole process, and of no effect with other C libraries, which do so anyway.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes numbers only.
@@ -52,8 +66,10 @@ pub fn give_memory_back() {
     }
 }
 
-/// How much one call should write at the most, in bytes. For more Linux takes memory for the page cache in blocks of 2 MiB and larger, and these are dear where
-/// free blocks go back to the host of a virtual machine: 160 MiB onto ext4 took 0.43 s in calls of 4 MiB, and 0.04 s in calls of 1 MiB.
+/// How much one call should write at the most, in bytes. For more Linux takes memory for the page
+/// cache in blocks of 2 MiB and larger, and these are dear where free blocks go back to the host of
+/// a virtual machine: 160 MiB onto ext4 took 0.43 s in calls of 4 MiB, and 0.04 s in calls of 1
+/// MiB.
 const MOST_WRITTEN: usize = 1 << 20;
 
 /// As much of the front of `bytes` as one call should write.
@@ -61,23 +77,31 @@ pub fn piece(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(MOST_WRITTEN)]
 }
 
-/// Has the kernel begin to write `length` bytes of `file` from `offset` on to the disk, and does not wait for it.
+/// Has the kernel begin to write `length` bytes of `file` from `offset` on to the disk, and does
+/// not wait for it.
 pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
     let place = |bytes: u64| i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
     // SAFETY: takes numbers only; the descriptor is open as long as it is borrowed.
     match unsafe {
-        libc::sync_file_range(file.as_raw_fd(), place(offset)?, place(length)?, libc::SYNC_FILE_RANGE_WRITE)
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            place(offset)?,
+            place(length)?,
+            libc::SYNC_FILE_RANGE_WRITE,
+        )
     } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Moves this process into a new user namespace without maps, and into a mount namespace that belongs to it.
-/// To be called while the process has one thread; otherwise the kernel refuses with EINVAL.
+/// Moves this process into a new user namespace without maps, and into a mount namespace that
+/// belongs to it. To be called while the process has one thread; otherwise the kernel refuses with
+/// EINVAL.
 pub fn unshare_user_and_mounts() -> io::Result<()> {
     use rustix::thread::UnshareFlags;
-    // SAFETY: neither flag takes descriptors or memory away from code that relies on them, which is what makes other flags unsafe.
+    // SAFETY: neither flag takes descriptors or memory away from code that relies on them, which is
+    // what makes other flags unsafe.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?)
 }
 
@@ -102,7 +126,8 @@ pub enum MountChange {
     Private,
 }
 
-/// Changes the mount that `mount` is the root of, and all mounts below it (mount_setattr(2), Linux 5.12).
+/// Changes the mount that `mount` is the root of, and all mounts below it (mount_setattr(2), Linux
+/// 5.12).
 pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
@@ -112,12 +137,18 @@ pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<(
         propagation: u64,
         user_namespace: u64,
     }
-    let mut attributes = Attributes { set: 0, clear: 0, propagation: 0, user_namespace: 0 };
+    let mut attributes = Attributes {
+        set: 0,
+        clear: 0,
+        propagation: 0,
+        user_namespace: 0,
+    };
     match change {
         MountChange::ReadOnly => attributes.set = libc::MOUNT_ATTR_RDONLY,
         MountChange::Private => attributes.propagation = libc::MS_PRIVATE,
     }
-    // SAFETY: the path is an empty string, the structure has the size that is given and the layout of the kernel's, and the call only reads both.
+    // SAFETY: the path is an empty string, the structure has the size that is given and the layout
+    // of the kernel's, and the call only reads both.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -128,10 +159,15 @@ pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<(
             size_of::<Attributes>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
-/// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
+/// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not
+/// blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
 pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     let set = signal_set(signals);
     change_signal_mask(libc::SIG_BLOCK, &set)?;
@@ -156,7 +192,8 @@ pub fn unblock_signals(signals: &[i32]) -> io::Result<()> {
 /// True when this process ignores the signal, as under nohup(1).
 pub fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: a null new action changes nothing; the old one is written to memory of its type, and read only when the call says that it was.
+    // SAFETY: a null new action changes nothing; the old one is written to memory of its type, and
+    // read only when the call says that it was.
     unsafe {
         libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
             && action.assume_init().sa_sigaction == libc::SIG_IGN
@@ -174,7 +211,8 @@ pub fn ignore(signal: i32) -> io::Result<()> {
 }
 
 fn set_action(signal: i32, action: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: neither action that this is called with is a handler, so no code can be interrupted in a new way.
+    // SAFETY: neither action that this is called with is a handler, so no code can be interrupted
+    // in a new way.
     match unsafe { libc::signal(signal, action) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -183,7 +221,8 @@ fn set_action(signal: i32, action: libc::sighandler_t) -> io::Result<()> {
 
 fn signal_set(signals: &[i32]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set before anything else uses it; sigaddset checks the number.
+    // SAFETY: sigemptyset initialises the set before anything else uses it; sigaddset checks the
+    // number.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in signals {
@@ -215,7 +254,8 @@ pub struct PasswdEntry {
 /// The user with this uid, from every source that nsswitch.conf names; `None` when there is none.
 pub fn passwd_by_uid(uid: u32) -> io::Result<Option<PasswdEntry>> {
     passwd(|entry, buffer, length, found| {
-        // SAFETY: the pointers come from `passwd`, which keeps what they point to alive and says how long the buffer is.
+        // SAFETY: the pointers come from `passwd`, which keeps what they point to alive and says
+        // how long the buffer is.
         unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) }
     })
 }
@@ -229,21 +269,36 @@ pub fn passwd_by_name(name: &CStr) -> io::Result<Option<PasswdEntry>> {
 }
 
 fn passwd(
-    call: impl Fn(*mut libc::passwd, *mut libc::c_char, libc::size_t, *mut *mut libc::passwd) -> libc::c_int,
+    call: impl Fn(
+        *mut libc::passwd,
+        *mut libc::c_char,
+        libc::size_t,
+        *mut *mut libc::passwd,
+    ) -> libc::c_int,
 ) -> io::Result<Option<PasswdEntry>> {
     let mut buffer: Vec<libc::c_char> = vec![0; 1024];
     loop {
         let mut entry = MaybeUninit::<libc::passwd>::uninit();
         let mut found = std::ptr::null_mut();
-        match call(entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) {
+        match call(
+            entry.as_mut_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        ) {
             0 if found.is_null() => return Ok(None),
             0 => {
-                // SAFETY: a result that is not null says that `entry` was filled in, and its name is a string in `buffer`, which still lives.
+                // SAFETY: a result that is not null says that `entry` was filled in, and its name
+                // is a string in `buffer`, which still lives.
                 let (entry, name) = unsafe {
                     let entry = entry.assume_init();
                     (entry, CStr::from_ptr(entry.pw_name).to_bytes().to_vec())
                 };
-                return Ok(Some(PasswdEntry { name, uid: entry.pw_uid, gid: entry.pw_gid }));
+                return Ok(Some(PasswdEntry {
+                    name,
+                    uid: entry.pw_uid,
+                    gid: entry.pw_gid,
+                }));
             }
             libc::ERANGE if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
             libc::EINTR => {}
@@ -271,10 +326,12 @@ pub struct LocalTime {
     pub second: u32,
 }
 
-/// `seconds` since 1970 in the time zone of the environment (`TZ`, else `/etc/localtime`); `None` where the year does not fit an `int`.
+/// `seconds` since 1970 in the time zone of the environment (`TZ`, else `/etc/localtime`); `None`
+/// where the year does not fit an `int`.
 pub fn local_time(seconds: i64) -> Option<LocalTime> {
     let mut time = MaybeUninit::<libc::tm>::uninit();
-    // SAFETY: both pointers are valid for the call. The environment, which it may read, is never changed by this program.
+    // SAFETY: both pointers are valid for the call. The environment, which it may read, is never
+    // changed by this program.
     let done = unsafe { libc::localtime_r(&seconds, time.as_mut_ptr()) };
     if done.is_null() {
         return None;

@@ -10,7 +10,10 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
     let row = |name: &str, slug: &str, make: &str| {
         let tree = machine.disk.join(slug);
         let of_it = machine.with_tree(&tree);
-        let (ours, theirs) = (machine.disk.join("large.tar.zst"), machine.disk.join("large-seed.tar.zst"));
+        let (ours, theirs) = (
+            machine.disk.join("large.tar.zst"),
+            machine.disk.join("large-seed.tar.zst"),
+        );
         let shown_tree = shown(&tree);
         let side = |command, path: &PathBuf, clean: String| Side {
             command,
@@ -22,9 +25,9 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
         Row {
             name: String::from(name),
             peer: "tar \\| zstd -8 -T2 (the seed)",
-            setup: vec![
-                machine.script(&format!("rm -rf {shown_tree}; mkdir -p {shown_tree}; cd {shown_tree}; {make}")),
-            ],
+            setup: vec![machine.script(&format!(
+                "rm -rf {shown_tree}; mkdir -p {shown_tree}; cd {shown_tree}; {make}"
+            ))],
             most_pairs: Some(3),
             faster: 1.0,
             ours: side(of_it.pack(&ours, &[]), &ours, String::new()),

@@ -20,7 +20,8 @@ pub struct Machine {
     pub disk: PathBuf,
     /// A scratch directory in memory.
     pub memory: PathBuf,
-    /// A scratch directory for what needs a file system that nothing was removed from: where root starts the benches one of its own, else that on the disk.
+    /// A scratch directory for what needs a file system that nothing was removed from: where root
+    /// starts the benches one of its own, else that on the disk.
     pub fresh: PathBuf,
     /// Archives that rows read: ours, and the seed's pipeline's.
     pub ours: PathBuf,
@@ -35,30 +36,66 @@ impl Machine {
         let memory = scratch(Path::new("/dev/shm/isar-tarball-bench"));
         let program = disk.join("isar-tarball");
         fs::copy(env!("CARGO_BIN_EXE_isar-tarball"), &program).unwrap();
-        let (ours, seed) = (disk.join(format!("{suite}.tar.zst")), disk.join(format!("{suite}-seed.tar.zst")));
+        let (ours, seed) = (
+            disk.join(format!("{suite}.tar.zst")),
+            disk.join(format!("{suite}-seed.tar.zst")),
+        );
         let tree = tree.map_or_else(|| disk.join(suite), Path::to_owned);
-        let fresh = if is_root { disk.join("fresh") } else { disk.clone() };
-        let machine = Machine { is_root, program, tree, disk, memory, fresh, ours, seed };
+        let fresh = if is_root {
+            disk.join("fresh")
+        } else {
+            disk.clone()
+        };
+        let machine = Machine {
+            is_root,
+            program,
+            tree,
+            disk,
+            memory,
+            fresh,
+            ours,
+            seed,
+        };
         if is_root && !machine.succeeds(Command::new("id").arg(USER)) {
             assert!(machine.succeeds(Command::new("useradd").args(["--create-home", USER])));
         }
         if !machine.tree.exists() {
-            let options = ["--mode=unshare", "--variant=buildd", "--format=directory", suite];
-            let made = machine.as_user("mmdebstrap").args(options).arg(&machine.tree).status().unwrap();
+            let options = [
+                "--mode=unshare",
+                "--variant=buildd",
+                "--format=directory",
+                suite,
+            ];
+            let made = machine
+                .as_user("mmdebstrap")
+                .args(options)
+                .arg(&machine.tree)
+                .status()
+                .unwrap();
             assert!(made.success(), "mmdebstrap makes no chroot of {suite}");
         }
-        for script in [machine.pack_by_seed(&machine.seed), machine.pack(&machine.ours, &[])] {
-            assert!(machine.succeeds(machine.as_user(&script[0]).args(&script[1..])), "{script:?}");
+        for script in [
+            machine.pack_by_seed(&machine.seed),
+            machine.pack(&machine.ours, &[]),
+        ] {
+            assert!(
+                machine.succeeds(machine.as_user(&script[0]).args(&script[1..])),
+                "{script:?}"
+            );
         }
         machine
     }
 
     /// The same, for another tree.
     pub fn with_tree(&self, tree: &Path) -> Machine {
-        Machine { tree: tree.to_owned(), ..self.clone() }
+        Machine {
+            tree: tree.to_owned(),
+            ..self.clone()
+        }
     }
 
-    /// Makes the file system at `fresh` anew: an ext4 as mkfs.ext4 makes it, with a journal, in a sparse file.
+    /// Makes the file system at `fresh` anew: an ext4 as mkfs.ext4 makes it, with a journal, in a
+    /// sparse file.
     pub fn make_fresh(&self) {
         if !self.is_root {
             return;
@@ -67,16 +104,32 @@ impl Machine {
         self.unmount_fresh();
         let _ = fs::remove_file(&image);
         fs::File::create(&image).unwrap().set_len(4 << 30).unwrap();
-        let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
+        let options = [
+            "-q",
+            "-F",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        ];
         assert!(self.succeeds(Command::new("mkfs.ext4").args(options).arg(&image)));
         fs::create_dir_all(&self.fresh).unwrap();
-        assert!(self.succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.fresh)));
+        assert!(
+            self.succeeds(
+                Command::new("mount")
+                    .args(["-o", "loop"])
+                    .arg(&image)
+                    .arg(&self.fresh)
+            )
+        );
         scratch(&self.fresh);
     }
 
     /// Unmounts it, if it is mounted.
     pub fn unmount_fresh(&self) {
-        let _ = Command::new("umount").arg("-q").arg(&self.fresh).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg("-q")
+            .arg(&self.fresh)
+            .stderr(Stdio::null())
+            .status();
     }
 
     /// Any program as the ordinary user.
@@ -85,23 +138,46 @@ impl Machine {
             return Command::new(program);
         }
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env", "--"]).arg(program);
+        command
+            .args([
+                "--reuid",
+                USER,
+                "--regid",
+                USER,
+                "--init-groups",
+                "--reset-env",
+                "--",
+            ])
+            .arg(program);
         command
     }
 
     /// A shell script as root of the namespace.
     pub fn script(&self, text: &str) -> Vec<String> {
         let text = format!("set -eo pipefail; {text}");
-        ["unshare", "--", "bash", "-c", &text].map(str::to_owned).into_iter().fold(vec![shown(&self.program)], push)
+        ["unshare", "--", "bash", "-c", &text]
+            .map(str::to_owned)
+            .into_iter()
+            .fold(vec![shown(&self.program)], push)
     }
 
     /// A command of isar-tarball.
     pub fn isar(&self, words: &[&str]) -> Vec<String> {
-        words.iter().map(|word| (*word).to_owned()).fold(vec![shown(&self.program)], push)
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .fold(vec![shown(&self.program)], push)
     }
 
     pub fn pack(&self, archive: &Path, options: &[&str]) -> Vec<String> {
-        self.isar(&[&["pack", "-q"], options, &[&*shown(&self.tree), &*shown(archive)]].concat())
+        self.isar(
+            &[
+                &["pack", "-q"],
+                options,
+                &[&*shown(&self.tree), &*shown(archive)],
+            ]
+            .concat(),
+        )
     }
 
     /// The pipeline that isar has.
@@ -109,7 +185,8 @@ impl Machine {
         self.script(&self.pipeline("zstd -q -8 -T2", archive))
     }
 
-    /// GNU tar into a compressor, with isar's options. The archive stands in a directory of the user's.
+    /// GNU tar into a compressor, with isar's options. The archive stands in a directory of the
+    /// user's.
     pub fn pipeline(&self, compressor: &str, archive: &Path) -> String {
         let (tree, archive) = (shown(&self.tree), shown(archive));
         format!(
@@ -128,7 +205,9 @@ fn push(mut words: Vec<String>, word: String) -> Vec<String> {
 }
 
 pub fn shown(path: &Path) -> String {
-    path.to_str().expect("a path of this bench is plain").to_owned()
+    path.to_str()
+        .expect("a path of this bench is plain")
+        .to_owned()
 }
 
 /// A directory that both the user and root of its namespace may write to.

@@ -1,4 +1,5 @@
-//! isar-tarball beside what a user could pick instead: paired and interleaved runs of whole programs, on a real buildd chroot.
+//! isar-tarball beside what a user could pick instead: paired and interleaved runs of whole
+//! programs, on a real buildd chroot.
 //!
 //! ```sh
 //! cargo bench --bench peers                       # every row, 9 pairs each
@@ -10,9 +11,11 @@
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
 //! ```
 //!
-//! Started by root it works as the ordinary user of the tests, else as whoever starts it. It needs mmdebstrap, GNU tar, zstd and GNU time.
-//! Root has the rows on clean ext4 run on a file system that is made anew for each run, which needs mkfs.ext4 and a loop device.
-//! Both sides run in the same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that neither has an advantage.
+//! Started by root it works as the ordinary user of the tests, else as whoever starts it. It needs
+//! mmdebstrap, GNU tar, zstd and GNU time. Root has the rows on clean ext4 run on a file system
+//! that is made anew for each run, which needs mkfs.ext4 and a loop device. Both sides run in the
+//! same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that
+//! neither has an advantage.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod large;
@@ -41,11 +44,23 @@ struct Asked {
 impl Asked {
     fn parse() -> Asked {
         let (only, skip, tree, write) = (Vec::new(), Vec::new(), None, None);
-        let mut asked =
-            Asked { pairs: 0, quick: false, scaling: false, only, skip, suite: "bookworm".into(), tree, write };
+        let mut asked = Asked {
+            pairs: 0,
+            quick: false,
+            scaling: false,
+            only,
+            skip,
+            suite: "bookworm".into(),
+            tree,
+            write,
+        };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
-            let mut value = || words.next().unwrap_or_else(|| panic!("{word} takes a value"));
+            let mut value = || {
+                words
+                    .next()
+                    .unwrap_or_else(|| panic!("{word} takes a value"))
+            };
             match word.as_str() {
                 "--quick" => asked.quick = true,
                 "--scaling" => asked.scaling = true,
@@ -75,7 +90,11 @@ fn main() {
             && !asked.skip.iter().any(|word| name.contains(word))
     };
     let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
-    let rows = if asked.scaling { scaling::rows(&machine) } else { rows::rows(&machine) };
+    let rows = if asked.scaling {
+        scaling::rows(&machine)
+    } else {
+        rows::rows(&machine)
+    };
     for row in rows {
         if !wanted(&row.name) || asked.quick && !row.is_quick {
             continue;
@@ -92,5 +111,8 @@ fn main() {
         }
     }
     machine.unmount_fresh();
-    print!("{}", report::markdown(&machine, &asked.suite, asked.pairs, &results));
+    print!(
+        "{}",
+        report::markdown(&machine, &asked.suite, asked.pairs, &results)
+    );
 }

@@ -36,24 +36,38 @@ impl Pairs {
         let mut values: Vec<f64> = self.runs.iter().map(figure).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
-        if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+        if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        }
     }
 
     /// How many times faster ours is, pair by pair: least, median, most.
     pub fn faster(&self) -> (f64, f64, f64) {
         let ratio = |(ours, theirs): &(Run, Run)| theirs.wall / ours.wall;
         let ratios = self.runs.iter().map(ratio);
-        (ratios.clone().fold(f64::MAX, f64::min), self.median(ratio), ratios.fold(0.0, f64::max))
+        (
+            ratios.clone().fold(f64::MAX, f64::min),
+            self.median(ratio),
+            ratios.fold(0.0, f64::max),
+        )
     }
 }
 
-/// Runs both sides in turn, each as often as asked, after one warm-up of each. Which goes first changes from pair to pair.
+/// Runs both sides in turn, each as often as asked, after one warm-up of each. Which goes first
+/// changes from pair to pair.
 pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
     let count = row.most_pairs.map_or(count, |most| count.min(most));
     // What a run that was killed has left.
     clean(machine, row, 2 + 2 * count);
     for words in &row.setup {
-        let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
+        let status = machine
+            .as_user(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
         assert!(status.success(), "{words:?}: {status}");
     }
     let mut number = 0;
@@ -82,7 +96,10 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
     };
     let runs = (0..count).map(pair).collect();
     let takes_over = row.ours.command.iter().any(|word| word == "--reuse");
-    let pairs = Pairs { runs, reused: takes_over.then(|| reused(machine, &row.ours)) };
+    let pairs = Pairs {
+        runs,
+        reused: takes_over.then(|| reused(machine, &row.ours)),
+    };
     clean(machine, row, number);
     pairs
 }
@@ -98,9 +115,22 @@ fn clean(machine: &Machine, row: &Row, last: usize) {
 
 /// What one more run of `side` says that it has taken over.
 fn reused(machine: &Machine, side: &Side) -> String {
-    let words = side.command.iter().map(|word| if word == "-q" { "--json" } else { word });
-    let output = machine.as_user("env").args(words).stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{:?}: {}", side.command, output.status);
+    let words = side
+        .command
+        .iter()
+        .map(|word| if word == "-q" { "--json" } else { word });
+    let output = machine
+        .as_user("env")
+        .args(words)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{:?}: {}",
+        side.command,
+        output.status
+    );
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let megabytes = |value: &serde_json::Value| value.as_f64().unwrap() / 1e6;
     let (reused, frames) = (&said["reused"], &said["frames"]);
@@ -117,7 +147,11 @@ fn run(machine: &Machine, side: &Side, number: usize) -> Run {
     shell(machine, &side.before, number);
     warm(&side.reads);
     let times = machine.disk.join("times");
-    let words: Vec<String> = side.command.iter().map(|word| numbered(word, number)).collect();
+    let words: Vec<String> = side
+        .command
+        .iter()
+        .map(|word| numbered(word, number))
+        .collect();
     let mut command = machine.as_user("/usr/bin/time");
     let begin = Instant::now();
     let status = command
@@ -131,17 +165,39 @@ fn run(machine: &Machine, side: &Side, number: usize) -> Run {
     let wall = begin.elapsed().as_secs_f64();
     assert!(status.success(), "{words:?}: {status}");
     let text = fs::read_to_string(&times).unwrap();
-    let figures: Vec<f64> = text.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
-    let [user, system, kilobytes] = figures[..] else { panic!("{text:?}") };
-    let size = side.writes.as_ref().map_or(0, |path| fs::metadata(numbered(path, number)).unwrap().len());
-    Run { wall, cpu: user + system, memory: kilobytes as u64 * 1024, size }
+    let figures: Vec<f64> = text
+        .split_ascii_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
+    let [user, system, kilobytes] = figures[..] else {
+        panic!("{text:?}")
+    };
+    let size = side.writes.as_ref().map_or(0, |path| {
+        fs::metadata(numbered(path, number)).unwrap().len()
+    });
+    Run {
+        wall,
+        cpu: user + system,
+        memory: kilobytes as u64 * 1024,
+        size,
+    }
 }
 
 /// What run `number` of `side` made must be what was asked for.
 fn must_be_equal(machine: &Machine, side: &Side, number: usize) {
     let Some(pair) = &side.equal else { return };
-    let words = machine.isar(&["diff", "-q", &numbered(&pair[0], number), &numbered(&pair[1], number)]);
-    let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
+    let words = machine.isar(&[
+        "diff",
+        "-q",
+        &numbered(&pair[0], number),
+        &numbered(&pair[1], number),
+    ]);
+    let status = machine
+        .as_user(&words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
     assert!(status.success(), "not equal: {words:?}");
 }
 
@@ -152,13 +208,19 @@ fn numbered(text: &str, number: usize) -> String {
 fn shell(machine: &Machine, script: &str, number: usize) {
     if !script.is_empty() {
         let words = machine.script(&numbered(script, number));
-        let status = machine.as_user(&words[0]).args(&words[1..]).stdin(Stdio::null()).status().unwrap();
+        let status = machine
+            .as_user(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
         assert!(status.success(), "{script}");
     }
 }
 
-/// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that gives free pages back, whoever touches memory first pays for it.
-/// That comes last, because such a machine takes only seconds to give them back.
+/// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that
+/// gives free pages back, whoever touches memory first pays for it. That comes last, because such a
+/// machine takes only seconds to give them back.
 fn warm(reads: &[std::path::PathBuf]) {
     let _ = Command::new("sync").status();
     for path in reads {
@@ -168,7 +230,9 @@ fn warm(reads: &[std::path::PathBuf]) {
 }
 
 fn read(path: &Path) {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return;
+    };
     if metadata.is_dir() {
         let entries = fs::read_dir(path).into_iter().flatten();
         entries.for_each(|entry| read(&entry.unwrap().path()));

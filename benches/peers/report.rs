@@ -9,12 +9,19 @@ use crate::rows::Row;
 /// One row in words, for whoever watches.
 pub fn line(row: &Row, pairs: &Pairs) -> String {
     let (least, median, most) = pairs.faster();
-    format!("  {median:.2} × ({least:.2}–{most:.2}) as fast as {}; the goal is {}", row.peer, row.faster)
+    format!(
+        "  {median:.2} × ({least:.2}–{most:.2}) as fast as {}; the goal is {}",
+        row.peer, row.faster
+    )
 }
 
 /// The whole table in Markdown.
 pub fn markdown(machine: &Machine, suite: &str, count: usize, results: &[(Row, Pairs)]) -> String {
-    let tree = if machine.tree.ends_with(suite) { format!("a buildd chroot of {suite}") } else { "a tree".to_owned() };
+    let tree = if machine.tree.ends_with(suite) {
+        format!("a buildd chroot of {suite}")
+    } else {
+        "a tree".to_owned()
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
         "{tree}, {cores} processors, page cache warm, medians of {count} interleaved pairs, or of as few as a row that takes minutes allows\n\n\
@@ -23,14 +30,22 @@ pub fn markdown(machine: &Machine, suite: &str, count: usize, results: &[(Row, P
     for (row, pairs) in results {
         let (least, median, most) = pairs.faster();
         let both = |figure: &dyn Fn(&crate::measure::Run) -> f64, digits: usize| {
-            let (ours, theirs) = (pairs.median(|(ours, _)| figure(ours)), pairs.median(|(_, theirs)| figure(theirs)));
+            let (ours, theirs) = (
+                pairs.median(|(ours, _)| figure(ours)),
+                pairs.median(|(_, theirs)| figure(theirs)),
+            );
             format!("{ours:.digits$} / {theirs:.digits$}")
         };
         let size = match pairs.runs.first() {
             Some((ours, theirs)) if ours.size > 0 => {
                 let share = ours.size as f64 / theirs.size as f64;
-                let goal = row.size.map_or(String::new(), |goal| format!(" (goal −{:.0} %)", 100.0 * (1.0 - goal)));
-                let reused = pairs.reused.as_ref().map_or(String::new(), |reused| format!("; {reused}"));
+                let goal = row.size.map_or(String::new(), |goal| {
+                    format!(" (goal −{:.0} %)", 100.0 * (1.0 - goal))
+                });
+                let reused = pairs
+                    .reused
+                    .as_ref()
+                    .map_or(String::new(), |reused| format!("; {reused}"));
                 format!(
                     "{:.1} / {:.1}: {:+.1} %{goal}{reused}",
                     ours.size as f64 / 1e6,
@@ -80,7 +95,11 @@ pub fn svg(results: &[(Row, Pairs)]) -> String {
         let (least, median, most) = pairs.faster();
         let y = 12.0 + height * index as f64;
         let (from, to) = (x(1.0).min(x(median)), x(1.0).max(x(median)));
-        let color = if median >= row.faster { "#2a7f62" } else { "#b5651d" };
+        let color = if median >= row.faster {
+            "#2a7f62"
+        } else {
+            "#b5651d"
+        };
         let _ = writeln!(
             text,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\

@@ -11,7 +11,8 @@ pub struct Side {
     pub command: Vec<String>,
     /// A script as root of the namespace, before each run.
     pub before: String,
-    /// A script after all runs: trees are removed only then, because ext4 is slow for minutes where one was removed.
+    /// A script after all runs: trees are removed only then, because ext4 is slow for minutes where
+    /// one was removed.
     pub clean: String,
     /// What it reads, to be in the page cache.
     pub reads: Vec<PathBuf>,
@@ -62,7 +63,10 @@ fn pack(machine: &Machine) -> Vec<Row> {
         equal: Some([shown(&machine.tree), shown(path)]),
     };
     let row = |name: &str, peer, faster, size, level: &[&str], compressor: &str, suffix: &str| {
-        let (ours, theirs) = (machine.disk.join(format!("ours{suffix}")), machine.disk.join(format!("theirs{suffix}")));
+        let (ours, theirs) = (
+            machine.disk.join(format!("ours{suffix}")),
+            machine.disk.join(format!("theirs{suffix}")),
+        );
         let pipeline = machine.script(&machine.pipeline(compressor, &theirs));
         Row {
             name: String::from(name),
@@ -76,8 +80,17 @@ fn pack(machine: &Machine) -> Vec<Row> {
             ..Row::default()
         }
     };
-    let (ours, theirs) = (machine.disk.join("ours.tar.zst"), machine.disk.join("theirs.tar.zst"));
-    let named = |name: &str, peer, size| Row { name: String::from(name), peer, size, faster: 1.0, ..Row::default() };
+    let (ours, theirs) = (
+        machine.disk.join("ours.tar.zst"),
+        machine.disk.join("theirs.tar.zst"),
+    );
+    let named = |name: &str, peer, size| Row {
+        name: String::from(name),
+        peer,
+        size,
+        faster: 1.0,
+        ..Row::default()
+    };
     let tree = shown(&machine.tree);
     let by_mmdebstrap = format!(
         "tar --sort=name --numeric-owner --one-file-system --format=pax --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
@@ -85,14 +98,45 @@ fn pack(machine: &Machine) -> Vec<Row> {
         shown(&theirs)
     );
     // Neither keeps all that the tree has.
-    let by_bsdtar = format!("bsdtar -C {tree} --exclude=./var/cache/apt/archives --zstd -cf {} .", shown(&theirs));
+    let by_bsdtar = format!(
+        "bsdtar -C {tree} --exclude=./var/cache/apt/archives --zstd -cf {} .",
+        shown(&theirs)
+    );
     // As safe as ours: a machine that goes down a moment later has it whole.
-    let mut synced = row("pack to .tar, tar synced", "tar to a file, sync of it", 1.0, None, &[], "cat", ".tar");
+    let mut synced = row(
+        "pack to .tar, tar synced",
+        "tar to a file, sync of it",
+        1.0,
+        None,
+        &[],
+        "cat",
+        ".tar",
+    );
     let tar = machine.disk.join("theirs.tar");
-    synced.theirs.command = machine.script(&format!("{}; sync {}", machine.pipeline("cat", &tar), shown(&tar)));
+    synced.theirs.command = machine.script(&format!(
+        "{}; sync {}",
+        machine.pipeline("cat", &tar),
+        shown(&tar)
+    ));
     vec![
-        row("pack", "tar \\| zstd -8 -T2 (the seed)", 3.8, Some(0.82), &[], "zstd -q -8 -T2", ".tar.zst"),
-        row("pack --level 1", "tar \\| zstd -1 -T2", 1.3, Some(1.0), &["--level", "1"], "zstd -q -1 -T2", ".tar.zst"),
+        row(
+            "pack",
+            "tar \\| zstd -8 -T2 (the seed)",
+            3.8,
+            Some(0.82),
+            &[],
+            "zstd -q -8 -T2",
+            ".tar.zst",
+        ),
+        row(
+            "pack --level 1",
+            "tar \\| zstd -1 -T2",
+            1.3,
+            Some(1.0),
+            &["--level", "1"],
+            "zstd -q -1 -T2",
+            ".tar.zst",
+        ),
         row(
             "pack --level 19",
             "tar \\| zstd -19 --long=27 -T2",
@@ -102,31 +146,70 @@ fn pack(machine: &Machine) -> Vec<Row> {
             "zstd -q -19 --long=27 -T2",
             ".tar.zst",
         ),
-        row("pack to .tar", "tar to a file", 1.5, None, &[], "cat", ".tar"),
+        row(
+            "pack to .tar",
+            "tar to a file",
+            1.5,
+            None,
+            &[],
+            "cat",
+            ".tar",
+        ),
         synced,
         Row {
             ours: side(machine.pack(&ours, &[]), &ours),
-            theirs: Side { equal: None, ..side(machine.script(&by_mmdebstrap), &theirs) },
-            ..named("pack, mmdebstrap for tar", "tar \\| zstd as mmdebstrap runs them", Some(1.0))
+            theirs: Side {
+                equal: None,
+                ..side(machine.script(&by_mmdebstrap), &theirs)
+            },
+            ..named(
+                "pack, mmdebstrap for tar",
+                "tar \\| zstd as mmdebstrap runs them",
+                Some(1.0),
+            )
         },
         Row {
             ours: side(machine.pack(&ours, &[]), &ours),
-            theirs: Side { equal: None, ..side(machine.script(&by_bsdtar), &theirs) },
+            theirs: Side {
+                equal: None,
+                ..side(machine.script(&by_bsdtar), &theirs)
+            },
             ..named("pack, bsdtar for tar", "bsdtar --zstd", Some(1.0))
         },
     ]
 }
 
 fn unpack(machine: &Machine) -> Vec<Row> {
-    let Machine { disk, memory, fresh, ours, seed, .. } = machine;
-    let row = |name: &str, peer, faster, archive: &PathBuf, theirs: &PathBuf, place: &PathBuf, recycled: bool| {
-        let dir =
-            |whose: &str| format!("{}/{whose}-{}-{{n}}", shown(place), if recycled { "recycled" } else { "clean" });
+    let Machine {
+        disk,
+        memory,
+        fresh,
+        ours,
+        seed,
+        ..
+    } = machine;
+    let row = |name: &str,
+               peer,
+               faster,
+               archive: &PathBuf,
+               theirs: &PathBuf,
+               place: &PathBuf,
+               recycled: bool| {
+        let dir = |whose: &str| {
+            format!(
+                "{}/{whose}-{}-{{n}}",
+                shown(place),
+                if recycled { "recycled" } else { "clean" }
+            )
+        };
         let side = |command, dir: String, archive: &PathBuf| Side {
             command,
             before: if recycled {
                 // A tree that has just been removed from the same place.
-                format!("mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old", shown(archive))
+                format!(
+                    "mkdir {dir}.old; tar -xf {} -C {dir}.old; rm -rf {dir}.old",
+                    shown(archive)
+                )
             } else if place == memory {
                 // There it does not spoil the next run, and there is not room for many.
                 format!("rm -rf {}/*", shown(memory))
@@ -147,24 +230,87 @@ fn unpack(machine: &Machine) -> Vec<Row> {
             size: None,
             is_quick: name == "unpack, clean ext4",
             is_fresh: place == fresh,
-            ours: side(machine.isar(&["unpack", "-q", &shown(archive), &unpacked]), unpacked.clone(), archive),
+            ours: side(
+                machine.isar(&["unpack", "-q", &shown(archive), &unpacked]),
+                unpacked.clone(),
+                archive,
+            ),
             theirs: side(by_tar, tar.clone(), theirs),
             ..Row::default()
         }
     };
     let bsdtar = format!("{}/bsdtar-{{n}}", shown(fresh));
-    let mut by_bsdtar = row("unpack, bsdtar for tar", "bsdtar -xf of the same", 1.0, ours, ours, fresh, false);
-    by_bsdtar.theirs.command = machine.script(&format!("mkdir {bsdtar}; bsdtar -C {bsdtar} -xpf {}", shown(ours)));
+    let mut by_bsdtar = row(
+        "unpack, bsdtar for tar",
+        "bsdtar -xf of the same",
+        1.0,
+        ours,
+        ours,
+        fresh,
+        false,
+    );
+    by_bsdtar.theirs.command = machine.script(&format!(
+        "mkdir {bsdtar}; bsdtar -C {bsdtar} -xpf {}",
+        shown(ours)
+    ));
     by_bsdtar.theirs.clean = format!("rm -rf {bsdtar}");
     by_bsdtar.theirs.equal = Some([shown(ours), bsdtar]);
     vec![
-        row("unpack, clean ext4", "tar -xf of the same", 1.9, ours, ours, fresh, false),
-        row("unpack, clean ext4, seed for tar", "tar -xf of the seed's", 1.9, ours, seed, fresh, false),
-        row("unpack the seed's, clean ext4", "tar -xf of the same", 1.3, seed, seed, fresh, false),
+        row(
+            "unpack, clean ext4",
+            "tar -xf of the same",
+            1.9,
+            ours,
+            ours,
+            fresh,
+            false,
+        ),
+        row(
+            "unpack, clean ext4, seed for tar",
+            "tar -xf of the seed's",
+            1.9,
+            ours,
+            seed,
+            fresh,
+            false,
+        ),
+        row(
+            "unpack the seed's, clean ext4",
+            "tar -xf of the same",
+            1.3,
+            seed,
+            seed,
+            fresh,
+            false,
+        ),
         by_bsdtar,
-        row("unpack, tmpfs", "tar -xf of the same", 1.9, ours, ours, memory, false),
-        row("unpack, recycled ext4", "tar -xf of the same", 8.0, ours, ours, disk, true),
-        row("unpack the seed's, recycled ext4", "tar -xf of the same", 5.0, seed, seed, disk, true),
+        row(
+            "unpack, tmpfs",
+            "tar -xf of the same",
+            1.9,
+            ours,
+            ours,
+            memory,
+            false,
+        ),
+        row(
+            "unpack, recycled ext4",
+            "tar -xf of the same",
+            8.0,
+            ours,
+            ours,
+            disk,
+            true,
+        ),
+        row(
+            "unpack the seed's, recycled ext4",
+            "tar -xf of the same",
+            5.0,
+            seed,
+            seed,
+            disk,
+            true,
+        ),
     ]
 }
 
@@ -176,7 +322,11 @@ fn read(machine: &Machine) -> Vec<Row> {
         faster,
         size: None,
         is_quick: true,
-        ours: Side { command: ours, reads: vec![machine.ours.clone()], ..Side::default() },
+        ours: Side {
+            command: ours,
+            reads: vec![machine.ours.clone()],
+            ..Side::default()
+        },
         theirs: Side {
             command: machine.script(&theirs),
             reads: vec![machine.ours.clone(), machine.seed.clone()],
@@ -187,9 +337,27 @@ fn read(machine: &Machine) -> Vec<Row> {
     let table = format!("tar -tf {archive}");
     let decode = |path: &PathBuf| format!("zstd -q -d --stdout {} > /dev/null", shown(path));
     vec![
-        row("list", "tar -tf", 1.7, machine.isar(&["list", &archive]), table.clone()),
-        row("info", "tar -tf", 1.7, machine.isar(&["info", &archive]), table.clone()),
-        row("check", "tar -tf", 1.7, machine.isar(&["check", &archive]), table),
+        row(
+            "list",
+            "tar -tf",
+            1.7,
+            machine.isar(&["list", &archive]),
+            table.clone(),
+        ),
+        row(
+            "info",
+            "tar -tf",
+            1.7,
+            machine.isar(&["info", &archive]),
+            table.clone(),
+        ),
+        row(
+            "check",
+            "tar -tf",
+            1.7,
+            machine.isar(&["check", &archive]),
+            table,
+        ),
         row(
             "zstd -d of ours",
             "zstd -d of the seed's",
@@ -212,7 +380,9 @@ fn rest(machine: &Machine) -> Vec<Row> {
     };
     let cache = shown(&disk.join("cache"));
     let root = format!("{}/imager-{{n}}", shown(disk));
-    let by_shell = format!("mkdir {root}; tar -xf {archive} -C {root}; /usr/sbin/chroot {root} true; rm -rf {root}");
+    let by_shell = format!(
+        "mkdir {root}; tar -xf {archive} -C {root}; /usr/sbin/chroot {root} true; rm -rf {root}"
+    );
     vec![
         Row {
             name: String::from("remove"),
@@ -221,7 +391,10 @@ fn rest(machine: &Machine) -> Vec<Row> {
             size: None,
             is_quick: true,
             ours: removed(machine.isar(&["remove", &tree("ours")]), &tree("ours")),
-            theirs: removed(machine.script(&format!("rm -rf {}", tree("rm"))), &tree("rm")),
+            theirs: removed(
+                machine.script(&format!("rm -rf {}", tree("rm"))),
+                &tree("rm"),
+            ),
             ..Row::default()
         },
         Row {

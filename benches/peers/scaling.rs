@@ -5,7 +5,8 @@ use std::thread::available_parallelism;
 use crate::machine::{Machine, shown};
 use crate::rows::{Row, Side};
 
-/// Fewer threads may take longer by their share; more than there are processors must not take longer.
+/// Fewer threads may take longer by their share; more than there are processors must not take
+/// longer.
 pub fn rows(machine: &Machine) -> Vec<Row> {
     let processors = available_parallelism().unwrap().get();
     let (tree, archive) = (shown(&machine.tree), shown(&machine.ours));

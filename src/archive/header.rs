@@ -1,7 +1,10 @@
-//! The 512-byte header block as sbuild's loaders take it (POSIX.1-2017, `pax`, "ustar Interchange Format").
+//! The 512-byte header block as sbuild's loaders take it (POSIX.1-2017, `pax`, "ustar Interchange
+//! Format").
 //!
-//! Narrower than the standard: every number is zero-padded octal with a NUL behind it, the checksum is six octal digits, NUL, space, and the names of user and group
-//! stay empty, because a loader would look them up on its own host. The filter of sbuild 0.89 refuses or drops members written otherwise.
+//! Narrower than the standard: every number is zero-padded octal with a NUL behind it, the checksum
+//! is six octal digits, NUL, space, and the names of user and group stay empty, because a loader
+//! would look them up on its own host. The filter of sbuild 0.89 refuses or drops members written
+//! otherwise.
 
 pub mod decode;
 
@@ -19,7 +22,8 @@ pub const MAX_MTIME: i64 = 0o77_777_777_777;
 /// The largest user or group id that seven octal digits hold.
 pub const MAX_ID: u32 = 0o7_777_777;
 
-/// What a header block says. Each value must fit its field; [`block`] writes what fits, so callers check first ([`MAX_SIZE`], [`split`] …).
+/// What a header block says. Each value must fit its field; [`block`] writes what fits, so callers
+/// check first ([`MAX_SIZE`], [`split`] …).
 #[derive(Debug, Default)]
 pub struct Fields<'a> {
     /// Name, at most 100 bytes.
@@ -36,7 +40,8 @@ pub struct Fields<'a> {
     pub size: u64,
     /// Seconds since 1970, 0..=[`MAX_MTIME`].
     pub mtime: u64,
-    /// The type of the member: `0` file, `1` hard link, `2` symbolic link, `3` and `4` devices, `5` directory, `6` FIFO, `x` PAX records.
+    /// The type of the member: `0` file, `1` hard link, `2` symbolic link, `3` and `4` devices, `5`
+    /// directory, `6` FIFO, `x` PAX records.
     pub typeflag: u8,
     /// Target of a link, at most 100 bytes.
     pub linkname: &'a [u8],
@@ -90,9 +95,14 @@ pub fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     if name.len() <= 100 {
         return Some((b"", name));
     }
-    // The slash at `cut` is not stored; the name field must not be empty (a directory's name ends in a slash).
+    // The slash at `cut` is not stored; the name field must not be empty (a directory's name ends
+    // in a slash).
     let first = name.len().checked_sub(101)?;
-    let cut = first + name.get(first..name.len() - 1)?.iter().position(|byte| *byte == b'/')?;
+    let cut = first
+        + name
+            .get(first..name.len() - 1)?
+            .iter()
+            .position(|byte| *byte == b'/')?;
     (cut <= 155 && cut > 0).then(|| (&name[..cut], &name[cut + 1..]))
 }
 
@@ -123,22 +133,44 @@ mod tests {
         assert_eq!(&block[124..136], b"00000001001\0");
         assert_eq!(&block[257..265], b"ustar\x0000");
         assert_eq!(&block[265..329], [0; 64]);
-        let sum: u32 =
-            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| {
+                if (148..156).contains(&i) {
+                    32
+                } else {
+                    u32::from(*b)
+                }
+            })
+            .sum();
         assert_eq!(&block[148..156], format!("{sum:06o}\0 ").as_bytes());
     }
 
     #[test]
     fn long_names_are_split_at_a_slash_or_not_at_all() {
-        let cases: &[(usize, usize, Option<usize>)] =
-            &[(50, 49, Some(0)), (50, 50, Some(50)), (155, 100, Some(155)), (156, 100, None), (50, 101, None)];
+        let cases: &[(usize, usize, Option<usize>)] = &[
+            (50, 49, Some(0)),
+            (50, 50, Some(50)),
+            (155, 100, Some(155)),
+            (156, 100, None),
+            (50, 101, None),
+        ];
         for (prefix, name, expected) in cases {
             let mut stored = vec![b'p'; *prefix];
             stored.push(b'/');
             stored.extend(vec![b'n'; *name]);
-            assert_eq!(split(&stored).map(|(prefix, _)| prefix.len()), *expected, "{prefix} and {name}");
+            assert_eq!(
+                split(&stored).map(|(prefix, _)| prefix.len()),
+                *expected,
+                "{prefix} and {name}"
+            );
         }
-        assert_eq!(split(&[b"./".as_slice(), &[b'd'; 120], b"/"].concat()), None, "a name field must not be empty");
+        assert_eq!(
+            split(&[b"./".as_slice(), &[b'd'; 120], b"/"].concat()),
+            None,
+            "a name field must not be empty"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Numbers as archives write them: octal and base-256 in header fields, decimal in PAX records and sparse maps.
+//! Numbers as archives write them: octal and base-256 in header fields, decimal in PAX records and
+//! sparse maps.
 //!
 //! Stricter than most readers: what two programs could read as two different numbers is refused.
 
@@ -18,9 +19,11 @@ pub enum Error {
     TooLarge,
 }
 
-/// A field of a header block, at most 12 bytes: octal digits with blanks in front and a NUL or blanks behind (POSIX.1-2017), or GNU's base-256.
+/// A field of a header block, at most 12 bytes: octal digits with blanks in front and a NUL or
+/// blanks behind (POSIX.1-2017), or GNU's base-256.
 ///
-/// Base-256 is a big-endian two's complement number whose first byte is 0x80 or, below zero, 0xff (GNU tar manual, "Extensions"). A field of NULs alone is 0.
+/// Base-256 is a big-endian two's complement number whose first byte is 0x80 or, below zero, 0xff
+/// (GNU tar manual, "Extensions"). A field of NULs alone is 0.
 pub fn field(field: &[u8]) -> Result<i64, Error> {
     match field.split_first() {
         Some((0x80, digits)) => base_256(digits, 0),
@@ -43,11 +46,18 @@ fn base_256(digits: &[u8], start: i128) -> Result<i64, Error> {
 }
 
 fn octal(field: &[u8]) -> Result<i64, Error> {
-    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    let end = field
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(field.len());
     let (text, rest) = field.split_at(end);
     if text.is_empty() {
         // Some readers begin after a leading NUL.
-        return if rest.iter().all(|byte| *byte == 0) { Ok(0) } else { Err(Error::Malformed) };
+        return if rest.iter().all(|byte| *byte == 0) {
+            Ok(0)
+        } else {
+            Err(Error::Malformed)
+        };
     }
     let digits = text.trim_ascii();
     if digits.is_empty() {
@@ -56,7 +66,9 @@ fn octal(field: &[u8]) -> Result<i64, Error> {
     let mut value: i64 = 0;
     for digit in digits {
         match digit {
-            b'0'..=b'7' => value = value.checked_mul(8).ok_or(Error::TooLarge)? + i64::from(digit - b'0'),
+            b'0'..=b'7' => {
+                value = value.checked_mul(8).ok_or(Error::TooLarge)? + i64::from(digit - b'0')
+            }
             b'-' if value == 0 => return Err(Error::Negative),
             _ => return Err(Error::Malformed),
         }
@@ -77,18 +89,24 @@ pub fn decimal(text: &[u8]) -> Result<u64, Error> {
         if !digit.is_ascii_digit() {
             return Err(Error::Malformed);
         }
-        value =
-            value.checked_mul(10).and_then(|tens| tens.checked_add(i64::from(digit - b'0'))).ok_or(Error::TooLarge)?;
+        value = value
+            .checked_mul(10)
+            .and_then(|tens| tens.checked_add(i64::from(digit - b'0')))
+            .ok_or(Error::TooLarge)?;
     }
     Ok(value.unsigned_abs())
 }
 
 /// A user or group id. The largest 32-bit number is none: `chown(2)` takes it for "leave as it is".
 pub fn id(number: u64) -> Result<u32, Error> {
-    u32::try_from(number).ok().filter(|id| *id != u32::MAX).ok_or(Error::TooLarge)
+    u32::try_from(number)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or(Error::TooLarge)
 }
 
-/// A time of a PAX record: decimal seconds, with or without sign and fraction. What is finer than a nanosecond is rounded down.
+/// A time of a PAX record: decimal seconds, with or without sign and fraction. What is finer than a
+/// nanosecond is rounded down.
 pub fn timestamp(text: &[u8]) -> Result<Timestamp, Error> {
     let (is_negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
@@ -104,18 +122,29 @@ pub fn timestamp(text: &[u8]) -> Result<Timestamp, Error> {
     let seconds = i64::try_from(decimal(whole)?).map_err(|_| Error::TooLarge)?;
     let mut nanoseconds = 0;
     for place in 0..9 {
-        nanoseconds = nanoseconds * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
+        nanoseconds =
+            nanoseconds * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
     }
     if !is_negative {
-        return Ok(Timestamp { seconds, nanoseconds });
+        return Ok(Timestamp {
+            seconds,
+            nanoseconds,
+        });
     }
     // Rounding down goes away from zero here.
     if fraction.iter().skip(9).any(|digit| *digit != b'0') {
         nanoseconds += 1;
     }
-    let (borrow, nanoseconds) = if nanoseconds == 0 { (0, 0) } else { (1, 1_000_000_000 - nanoseconds) };
+    let (borrow, nanoseconds) = if nanoseconds == 0 {
+        (0, 0)
+    } else {
+        (1, 1_000_000_000 - nanoseconds)
+    };
     // The sum cannot be below `i64::MIN`: seconds is at most `i64::MAX`.
-    Ok(Timestamp { seconds: -seconds - borrow, nanoseconds })
+    Ok(Timestamp {
+        seconds: -seconds - borrow,
+        nanoseconds,
+    })
 }
 
 #[cfg(test)]
@@ -151,7 +180,10 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(field(bytes), *expected, "{}", bytes.escape_ascii());
         }
-        assert_eq!(unsigned_field(b"\xff\xff\xff\xff\xff\xff\xff\xfe"), Err(Error::Negative));
+        assert_eq!(
+            unsigned_field(b"\xff\xff\xff\xff\xff\xff\xff\xfe"),
+            Err(Error::Negative)
+        );
     }
 
     #[test]
@@ -201,7 +233,9 @@ mod tests {
             (b"--1", None),
         ];
         for (text, expected) in cases {
-            let time = timestamp(text).ok().map(|time| (time.seconds, time.nanoseconds));
+            let time = timestamp(text)
+                .ok()
+                .map(|time| (time.seconds, time.nanoseconds));
             assert_eq!(time, *expected, "{}", text.escape_ascii());
         }
     }

@@ -1,4 +1,5 @@
-//! A tar stream without the data of its members: all that the rules look at, without what takes the time.
+//! A tar stream without the data of its members: all that the rules look at, without what takes the
+//! time.
 
 use super::reader::{Error, Event, Limits, Member, Reader};
 
@@ -32,25 +33,40 @@ pub enum Mismatch {
 impl Outline {
     /// That of a whole stream.
     pub fn of(stream: &[u8]) -> Result<Outline, Error> {
-        let (mut reader, mut outline, mut rest) = (Reader::new(Limits::default()), Outline::default(), stream);
+        let (mut reader, mut outline, mut rest) =
+            (Reader::new(Limits::default()), Outline::default(), stream);
         // What is in the outline, as data or not.
         let mut done = 0;
         while let Some(event) = reader.next(&mut rest)? {
             if let Event::Data(_, data) = event {
                 let end = stream.len() - rest.len();
-                outline.bytes.extend_from_slice(stream.get(done..end - data.len()).unwrap_or_default());
-                outline.gaps.push(Gap { at: outline.bytes.len(), length: data.len() as u64 });
+                outline
+                    .bytes
+                    .extend_from_slice(stream.get(done..end - data.len()).unwrap_or_default());
+                outline.gaps.push(Gap {
+                    at: outline.bytes.len(),
+                    length: data.len() as u64,
+                });
                 done = end;
             }
         }
-        outline.bytes.extend_from_slice(stream.get(done..).unwrap_or_default());
+        outline
+            .bytes
+            .extend_from_slice(stream.get(done..).unwrap_or_default());
         reader.finish().map(|_| outline)
     }
 
     /// Hands each member to `visit`.
-    pub fn read(&self, reader: &mut Reader, mut visit: impl FnMut(&Member)) -> Result<(), Mismatch> {
+    pub fn read(
+        &self,
+        reader: &mut Reader,
+        mut visit: impl FnMut(&Member),
+    ) -> Result<(), Mismatch> {
         let mut done = 0;
-        let end = Gap { at: self.bytes.len(), length: 0 };
+        let end = Gap {
+            at: self.bytes.len(),
+            length: 0,
+        };
         for Gap { at, length } in self.gaps.iter().copied().chain([end]) {
             let mut input = self.bytes.get(done..at).ok_or(Mismatch::Gap)?;
             while let Some(event) = reader.next(&mut input).map_err(Mismatch::Reader)? {
@@ -77,7 +93,11 @@ mod tests {
     /// A stream of files with and without holes, and where the data of each stands in it.
     fn stream() -> (Vec<u8>, Vec<(usize, usize)>) {
         let extents = |list: &[(u64, u64)]| {
-            Some(list.iter().map(|&(offset, length)| Extent { offset, length }).collect::<Vec<_>>())
+            Some(
+                list.iter()
+                    .map(|&(offset, length)| Extent { offset, length })
+                    .collect::<Vec<_>>(),
+            )
         };
         let files = [
             (0, None),
@@ -103,7 +123,10 @@ mod tests {
             };
             writer::append_header(&mut bytes, &entry, None).unwrap();
             data.push((bytes.len(), stored as usize));
-            bytes.resize(bytes.len() + stored as usize + header::padding(stored), b'x');
+            bytes.resize(
+                bytes.len() + stored as usize + header::padding(stored),
+                b'x',
+            );
             let end = bytes.len();
             bytes[end - header::padding(stored)..].fill(0);
         }
@@ -116,7 +139,10 @@ mod tests {
         let mut done = 0;
         for &(begin, length) in data.iter().filter(|(_, length)| *length > 0) {
             outline.bytes.extend_from_slice(&bytes[done..begin]);
-            outline.gaps.push(Gap { at: outline.bytes.len(), length: length as u64 });
+            outline.gaps.push(Gap {
+                at: outline.bytes.len(),
+                length: length as u64,
+            });
             done = begin + length;
         }
         outline.bytes.extend_from_slice(&bytes[done..]);
@@ -126,7 +152,8 @@ mod tests {
     #[test]
     fn an_outline_has_the_members_of_the_stream() {
         let (bytes, data) = stream();
-        let (mut reader, mut whole, mut input) = (Reader::new(Limits::default()), Vec::new(), bytes.as_slice());
+        let (mut reader, mut whole, mut input) =
+            (Reader::new(Limits::default()), Vec::new(), bytes.as_slice());
         while let Some(event) = reader.next(&mut input).unwrap() {
             if let Event::Member(member) = event {
                 whole.push(format!("{member:?}"));
@@ -134,9 +161,14 @@ mod tests {
         }
         let end = reader.finish().unwrap();
         let (mut reader, mut members) = (Reader::new(Limits::default()), Vec::new());
-        outline(&bytes, &data).read(&mut reader, |member| members.push(format!("{member:?}"))).unwrap();
+        outline(&bytes, &data)
+            .read(&mut reader, |member| members.push(format!("{member:?}")))
+            .unwrap();
         assert_eq!((members.len(), &members), (6, &whole));
-        assert_eq!((reader.finish().unwrap(), reader.offset()), (end, bytes.len() as u64));
+        assert_eq!(
+            (reader.finish().unwrap(), reader.offset()),
+            (end, bytes.len() as u64)
+        );
     }
 
     #[test]

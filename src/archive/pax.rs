@@ -4,7 +4,8 @@ pub mod decode;
 
 use crate::entry::Timestamp;
 
-/// Appends the record `LENGTH key=value\n`, LENGTH being that of the whole record, its own digits included.
+/// Appends the record `LENGTH key=value\n`, LENGTH being that of the whole record, its own digits
+/// included.
 pub fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // A blank, the equals sign, the newline.
     let rest = key.len() + value.len() + 3;
@@ -26,11 +27,16 @@ fn digits(number: usize) -> usize {
 
 /// A time as PAX writes it: decimal seconds, with as many decimal places as it needs.
 pub fn time(time: Timestamp) -> String {
-    // The fraction counts upwards from the second below; a decimal number before 1970 counts away from zero.
+    // The fraction counts upwards from the second below; a decimal number before 1970 counts away
+    // from zero.
     let (sign, seconds, nanoseconds) = match (time.seconds < 0, time.nanoseconds) {
         (false, fraction) => ("", time.seconds.unsigned_abs(), fraction),
         (true, 0) => ("-", time.seconds.unsigned_abs(), 0),
-        (true, fraction) => ("-", time.seconds.unsigned_abs() - 1, 1_000_000_000 - fraction),
+        (true, fraction) => (
+            "-",
+            time.seconds.unsigned_abs() - 1,
+            1_000_000_000 - fraction,
+        ),
     };
     let text = format!("{sign}{seconds}.{nanoseconds:09}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -66,7 +72,13 @@ mod tests {
             (-1, 750_000_000, "-0.25"),
             (100, 10, "100.00000001"),
         ] {
-            assert_eq!(time(Timestamp { seconds, nanoseconds }), text);
+            assert_eq!(
+                time(Timestamp {
+                    seconds,
+                    nanoseconds
+                }),
+                text
+            );
         }
     }
 }

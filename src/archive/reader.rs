@@ -27,7 +27,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { path: 4096, xattr_value: 64 << 10, member_records: 1 << 20, extents: 1 << 20 }
+        Limits {
+            path: 4096,
+            xattr_value: 64 << 10,
+            member_records: 1 << 20,
+            extents: 1 << 20,
+        }
     }
 }
 
@@ -38,14 +43,16 @@ pub struct RawHeader {
     pub offset: u64,
     /// The block.
     pub block: Box<[u8; 512]>,
-    /// Bytes of data that follow it, by the rules of the reader (a PAX size counts for the member's own header).
+    /// Bytes of data that follow it, by the rules of the reader (a PAX size counts for the member's
+    /// own header).
     pub payload: u64,
 }
 
 /// A member: what it says, and the headers that say it.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// What the archive says of the file. Names as stored: [`Entry::path`] with only a leading `./` and trailing `/` taken off.
+    /// What the archive says of the file. Names as stored: [`Entry::path`] with only a leading `./`
+    /// and trailing `/` taken off.
     pub entry: Entry,
     /// The name exactly as stored (after PAX and GNU long names), `./` and all.
     pub name: Vec<u8>,
@@ -53,7 +60,8 @@ pub struct Member {
     pub link_target: Vec<u8>,
     /// Names of users and groups, where the archive has them.
     pub owner_names: (Vec<u8>, Vec<u8>),
-    /// Every header block of the member, extension headers first, its own last (continuation blocks of an old-GNU sparse map not counted).
+    /// Every header block of the member, extension headers first, its own last (continuation blocks
+    /// of an old-GNU sparse map not counted).
     pub headers: Vec<RawHeader>,
     /// Keys of PAX records that this reader does not interpret.
     pub other_records: Vec<Vec<u8>>,
@@ -75,9 +83,11 @@ pub enum Event<'b> {
 /// How an archive ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    /// The zero blocks that mark the end: 2 as they should be, or 1 or 0 where the stream ended before.
+    /// The zero blocks that mark the end: 2 as they should be, or 1 or 0 where the stream ended
+    /// before.
     pub zero_blocks: u64,
-    /// Zero bytes after those two blocks (GNU tar fills its last record of 20 blocks), or after the one.
+    /// Zero bytes after those two blocks (GNU tar fills its last record of 20 blocks), or after the
+    /// one.
     pub trailing_zero_bytes: u64,
     /// How many members the archive has.
     pub members: u64,
@@ -85,7 +95,8 @@ pub struct End {
 
 /// A tar stream as far as it has been read.
 ///
-/// Memory: what [`Limits`] allow for one member. An error is final, every later call gives it again.
+/// Memory: what [`Limits`] allow for one member. An error is final, every later call gives it
+/// again.
 #[derive(Debug)]
 pub struct Reader {
     limits: Limits,
@@ -160,9 +171,11 @@ impl Reader {
         }
     }
 
-    /// Takes bytes from the front of `input` (and advances it) and gives the next event; `None` when it needs more input.
+    /// Takes bytes from the front of `input` (and advances it) and gives the next event; `None`
+    /// when it needs more input.
     ///
-    /// Each member is followed by its data, in order, and by [`Event::MemberEnd`]. Pieces of data are as long as the input has them, at least one byte.
+    /// Each member is followed by its data, in order, and by [`Event::MemberEnd`]. Pieces of data
+    /// are as long as the input has them, at least one byte.
     pub fn next<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Event<'b>>, Error> {
         match &self.failed {
             Some(error) => Err(error.clone()),
@@ -175,10 +188,13 @@ impl Reader {
         self.offset
     }
 
-    /// Passes over as much of the current member's data as there is, up to `length` bytes, as if it had been in the input. Gives how much that was.
-    /// To be called when [`Reader::next`] has given `None`.
+    /// Passes over as much of the current member's data as there is, up to `length` bytes, as if it
+    /// had been in the input. Gives how much that was. To be called when [`Reader::next`] has given
+    /// `None`.
     pub fn pass_over(&mut self, length: u64) -> u64 {
-        let State::Data { extent, others, .. } = &mut self.state else { return 0 };
+        let State::Data { extent, others, .. } = &mut self.state else {
+            return 0;
+        };
         let mut left = length;
         while left > 0 {
             if extent.length == 0 {
@@ -195,7 +211,8 @@ impl Reader {
         length - left
     }
 
-    /// The input has ended, and [`Reader::next`] has given `None` on the last of it: how the archive ended, or an error when it ended inside something.
+    /// The input has ended, and [`Reader::next`] has given `None` on the last of it: how the
+    /// archive ended, or an error when it ended inside something.
     pub fn finish(&mut self) -> Result<End, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -204,11 +221,21 @@ impl Reader {
         let within = match &self.state {
             State::End { zeros } => {
                 let zero_blocks = (zeros / BLOCK as u64).min(2);
-                return Ok(End { zero_blocks, trailing_zero_bytes: zeros - zero_blocks * BLOCK as u64, members });
+                return Ok(End {
+                    zero_blocks,
+                    trailing_zero_bytes: zeros - zero_blocks * BLOCK as u64,
+                    members,
+                });
             }
             State::Header if self.partial.is_empty() => match self.pending.extension() {
                 Some(typeflag) => return Err(self.fail(Fault::DanglingExtension { typeflag })),
-                None => return Ok(End { zero_blocks: 0, trailing_zero_bytes: 0, members }),
+                None => {
+                    return Ok(End {
+                        zero_blocks: 0,
+                        trailing_zero_bytes: 0,
+                        members,
+                    });
+                }
             },
             State::Header => "a header",
             State::Extension { .. } => "an extension header",
@@ -221,8 +248,14 @@ impl Reader {
     }
 
     fn fail(&mut self, fault: Fault) -> Error {
-        let known = Some(self.current.as_slice()).filter(|name| !name.is_empty()).or(self.pending.name());
-        let error = Error { fault, member: known.map(<[u8]>::to_vec), offset: self.header_at };
+        let known = Some(self.current.as_slice())
+            .filter(|name| !name.is_empty())
+            .or(self.pending.name());
+        let error = Error {
+            fault,
+            member: known.map(<[u8]>::to_vec),
+            offset: self.header_at,
+        };
         self.failed = Some(error.clone());
         error
     }
@@ -231,13 +264,20 @@ impl Reader {
         loop {
             match &mut self.state {
                 State::Header => {
-                    let Some(block) = self.block(input) else { return Ok(None) };
+                    let Some(block) = self.block(input) else {
+                        return Ok(None);
+                    };
                     self.header_at = self.offset - BLOCK as u64;
                     if let Some(member) = self.header(&block)? {
                         return Ok(Some(Event::Member(member)));
                     }
                 }
-                State::Extension { typeflag, data, left, padding } => {
+                State::Extension {
+                    typeflag,
+                    data,
+                    left,
+                    padding,
+                } => {
                     let taken = take(input, *left, &mut self.offset);
                     data.extend_from_slice(taken);
                     *left -= taken.len() as u64;
@@ -252,12 +292,18 @@ impl Reader {
                     self.extension(typeflag, &data)?;
                 }
                 State::OldGnuMap { .. } | State::TextMap { .. } => {
-                    let Some(block) = self.block(input) else { return Ok(None) };
+                    let Some(block) = self.block(input) else {
+                        return Ok(None);
+                    };
                     if let Some(member) = self.map_block(&block)? {
                         return Ok(Some(Event::Member(member)));
                     }
                 }
-                State::Data { extent, others, padding } => {
+                State::Data {
+                    extent,
+                    others,
+                    padding,
+                } => {
                     if extent.length == 0 {
                         match others.next() {
                             Some(next) => *extent = next,
@@ -293,7 +339,11 @@ impl Reader {
                     }
                     let is_lone = *zeros < 2 * BLOCK as u64;
                     self.header_at = self.offset;
-                    return Err(if is_lone { Fault::LoneZeroBlock } else { Fault::DataAfterEnd });
+                    return Err(if is_lone {
+                        Fault::LoneZeroBlock
+                    } else {
+                        Fault::DataAfterEnd
+                    });
                 }
             }
         }
@@ -309,7 +359,8 @@ impl Reader {
             return Some(*block);
         }
         let missing = BLOCK - self.partial.len();
-        self.partial.extend_from_slice(take(input, missing as u64, &mut self.offset));
+        self.partial
+            .extend_from_slice(take(input, missing as u64, &mut self.offset));
         let block = self.partial.as_slice().try_into().ok()?;
         self.partial.clear();
         Some(block)
@@ -321,7 +372,9 @@ impl Reader {
             if let Some(typeflag) = self.pending.extension() {
                 return Err(Fault::DanglingExtension { typeflag });
             }
-            self.state = State::End { zeros: BLOCK as u64 };
+            self.state = State::End {
+                zeros: BLOCK as u64,
+            };
             return Ok(None);
         }
         let header = Header(block);
@@ -343,21 +396,42 @@ impl Reader {
             // Readers apply all, the first or the last of them, to this member or the next.
             (Some(first), second) => return Err(Fault::MixedExtensions { first, second }),
         }
-        let size = header.size().map_err(|cause| Fault::Field { field: "size", cause })?;
-        self.pending.bytes = self.pending.bytes.saturating_add(size).saturating_add(BLOCK as u64);
+        let size = header.size().map_err(|cause| Fault::Field {
+            field: "size",
+            cause,
+        })?;
+        self.pending.bytes = self
+            .pending
+            .bytes
+            .saturating_add(size)
+            .saturating_add(BLOCK as u64);
         if self.pending.bytes > self.limits.member_records as u64 {
-            return Err(Fault::RecordsTooLong { limit: self.limits.member_records });
+            return Err(Fault::RecordsTooLong {
+                limit: self.limits.member_records,
+            });
         }
-        self.pending.headers.push(RawHeader { offset: self.header_at, block: Box::new(*header.0), payload: size });
+        self.pending.headers.push(RawHeader {
+            offset: self.header_at,
+            block: Box::new(*header.0),
+            payload: size,
+        });
         let data = Vec::with_capacity(size as usize);
-        self.state = State::Extension { typeflag, data, left: size, padding: padding(size) as u64 };
+        self.state = State::Extension {
+            typeflag,
+            data,
+            left: size,
+            padding: padding(size) as u64,
+        };
         Ok(())
     }
 
     /// The data of an extension header is complete.
     fn extension(&mut self, typeflag: u8, data: &[u8]) -> Result<(), Fault> {
         match typeflag {
-            b'x' => self.pending.records = Some(Box::new(interpret(data, Scope::OneMember, &self.limits)?)),
+            b'x' => {
+                self.pending.records =
+                    Some(Box::new(interpret(data, Scope::OneMember, &self.limits)?))
+            }
             b'g' => {
                 let records = interpret(data, Scope::AllMembers, &self.limits)?;
                 self.global = records.ownership.or(&self.global);
@@ -377,12 +451,16 @@ impl Reader {
             None => self.current.extend_from_slice(&header.name()),
         }
         let pending = std::mem::take(&mut self.pending);
-        let (member, content) = describe(header, self.header_at, pending, &self.global, &self.limits)?;
+        let (member, content) =
+            describe(header, self.header_at, pending, &self.global, &self.limits)?;
         self.state = match content {
             Content::None => State::Skip(0),
             Content::Ignored(size) => State::Skip(size.saturating_add(padding(size) as u64)),
             Content::Whole(size) => State::Data {
-                extent: Extent { offset: 0, length: size },
+                extent: Extent {
+                    offset: 0,
+                    length: size,
+                },
                 others: Vec::new().into_iter(),
                 padding: padding(size) as u64,
             },
@@ -391,11 +469,21 @@ impl Reader {
                 data(extents, size)
             }
             Content::OldGnuMap { map, size, stored } => {
-                self.state = State::OldGnuMap { member, map, size, stored };
+                self.state = State::OldGnuMap {
+                    member,
+                    map,
+                    size,
+                    stored,
+                };
                 return Ok(None);
             }
             Content::TextMap { map, size, stored } => {
-                self.state = State::TextMap { member, map, size, stored };
+                self.state = State::TextMap {
+                    member,
+                    map,
+                    size,
+                    stored,
+                };
                 return Ok(None);
             }
         };
@@ -407,17 +495,39 @@ impl Reader {
     fn map_block(&mut self, block: &[u8; BLOCK]) -> Result<Option<Box<Member>>, Fault> {
         let state = std::mem::replace(&mut self.state, State::Header);
         let (mut member, map, size, stored) = match state {
-            State::OldGnuMap { member, mut map, size, stored } => {
+            State::OldGnuMap {
+                member,
+                mut map,
+                size,
+                stored,
+            } => {
                 if map.read_block(block)? {
-                    self.state = State::OldGnuMap { member, map, size, stored };
+                    self.state = State::OldGnuMap {
+                        member,
+                        map,
+                        size,
+                        stored,
+                    };
                     return Ok(None);
                 }
                 (member, map.map, size, stored)
             }
-            State::TextMap { member, mut map, size, stored } => {
-                let stored = stored.checked_sub(BLOCK as u64).ok_or(MapError::Malformed)?;
+            State::TextMap {
+                member,
+                mut map,
+                size,
+                stored,
+            } => {
+                let stored = stored
+                    .checked_sub(BLOCK as u64)
+                    .ok_or(MapError::Malformed)?;
                 if map.read_block(block)? {
-                    self.state = State::TextMap { member, map, size, stored };
+                    self.state = State::TextMap {
+                        member,
+                        map,
+                        size,
+                        stored,
+                    };
                     return Ok(None);
                 }
                 (member, map.map, size, stored)
@@ -437,7 +547,14 @@ impl Reader {
 
 /// The data of a file that has `extents`, of `size` bytes together.
 fn data(extents: Vec<Extent>, size: u64) -> State {
-    State::Data { extent: Extent { offset: 0, length: 0 }, others: extents.into_iter(), padding: padding(size) as u64 }
+    State::Data {
+        extent: Extent {
+            offset: 0,
+            length: 0,
+        },
+        others: extents.into_iter(),
+        padding: padding(size) as u64,
+    }
 }
 
 /// Takes at most `most` bytes from the front of `input`.

@@ -1,7 +1,8 @@
 //! Encoding sparse files in PAX format 1.0 (GNU tar manual, "Storing Sparse Files").
 //!
-//! The map stands before the data, as decimal lines: the number of extents, then offset and length of each; zero bytes fill its last block.
-//! The true name and size stand in PAX records, so that the header's size is what is stored: the one form of sparse file that both sbuild loaders take.
+//! The map stands before the data, as decimal lines: the number of extents, then offset and length
+//! of each; zero bytes fill its last block. The true name and size stand in PAX records, so that
+//! the header's size is what is stored: the one form of sparse file that both sbuild loaders take.
 
 pub mod decode;
 
@@ -25,11 +26,18 @@ pub fn data(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.length).sum()
 }
 
-/// A file that ends in a hole gets an empty extent at its end, as GNU tar writes it: readers without the PAX size record learn the size from it.
+/// A file that ends in a hole gets an empty extent at its end, as GNU tar writes it: readers
+/// without the PAX size record learn the size from it.
 fn closed(extents: &[Extent], size: u64) -> Vec<Extent> {
     let mut extents = extents.to_vec();
-    if extents.last().is_none_or(|last| last.offset + last.length < size) {
-        extents.push(Extent { offset: size, length: 0 });
+    if extents
+        .last()
+        .is_none_or(|last| last.offset + last.length < size)
+    {
+        extents.push(Extent {
+            offset: size,
+            length: 0,
+        });
     }
     extents
 }
@@ -40,7 +48,13 @@ mod tests {
 
     #[test]
     fn a_final_hole_is_closed_with_an_empty_extent() {
-        let map = map(&[Extent { offset: 4096, length: 8192 }], 1 << 20);
+        let map = map(
+            &[Extent {
+                offset: 4096,
+                length: 8192,
+            }],
+            1 << 20,
+        );
         assert_eq!(map.len(), 512);
         assert!(map.starts_with(b"2\n4096\n8192\n1048576\n0\n\0"));
     }

@@ -8,13 +8,15 @@ use crate::error::Shown;
 /// The two zero blocks that end an archive.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// The longest path that can be stored, in bytes: one more and no extractor could open it (`PATH_MAX`, with room for `./` and a final `/`).
+/// The longest path that can be stored, in bytes: one more and no extractor could open it
+/// (`PATH_MAX`, with room for `./` and a final `/`).
 pub const MAX_PATH: usize = 4092;
 
 /// A member that cannot be written so that sbuild loads it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data is too large for the header's size field, and the filter of sbuild 0.89 knows no other.
+    /// The data is too large for the header's size field, and the filter of sbuild 0.89 knows no
+    /// other.
     #[error(
         "{}: {stored} bytes of data: sbuild 0.89 loads no member of 8 GiB or more; exclude it or make its unused parts holes (fallocate --dig-holes)",
         Shown(path)
@@ -32,7 +34,10 @@ pub enum Error {
         path: Vec<u8>,
     },
     /// An owner that the header's fields do not hold.
-    #[error("{}: id {id} is above the largest that a tar header holds", Shown(path))]
+    #[error(
+        "{}: id {id} is above the largest that a tar header holds",
+        Shown(path)
+    )]
     IdTooLarge {
         /// The member.
         path: Vec<u8>,
@@ -40,7 +45,10 @@ pub enum Error {
         id: u32,
     },
     /// A device number that the header's fields do not hold.
-    #[error("{}: device number {number} is above the largest that a tar header holds", Shown(path))]
+    #[error(
+        "{}: device number {number} is above the largest that a tar header holds",
+        Shown(path)
+    )]
     DeviceTooLarge {
         /// The member.
         path: Vec<u8>,
@@ -59,11 +67,16 @@ pub fn stored_name(path: &[u8], kind: &Kind) -> Vec<u8> {
     name
 }
 
-/// Appends the header blocks of `entry`: PAX records where it needs any, the ustar block, and the map of a sparse file.
+/// Appends the header blocks of `entry`: PAX records where it needs any, the ustar block, and the
+/// map of a sparse file.
 ///
-/// The member's data follows: for a file its bytes, for a sparse one those of its extents; then [`header::padding`].
-/// `comment` becomes a PAX comment, which readers pass over.
-pub fn append_header(out: &mut Vec<u8>, entry: &Entry, comment: Option<&[u8]>) -> Result<(), Error> {
+/// The member's data follows: for a file its bytes, for a sparse one those of its extents; then
+/// [`header::padding`]. `comment` becomes a PAX comment, which readers pass over.
+pub fn append_header(
+    out: &mut Vec<u8>,
+    entry: &Entry,
+    comment: Option<&[u8]>,
+) -> Result<(), Error> {
     check_ranges(entry)?;
     let name = stored_name(&entry.path, &entry.kind);
     let target = match &entry.kind {
@@ -75,7 +88,8 @@ pub fn append_header(out: &mut Vec<u8>, entry: &Entry, comment: Option<&[u8]>) -
     let records = records(entry, &name, &target, map.is_some(), comment);
     if !records.is_empty() {
         out.extend_from_slice(&header::block(&Fields {
-            // One name for all: it takes no room once compressed, and no reader that knows PAX looks at it.
+            // One name for all: it takes no room once compressed, and no reader that knows PAX
+            // looks at it.
             name: b"././@PaxHeader",
             mode: 0o644,
             size: records.len() as u64,
@@ -112,23 +126,38 @@ pub fn append_header(out: &mut Vec<u8>, entry: &Entry, comment: Option<&[u8]>) -
 
 fn check_ranges(entry: &Entry) -> Result<(), Error> {
     if entry.path.len() > MAX_PATH {
-        return Err(Error::PathTooLong { path: entry.path.clone() });
+        return Err(Error::PathTooLong {
+            path: entry.path.clone(),
+        });
     }
     if let Some(id) = [entry.uid, entry.gid].into_iter().find(|id| *id > MAX_ID) {
-        return Err(Error::IdTooLarge { path: entry.path.clone(), id });
+        return Err(Error::IdTooLarge {
+            path: entry.path.clone(),
+            id,
+        });
     }
     let (major, minor) = device(&entry.kind);
     if let Some(number) = [major, minor].into_iter().find(|number| *number > MAX_ID) {
-        return Err(Error::DeviceTooLarge { path: entry.path.clone(), number });
+        return Err(Error::DeviceTooLarge {
+            path: entry.path.clone(),
+            number,
+        });
     }
     Ok(())
 }
 
-/// The sparse map, if there is one, and the size that the header says: that of the map and the data.
+/// The sparse map, if there is one, and the size that the header says: that of the map and the
+/// data.
 fn stored(entry: &Entry) -> Result<(Option<Vec<u8>>, u64), Error> {
     let (map, size) = match &entry.kind {
-        Kind::File { size, extents: None } => (None, *size),
-        Kind::File { size, extents: Some(extents) } => {
+        Kind::File {
+            size,
+            extents: None,
+        } => (None, *size),
+        Kind::File {
+            size,
+            extents: Some(extents),
+        } => {
             let map = sparse::map(extents, *size);
             let stored = sparse::data(extents).saturating_add(map.len() as u64);
             (Some(map), stored)
@@ -136,7 +165,10 @@ fn stored(entry: &Entry) -> Result<(Option<Vec<u8>>, u64), Error> {
         _ => (None, 0),
     };
     if size > MAX_SIZE {
-        return Err(Error::TooLarge { path: entry.path.clone(), stored: size });
+        return Err(Error::TooLarge {
+            path: entry.path.clone(),
+            stored: size,
+        });
     }
     Ok((map, size))
 }
@@ -160,7 +192,8 @@ fn device(kind: &Kind) -> (u32, u32) {
     }
 }
 
-/// What a sparse member is called in its header; its true name stands in a record. GNU tar puts its process id where the 0 is.
+/// What a sparse member is called in its header; its true name stands in a record. GNU tar puts its
+/// process id where the 0 is.
 fn sparse_name(path: &[u8]) -> Vec<u8> {
     let base = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     let mut name = b"./GNUSparseFile.0/".to_vec();
@@ -169,7 +202,13 @@ fn sparse_name(path: &[u8]) -> Vec<u8> {
     name
 }
 
-fn records(entry: &Entry, name: &[u8], target: &[u8], is_sparse: bool, comment: Option<&[u8]>) -> Vec<u8> {
+fn records(
+    entry: &Entry,
+    name: &[u8],
+    target: &[u8],
+    is_sparse: bool,
+    comment: Option<&[u8]>,
+) -> Vec<u8> {
     let mut records = Vec::new();
     let mut add = |key: &[u8], value: &[u8]| pax::record(&mut records, key, value);
     if let Some(comment) = comment {
@@ -177,8 +216,11 @@ fn records(entry: &Entry, name: &[u8], target: &[u8], is_sparse: bool, comment: 
     }
     let long_name = !is_sparse && header::split(name).is_none();
     let long_target = target.len() > 100;
-    if (long_name || is_sparse) && str::from_utf8(name).is_err() || long_target && str::from_utf8(target).is_err() {
-        // Records are UTF-8 unless they say otherwise; GNU tar takes the bytes as they are in any case.
+    if (long_name || is_sparse) && str::from_utf8(name).is_err()
+        || long_target && str::from_utf8(target).is_err()
+    {
+        // Records are UTF-8 unless they say otherwise; GNU tar takes the bytes as they are in any
+        // case.
         add(b"hdrcharset", b"BINARY");
     }
     if long_name {
@@ -187,7 +229,8 @@ fn records(entry: &Entry, name: &[u8], target: &[u8], is_sparse: bool, comment: 
     if long_target {
         add(b"linkpath", target);
     }
-    // The filter of sbuild 0.89 drops a device node and leaves its records to the next member: better none.
+    // The filter of sbuild 0.89 drops a device node and leaves its records to the next member:
+    // better none.
     if needs_record(entry.mtime) && !entry.kind.is_device() {
         add(b"mtime", pax::time(entry.mtime).as_bytes());
     }
@@ -211,7 +254,8 @@ fn records(entry: &Entry, name: &[u8], target: &[u8], is_sparse: bool, comment: 
     records
 }
 
-/// A record's key ends at its first `=`, so GNU tar writes `=` and `%` in an attribute's name as `%3D` and `%25`.
+/// A record's key ends at its first `=`, so GNU tar writes `=` and `%` in an attribute's name as
+/// `%3D` and `%25`.
 fn xattr_key(name: &[u8]) -> Vec<u8> {
     let mut key = b"SCHILY.xattr.".to_vec();
     for byte in name {
@@ -241,11 +285,28 @@ mod tests {
             (8 * GIB - 1, None, true),
             (8 * GIB, None, false),
             (9 * GIB, Some(&[]), true),
-            (9 * GIB, Some(&[Extent { offset: GIB, length: 8 * GIB - 513 }]), true),
-            (9 * GIB, Some(&[Extent { offset: GIB, length: 8 * GIB - 512 }]), false),
+            (
+                9 * GIB,
+                Some(&[Extent {
+                    offset: GIB,
+                    length: 8 * GIB - 513,
+                }]),
+                true,
+            ),
+            (
+                9 * GIB,
+                Some(&[Extent {
+                    offset: GIB,
+                    length: 8 * GIB - 512,
+                }]),
+                false,
+            ),
         ];
         for (size, extents, fits) in cases {
-            let kind = Kind::File { size: *size, extents: extents.map(<[Extent]>::to_vec) };
+            let kind = Kind::File {
+                size: *size,
+                extents: extents.map(<[Extent]>::to_vec),
+            };
             let entry = Entry {
                 path: b"disk".to_vec(),
                 kind,
@@ -260,7 +321,10 @@ mod tests {
             let done = append_header(&mut Vec::new(), &entry, None);
             assert_eq!(done.is_ok(), *fits, "{size} {extents:?}");
             if let Err(error) = done {
-                assert!(error.to_string().starts_with("disk: ") && error.to_string().contains("8 GiB"), "{error}");
+                assert!(
+                    error.to_string().starts_with("disk: ") && error.to_string().contains("8 GiB"),
+                    "{error}"
+                );
             }
         }
     }

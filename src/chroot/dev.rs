@@ -22,9 +22,11 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// The file system that is to be mounted on `/dev`, with all that belongs on it. To be called while `/dev` is still the host's.
+/// The file system that is to be mounted on `/dev`, with all that belongs on it. To be called while
+/// `/dev` is still the host's.
 pub fn make() -> Result<Dev, FileError> {
-    let mount = file_system(c"tmpfs", &[(c"mode", c"755")], NOTHING_SPECIAL).at("/dev", "make a file system")?;
+    let mount = file_system(c"tmpfs", &[(c"mode", c"755")], NOTHING_SPECIAL)
+        .at("/dev", "make a file system")?;
     let mut over = Vec::new();
     for name in DEVICES {
         let path = format!("/dev/{name}");
@@ -34,14 +36,19 @@ pub fn make() -> Result<Dev, FileError> {
             opened => opened.at(&path, "open")?,
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(&mount, name, flags, Mode::from_raw_mode(0o666)).at(&path, "make the mount point")?;
-        over.push((CString::new(name).unwrap_or_default(), copy(device.as_fd()).at(&path, "copy the mount")?));
+        openat(&mount, name, flags, Mode::from_raw_mode(0o666))
+            .at(&path, "make the mount point")?;
+        over.push((
+            CString::new(name).unwrap_or_default(),
+            copy(device.as_fd()).at(&path, "copy the mount")?,
+        ));
     }
     for (name, target) in LINKS {
         symlinkat(target, &mount, name).at(format!("/dev/{name}"), "make the link")?;
     }
     for (name, made) in [(c"pts", pts()?), (c"shm", shm()?)] {
-        mkdirat(&mount, name, Mode::from_raw_mode(0o755)).at(name.to_bytes(), "make the mount point")?;
+        mkdirat(&mount, name, Mode::from_raw_mode(0o755))
+            .at(name.to_bytes(), "make the mount point")?;
         over.push((name.to_owned(), made));
     }
     Ok(Dev { mount, over })
@@ -78,7 +85,12 @@ impl Dev {
     pub fn attach(&self, at: BorrowedFd<'_>) -> Result<(), FileError> {
         attach(&self.mount, at).at("/dev", "mount")?;
         for (name, mount) in &self.over {
-            let point = openat(&self.mount, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+            let point = openat(
+                &self.mount,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
             let point = point.at(name.to_bytes(), "open")?;
             attach(mount, point.as_fd()).at(format!("/dev/{}", name.to_string_lossy()), "mount")?;
         }
@@ -93,6 +105,11 @@ pub fn sys() -> Result<OwnedFd, FileError> {
 
 /// The host's `/proc`, where the kernel makes no new one.
 pub fn host_proc() -> Result<OwnedFd, FileError> {
-    let proc = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let proc = openat(
+        CWD,
+        "/proc",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
     copy(proc.at("/proc", "open")?.as_fd()).at("/proc", "copy the mount")
 }

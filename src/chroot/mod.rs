@@ -7,7 +7,8 @@
 //! as root of the namespace, afterwards           clear: the mount points go
 //! ```
 //!
-//! Nothing has to be unmounted: the mount namespace with the mounts goes with its last process, and from outside of it the tree is bare all the time.
+//! Nothing has to be unmounted: the mount namespace with the mounts goes with its last process, and
+//! from outside of it the tree is bare all the time.
 
 pub mod dev;
 pub mod mounts;
@@ -45,19 +46,35 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Opens what is bound, for a tree that is open in any mode, both as the caller and in the mount namespace that [`Prepared::new`] is going to be called in.
+    /// Opens what is bound, for a tree that is open in any mode, both as the caller and in the
+    /// mount namespace that [`Prepared::new`] is going to be called in.
     pub fn open(root: OwnedFd, binds: &[Bind]) -> Result<Sources, FileError> {
         let open = |bind: &Bind| Ok((bind.clone(), open_path(&bind.host, OFlags::empty())?));
-        Ok(Sources { root, binds: binds.iter().map(open).collect::<Result<_, FileError>>()? })
+        Ok(Sources {
+            root,
+            binds: binds.iter().map(open).collect::<Result<_, FileError>>()?,
+        })
     }
 
     /// The same files for a tree that was opened later, in the same mount namespace.
     pub fn for_tree(&self, root: BorrowedFd<'_>) -> Result<Sources, FileError> {
-        let again = |fd: BorrowedFd<'_>, path: &[u8]| fd.try_clone_to_owned().at(path, "open once more");
-        let bind =
-            |(bind, host): &(Bind, OwnedFd)| Ok((bind.clone(), again(host.as_fd(), bind.host.as_os_str().as_bytes())?));
-        let binds = self.binds.iter().map(bind).collect::<Result<_, FileError>>()?;
-        Ok(Sources { root: again(root, b"")?, binds })
+        let again =
+            |fd: BorrowedFd<'_>, path: &[u8]| fd.try_clone_to_owned().at(path, "open once more");
+        let bind = |(bind, host): &(Bind, OwnedFd)| {
+            Ok((
+                bind.clone(),
+                again(host.as_fd(), bind.host.as_os_str().as_bytes())?,
+            ))
+        };
+        let binds = self
+            .binds
+            .iter()
+            .map(bind)
+            .collect::<Result<_, FileError>>()?;
+        Ok(Sources {
+            root: again(root, b"")?,
+            binds,
+        })
     }
 
     /// The tree.
@@ -67,7 +84,13 @@ impl Sources {
 }
 
 fn open_path(path: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
-    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty()).at(path.as_os_str().as_bytes(), "open")
+    openat(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC | flags,
+        Mode::empty(),
+    )
+    .at(path.as_os_str().as_bytes(), "open")
 }
 
 /// A tree that a command can be run in.
@@ -79,14 +102,23 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Copies the mounts and makes the mount points that the tree lacks. To be called as root of the place. On an error nothing of it stays.
+    /// Copies the mounts and makes the mount points that the tree lacks. To be called as root of
+    /// the place. On an error nothing of it stays.
     pub fn new(sources: Sources) -> Result<Prepared, FileError> {
         let Sources { root, binds } = sources;
         let mut points = MountPoints::new(root.try_clone().at("", "open once more")?)?;
-        let made = provide(&mut points, &binds)
-            .and_then(|()| Ok((mounts::copy(root.as_fd()).at("", "copy the mount")?, copies(binds)?)));
+        let made = provide(&mut points, &binds).and_then(|()| {
+            Ok((
+                mounts::copy(root.as_fd()).at("", "copy the mount")?,
+                copies(binds)?,
+            ))
+        });
         match made {
-            Ok((root, binds)) => Ok(Prepared { root, binds, points }),
+            Ok((root, binds)) => Ok(Prepared {
+                root,
+                binds,
+                points,
+            }),
             Err(error) => {
                 // The first error is the one to tell of.
                 let _ = points.clear();
@@ -95,11 +127,13 @@ impl Prepared {
         }
     }
 
-    /// In process 1: mounts everything and makes the tree the root and the working directory. Says what became of `/proc`.
+    /// In process 1: mounts everything and makes the tree the root and the working directory. Says
+    /// what became of `/proc`.
     pub fn enter(&self) -> Result<Proc, FileError> {
         let dev = dev::make()?;
         let sys = dev::sys()?;
-        // Over the root of this mount namespace, and not somewhere below: a process that is in a plain chroot may not make user namespaces.
+        // Over the root of this mount namespace, and not somewhere below: a process that is in a
+        // plain chroot may not make user namespaces.
         let top = open_path(Path::new("/"), OFlags::DIRECTORY)?;
         let host_proc = dev::host_proc()?;
         mounts::attach(&self.root, top.as_fd()).at("/", "mount the tree")?;
@@ -118,7 +152,9 @@ impl Prepared {
             }
             mounts::attach(mount, self.at(inner)?.as_fd()).at(inner, "mount")?;
         }
-        rustix::process::fchdir(&self.root).and_then(|()| rustix::process::chroot(c".")).at("/", "change the root")?;
+        rustix::process::fchdir(&self.root)
+            .and_then(|()| rustix::process::chroot(c"."))
+            .at("/", "change the root")?;
         Ok(proc)
     }
 
@@ -126,7 +162,8 @@ impl Prepared {
         within::open(self.root.as_fd(), inner, OFlags::PATH).at(inner, "open the mount point")
     }
 
-    /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the end of process 1.
+    /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the
+    /// end of process 1.
     pub fn clear(mut self) -> Result<(), FileError> {
         self.points.clear()
     }
@@ -148,7 +185,13 @@ fn provide(points: &mut MountPoints, binds: &[(Bind, OwnedFd)]) -> Result<(), Fi
 /// The kind of mount point for a file.
 fn kind(file: &OwnedFd, path: &[u8]) -> Result<Kind, FileError> {
     let stat = fstat(file).at(path, "look at what is bound there")?;
-    Ok(if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { Kind::Directory } else { Kind::File })
+    Ok(
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            Kind::Directory
+        } else {
+            Kind::File
+        },
+    )
 }
 
 fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<(Bind, OwnedFd)>, FileError> {
@@ -164,12 +207,24 @@ fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<(Bind, OwnedFd)>, FileError
 }
 
 /// Where Debian has programs.
-const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SEARCH: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
-/// The search path of the caller with the directories that programs of the tree are in, which that of a build tool often lacks.
+/// The search path of the caller with the directories that programs of the tree are in, which that
+/// of a build tool often lacks.
 pub fn search_path(callers: Option<OsString>) -> OsString {
     let mut dirs: Vec<PathBuf> = callers.iter().flat_map(std::env::split_paths).collect();
-    let missing: Vec<PathBuf> = SEARCH.iter().map(PathBuf::from).filter(|dir| !dirs.contains(dir)).collect();
+    let missing: Vec<PathBuf> = SEARCH
+        .iter()
+        .map(PathBuf::from)
+        .filter(|dir| !dirs.contains(dir))
+        .collect();
     dirs.extend(missing);
     // Only a directory with a colon in its name cannot be joined, and none can come from splitting.
     std::env::join_paths(dirs).unwrap_or_default()

@@ -1,14 +1,20 @@
-//! Mount points that a tree lacks: made for as long as somebody works in the tree, and taken away by whoever leaves last.
+//! Mount points that a tree lacks: made for as long as somebody works in the tree, and taken away
+//! by whoever leaves last.
 //!
-//! What is made is first written down in a file at the top of the tree, which everyone who works there keeps locked (shared). Who gets the lock for itself
-//! is alone and removes what is written down. So a run that was killed leaves at most empty mount points and that file, and the next one clears both.
+//! What is made is first written down in a file at the top of the tree, which everyone who works
+//! there keeps locked (shared). Who gets the lock for itself is alone and removes what is written
+//! down. So a run that was killed leaves at most empty mount points and that file, and the next one
+//! clears both.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::error::{At, FileError};
@@ -34,7 +40,8 @@ pub struct MountPoints {
 }
 
 impl MountPoints {
-    /// In the directory `root`, open in any mode. Clears what a killed run has left, when nobody works there.
+    /// In the directory `root`, open in any mode. Clears what a killed run has left, when nobody
+    /// works there.
     pub fn new(root: OwnedFd) -> Result<MountPoints, FileError> {
         let mut points = MountPoints { root, record: None };
         if let Some(record) = points.open_record(OFlags::empty())? {
@@ -46,7 +53,8 @@ impl MountPoints {
         Ok(points)
     }
 
-    /// Makes sure that something of this kind stands at `path`, an absolute path as the tree itself sees it.
+    /// Makes sure that something of this kind stands at `path`, an absolute path as the tree itself
+    /// sees it.
     pub fn provide(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
         for (prefix, kind) in prefixes(path, kind)? {
             if is_missing(self.root.as_fd(), &prefix)? {
@@ -74,7 +82,12 @@ impl MountPoints {
 
     /// Opens the file and waits until nobody removes it; `None` when there is none.
     fn open_record(&self, create: OFlags) -> Result<Option<File>, FileError> {
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | create;
+        let flags = OFlags::RDWR
+            | OFlags::APPEND
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC
+            | create;
         loop {
             let file = match openat(&self.root, RECORD, flags, Mode::from_raw_mode(0o600)) {
                 Err(Errno::NOENT) => return Ok(None),
@@ -89,16 +102,26 @@ impl MountPoints {
 
     /// Removes all that is written down, unless somebody else works in the tree.
     pub fn clear(&mut self) -> Result<(), FileError> {
-        let Some(mut record) = self.record.take() else { return Ok(()) };
+        let Some(mut record) = self.record.take() else {
+            return Ok(());
+        };
         match flock(&record, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::AGAIN) => return Ok(()),
             locked => locked.at(RECORD, "lock")?,
         }
         let mut text = Vec::new();
-        record.rewind().and_then(|()| record.read_to_end(&mut text)).at(RECORD, "read")?;
+        record
+            .rewind()
+            .and_then(|()| record.read_to_end(&mut text))
+            .at(RECORD, "read")?;
         // A last line without an end was never acted upon.
         let end = text.iter().rposition(|byte| *byte == 0).unwrap_or(0);
-        for line in text.get(..end).unwrap_or_default().split(|byte| *byte == 0).rev() {
+        for line in text
+            .get(..end)
+            .unwrap_or_default()
+            .split(|byte| *byte == 0)
+            .rev()
+        {
             if let Some((letter, path)) = line.split_first() {
                 self.remove(path, *letter == b'd')?;
             }
@@ -108,10 +131,17 @@ impl MountPoints {
 
     /// What has become more than a mount point stays.
     fn remove(&self, path: &[u8], is_directory: bool) -> Result<(), FileError> {
-        let Ok((parent, name)) = parent(self.root.as_fd(), path) else { return Ok(()) };
-        let flags = match (is_directory, statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)) {
+        let Ok((parent, name)) = parent(self.root.as_fd(), path) else {
+            return Ok(());
+        };
+        let flags = match (
+            is_directory,
+            statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW),
+        ) {
             (true, _) => AtFlags::REMOVEDIR,
-            (false, Ok(file)) if file.st_size == 0 && FileType::from_raw_mode(file.st_mode).is_file() => {
+            (false, Ok(file))
+                if file.st_size == 0 && FileType::from_raw_mode(file.st_mode).is_file() =>
+            {
                 AtFlags::empty()
             }
             (false, _) => return Ok(()),
@@ -123,7 +153,8 @@ impl MountPoints {
     }
 }
 
-/// [`MountPoints::provide`] on a file system that goes by itself, where nothing has to be written down.
+/// [`MountPoints::provide`] on a file system that goes by itself, where nothing has to be written
+/// down.
 pub fn provide(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> {
     for (prefix, kind) in prefixes(path, kind)? {
         if is_missing(root, &prefix)? {
@@ -135,13 +166,28 @@ pub fn provide(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), File
 
 /// The directories on the way to `path` and the path itself, relative to the root.
 fn prefixes(path: &[u8], kind: Kind) -> Result<Vec<(Vec<u8>, Kind)>, FileError> {
-    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    let names: Vec<&[u8]> = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !matches!(*name, b"" | b"."))
+        .collect();
     if names.contains(&&b".."[..]) {
-        return Err(FileError::new(path, "make the mount point: `..` in it", Errno::INVAL));
+        return Err(FileError::new(
+            path,
+            "make the mount point: `..` in it",
+            Errno::INVAL,
+        ));
     }
     let prefix = |end: usize| names.get(..end).unwrap_or_default().join(&b'/');
-    let kind_of = |end: usize| if end == names.len() { kind } else { Kind::Directory };
-    Ok((1..=names.len()).map(|end| (prefix(end), kind_of(end))).collect())
+    let kind_of = |end: usize| {
+        if end == names.len() {
+            kind
+        } else {
+            Kind::Directory
+        }
+    };
+    Ok((1..=names.len())
+        .map(|end| (prefix(end), kind_of(end)))
+        .collect())
 }
 
 fn is_missing(root: BorrowedFd<'_>, path: &[u8]) -> Result<bool, FileError> {
@@ -157,16 +203,19 @@ fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> 
     let made = match kind {
         Kind::Directory => mkdirat(&parent, &name, Mode::from_raw_mode(0o755)),
         Kind::File => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(&parent, &name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
     };
     match made {
         // Another run was faster.
         Err(Errno::EXIST) if open_in(root, path, OFlags::PATH).is_ok() => Ok(()),
-        Err(Errno::EXIST) => {
-            Err(FileError::new(path, "make the mount point: a link to nowhere stands there", Errno::EXIST))
-        }
+        Err(Errno::EXIST) => Err(FileError::new(
+            path,
+            "make the mount point: a link to nowhere stands there",
+            Errno::EXIST,
+        )),
         made => made.at(path, "make the mount point"),
     }
 }
@@ -174,11 +223,17 @@ fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> 
 /// The directory that holds `path`, and the name in it.
 fn parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
     let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash + 1..).unwrap_or_default(),
+        ),
         None => (&b"."[..], path),
     };
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-    Ok((open_in(root, above, OFlags::PATH | OFlags::DIRECTORY)?, name))
+    Ok((
+        open_in(root, above, OFlags::PATH | OFlags::DIRECTORY)?,
+        name,
+    ))
 }
 
 #[cfg(test)]
@@ -195,8 +250,10 @@ mod tests {
     }
 
     fn names(root: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(root)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -225,9 +282,18 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         symlink("missing", scratch.path().join("link")).unwrap();
         let mut points = points(scratch.path());
-        let message = points.provide(b"/link", Kind::Directory).unwrap_err().to_string();
+        let message = points
+            .provide(b"/link", Kind::Directory)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("a link to nowhere"), "{message}");
-        assert!(points.provide(b"/a/../b", Kind::Directory).unwrap_err().to_string().contains("`..`"));
+        assert!(
+            points
+                .provide(b"/a/../b", Kind::Directory)
+                .unwrap_err()
+                .to_string()
+                .contains("`..`")
+        );
         points.clear().unwrap();
         assert_eq!(names(scratch.path()), ["link"]);
     }

@@ -10,7 +10,8 @@ use super::mounts::{NOTHING_SPECIAL, attach, file_system};
 pub enum Proc {
     /// It shows the processes of this pid namespace.
     Mounted,
-    /// The kernel refuses: parts of the `/proc` that was there are covered, as containers do, and a new one would show them.
+    /// The kernel refuses: parts of the `/proc` that was there are covered, as containers do, and a
+    /// new one would show them.
     Masked,
 }
 

@@ -12,10 +12,12 @@ use crate::tree::within;
 
 const TEMPORARY: &str = ".resolv.conf.isar-tarball";
 
-/// Writes `text` as the tree's resolv.conf: a file, even where a symbolic link stood, which leads to nothing while the tree's services do not run.
+/// Writes `text` as the tree's resolv.conf: a file, even where a symbolic link stood, which leads
+/// to nothing while the tree's services do not run.
 pub fn write(root: BorrowedFd<'_>, text: &[u8]) -> Result<(), FileError> {
     let shown = "etc/resolv.conf";
-    let etc = within::open(root, b"etc", OFlags::PATH | OFlags::DIRECTORY).at(shown, "open its directory")?;
+    let etc = within::open(root, b"etc", OFlags::PATH | OFlags::DIRECTORY)
+        .at(shown, "open its directory")?;
     // One that a killed run has left is in the way, whatever it is.
     match unlinkat(&etc, TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
@@ -24,7 +26,8 @@ pub fn write(root: BorrowedFd<'_>, text: &[u8]) -> Result<(), FileError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&etc, TEMPORARY, flags, Mode::from_raw_mode(0o644)).at(shown, "create")?;
     let written = File::from(file).write_all(text).at(shown, "write");
-    let placed = written.and_then(|()| renameat(&etc, TEMPORARY, &etc, "resolv.conf").at(shown, "write"));
+    let placed =
+        written.and_then(|()| renameat(&etc, TEMPORARY, &etc, "resolv.conf").at(shown, "write"));
     if placed.is_err() {
         let _ = unlinkat(&etc, TEMPORARY, AtFlags::empty());
     }
@@ -45,10 +48,17 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("etc")).unwrap();
         fs::write(scratch.path().join("target"), "old").unwrap();
-        symlink(scratch.path().join("target"), scratch.path().join("etc/resolv.conf")).unwrap();
+        symlink(
+            scratch.path().join("target"),
+            scratch.path().join("etc/resolv.conf"),
+        )
+        .unwrap();
         let root = File::open(scratch.path()).unwrap();
         write(root.as_fd(), b"new").unwrap();
-        assert_eq!(fs::read(scratch.path().join("etc/resolv.conf")).unwrap(), b"new");
+        assert_eq!(
+            fs::read(scratch.path().join("etc/resolv.conf")).unwrap(),
+            b"new"
+        );
         assert_eq!(fs::read(scratch.path().join("target")).unwrap(), b"old");
         assert_eq!(fs::read_dir(scratch.path().join("etc")).unwrap().count(), 1);
     }

@@ -23,8 +23,9 @@ use super::{Globals, progress};
 
 /// Say whether sbuild loads a tarball
 ///
-/// Would sbuild 0.85 (bookworm) and 0.89 (trixie and newer) make of the tarball the tree that it holds? Is it whole, and is there nothing in it that
-/// `unpack` refuses? Prints one line for everything that is found: the rule, the member, and what would happen.
+/// Would sbuild 0.85 (bookworm) and 0.89 (trixie and newer) make of the tarball the tree that it
+/// holds? Is it whole, and is there nothing in it that `unpack` refuses? Prints one line for
+/// everything that is found: the rule, the member, and what would happen.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball check schroot.tar.zst", after_long_help = details())]
 pub struct Args {
@@ -80,7 +81,11 @@ Rules (and the loaders that the archive fails with):
     );
     for rule in rules::ALL {
         let loaders: Vec<_> = rule.loaders.iter().map(|loader| number(*loader)).collect();
-        let loaders = if loaders.is_empty() { String::from("none") } else { loaders.join(", ") };
+        let loaders = if loaders.is_empty() {
+            String::from("none")
+        } else {
+            loaders.join(", ")
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {} ({loaders})\n      {}", rule.name, rule.cause);
     }
@@ -88,22 +93,47 @@ Rules (and the loaders that the archive fails with):
 }
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let report = check(&args, globals).with_context(|| format!("cannot check {:?}", args.archive))?;
-    let text = if args.json { format!("{:#}\n", as_json(&report)) } else { for_people(&report, &args, globals) };
+    let report =
+        check(&args, globals).with_context(|| format!("cannot check {:?}", args.archive))?;
+    let text = if args.json {
+        format!("{:#}\n", as_json(&report))
+    } else {
+        for_people(&report, &args, globals)
+    };
     report::result(&text)?;
-    let loads = args.loader.loaders().iter().all(|loader| report.loads(*loader));
-    Ok(if loads && report.intact && report.safe { Status::Done } else { Status::No })
+    let loads = args
+        .loader
+        .loaders()
+        .iter()
+        .all(|loader| report.loads(*loader));
+    Ok(if loads && report.intact && report.safe {
+        Status::Done
+    } else {
+        Status::No
+    })
 }
 
 fn check(args: &Args, globals: &Globals) -> anyhow::Result<Report> {
-    let (file, name) = if is_stdin(args) { (stdin()?, None) } else { open(&args.archive)? };
+    let (file, name) = if is_stdin(args) {
+        (stdin()?, None)
+    } else {
+        open(&args.archive)?
+    };
     let progress = Arc::new(Progress::default());
     let _shown = progress::Shown::begin(globals.progress, globals.quiet, Arc::clone(&progress));
-    let options = Options { threads: threads(args.threads), memory: args.memory };
-    Ok(check::check_watched(&file, name.as_deref(), &options, |done, total| {
-        progress.total.store(total, Ordering::Relaxed);
-        progress.done.store(done, Ordering::Relaxed);
-    })?)
+    let options = Options {
+        threads: threads(args.threads),
+        memory: args.memory,
+    };
+    Ok(check::check_watched(
+        &file,
+        name.as_deref(),
+        &options,
+        |done, total| {
+            progress.total.store(total, Ordering::Relaxed);
+            progress.done.store(done, Ordering::Relaxed);
+        },
+    )?)
 }
 
 fn is_stdin(args: &Args) -> bool {
@@ -116,18 +146,29 @@ fn open(path: &Path) -> anyhow::Result<(File, Option<Vec<u8>>)> {
     let file = File::open(path).map_err(failed)?;
     let name = fs::canonicalize(path).map_err(failed)?;
     let name = name.file_name().map(|name| name.as_bytes().to_vec());
-    if file.metadata().map_err(failed)?.is_file() { Ok((file, name)) } else { Ok((spooled(file)?, name)) }
+    if file.metadata().map_err(failed)?.is_file() {
+        Ok((file, name))
+    } else {
+        Ok((spooled(file)?, name))
+    }
 }
 
 fn stdin() -> anyhow::Result<File> {
-    let file = File::from(io::stdin().as_fd().try_clone_to_owned().context("open stdin once more")?);
+    let file = File::from(
+        io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("open stdin once more")?,
+    );
     let mut position = &file;
     // What a shell has read of a file is no part of the archive.
-    let is_whole = file.metadata().context("read")?.is_file() && position.stream_position().is_ok_and(|at| at == 0);
+    let is_whole = file.metadata().context("read")?.is_file()
+        && position.stream_position().is_ok_and(|at| at == 0);
     if is_whole { Ok(file) } else { spooled(file) }
 }
 
-/// What comes out of a pipe, in a file without a name: the frames of an archive are found by its end as well as by its beginning.
+/// What comes out of a pipe, in a file without a name: the frames of an archive are found by its
+/// end as well as by its beginning.
 fn spooled(mut pipe: File) -> anyhow::Result<File> {
     if pipe.metadata().is_ok_and(|about| about.is_dir()) {
         return Err(anyhow!("it is a directory, not an archive"));
@@ -136,17 +177,30 @@ fn spooled(mut pipe: File) -> anyhow::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = openat(CWD, &place, flags, Mode::RUSR | Mode::WUSR);
     let mut file = File::from(file.map_err(|error| {
-        anyhow!("make a temporary file in {place:?}: {}; set TMPDIR to another directory", describe(&error.into()))
+        anyhow!(
+            "make a temporary file in {place:?}: {}; set TMPDIR to another directory",
+            describe(&error.into())
+        )
     })?);
-    io::copy(&mut pipe, &mut file).map_err(|error| anyhow!("copy it to {place:?}: {}", describe(&error)))?;
+    io::copy(&mut pipe, &mut file)
+        .map_err(|error| anyhow!("copy it to {place:?}: {}", describe(&error)))?;
     Ok(file)
 }
 
 fn for_people(report: &Report, args: &Args, globals: &Globals) -> String {
     let mut text = String::new();
     for finding in &report.findings {
-        let loaders: Vec<_> = finding.rule.loaders.iter().map(|loader| number(*loader)).collect();
-        let loaders = if loaders.is_empty() { String::new() } else { format!(" [sbuild {}]", loaders.join(", ")) };
+        let loaders: Vec<_> = finding
+            .rule
+            .loaders
+            .iter()
+            .map(|loader| number(*loader))
+            .collect();
+        let loaders = if loaders.is_empty() {
+            String::new()
+        } else {
+            format!(" [sbuild {}]", loaders.join(", "))
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{finding}{loaders}");
     }
@@ -156,8 +210,18 @@ fn for_people(report: &Report, args: &Args, globals: &Globals) -> String {
     if globals.quiet {
         return text;
     }
-    let name = if is_stdin(args) { String::from("stdin") } else { format!("{:?}", args.archive) };
-    let loads = |loader| if report.loads(loader) { "loads it" } else { "does not load it" };
+    let name = if is_stdin(args) {
+        String::from("stdin")
+    } else {
+        format!("{:?}", args.archive)
+    };
+    let loads = |loader| {
+        if report.loads(loader) {
+            "loads it"
+        } else {
+            "does not load it"
+        }
+    };
     let not = |yes: bool| if yes { "" } else { "not " };
     let _ = writeln!(
         text,
@@ -183,9 +247,19 @@ fn as_json(report: &Report) -> Value {
         json!({"rule": rule.name, "member": member, "loaders": loaders, "effect": effect})
     };
     let kept = report.findings.iter().map(|found| {
-        finding(found.rule, found.member.as_ref().map(|member| Shown(member).to_string()), found.effect())
+        finding(
+            found.rule,
+            found
+                .member
+                .as_ref()
+                .map(|member| Shown(member).to_string()),
+            found.effect(),
+        )
     });
-    let left_out = report.left_out.iter().map(|(rule, more)| finding(rule, None, format!("and {more} more")));
+    let left_out = report
+        .left_out
+        .iter()
+        .map(|(rule, more)| finding(rule, None, format!("and {more} more")));
     json!({
         "loads": {
             Loader::V0_85.name(): report.loads_0_85,

@@ -17,13 +17,15 @@ use super::{Globals, place, rootfs};
 
 /// Run a command in a tree, with /dev, /proc, /sys and parts of the host in it
 ///
-/// The tree gets a private /dev (null, zero, full, random, urandom, tty, pts, ptmx, shm), a /proc of the command's own processes and the host's /sys. Nothing of
-/// that is seen outside, and mount points that the tree lacked are gone afterwards. The command is root in namespaces of its own as with `unshare`;
-/// without one, /bin/bash reads its script from stdin.
+/// The tree gets a private /dev (null, zero, full, random, urandom, tty, pts, ptmx, shm), a /proc
+/// of the command's own processes and the host's /sys. Nothing of that is seen outside, and mount
+/// points that the tree lacked are gone afterwards. The command is root in namespaces of its own as
+/// with `unshare`; without one, /bin/bash reads its script from stdin.
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {
-    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there (repeatable)
+    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there
+    /// (repeatable)
     #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
     bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
@@ -35,11 +37,16 @@ pub struct Args {
     /// The tree
     rootfs: PathBuf,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
 }
 
-const EXAMPLE: &str = "Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get update";
+const EXAMPLE: &str =
+    "Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get update";
 
 const DETAILS: &str = "\
 Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when isar-tarball failed or did not understand an option.
@@ -61,7 +68,11 @@ pub(super) fn bind(text: &str) -> Result<Bind, String> {
     let (host, inner) = match parts.as_slice() {
         [host] => (*host, None),
         [host, inner] => (*host, Some(*inner)),
-        _ => return Err(String::from("take HOST, HOST:INNER, HOST:ro or HOST:INNER:ro")),
+        _ => {
+            return Err(String::from(
+                "take HOST, HOST:INNER, HOST:ro or HOST:INNER:ro",
+            ));
+        }
     };
     if host.is_empty() {
         return Err(String::from("HOST is empty"));
@@ -71,10 +82,17 @@ pub(super) fn bind(text: &str) -> Result<Bind, String> {
         Some(_) => return Err(String::from("INNER must begin with /")),
         None => std::path::absolute(host).map_err(|error| error.to_string())?,
     };
-    if inner.components().all(|component| component == std::path::Component::RootDir) {
+    if inner
+        .components()
+        .all(|component| component == std::path::Component::RootDir)
+    {
         return Err(String::from("INNER must not be the root of the tree"));
     }
-    Ok(Bind { host: PathBuf::from(host), inner, read_only })
+    Ok(Bind {
+        host: PathBuf::from(host),
+        inner,
+        read_only,
+    })
 }
 
 pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
@@ -88,7 +106,9 @@ pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
 pub fn refuse_option(command: &[OsString]) -> anyhow::Result<()> {
     match command.first() {
         Some(program) if program.as_bytes().starts_with(b"-") => {
-            bail!("{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)")
+            bail!(
+                "{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)"
+            )
         }
         _ => Ok(()),
     }
@@ -97,12 +117,17 @@ pub fn refuse_option(command: &[OsString]) -> anyhow::Result<()> {
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     refuse_option(&args.command)?;
     let place = place::place(globals)?;
-    let resolv_conf =
-        if args.resolv_conf { Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?) } else { None };
+    let resolv_conf = if args.resolv_conf {
+        Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?)
+    } else {
+        None
+    };
     let ended = supervise_command(
         &place,
         |_| Ok(()),
-        || -> anyhow::Result<Sources> { Ok(Sources::open(rootfs::open(&args.rootfs)?, &args.bind)?) },
+        || -> anyhow::Result<Sources> {
+            Ok(Sources::open(rootfs::open(&args.rootfs)?, &args.bind)?)
+        },
         |_, sources| {
             let work = || -> anyhow::Result<u8> {
                 let init = Init::new()?;
@@ -111,7 +136,10 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
                     resolv_conf::write(sources.root(), text)?;
                 }
                 let prepared = Prepared::new(sources)?;
-                let status = init.run(|| enter(&prepared, &args, globals), |error| say(&args.rootfs, error));
+                let status = init.run(
+                    || enter(&prepared, &args, globals),
+                    |error| say(&args.rootfs, error),
+                );
                 let cleared = prepared.clear();
                 let status = status?;
                 cleared?;
@@ -127,7 +155,9 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn say(rootfs: &Path, error: &impl std::fmt::Display) {
-    report::error(&anyhow::anyhow!("{error}").context(format!("cannot run a command in {rootfs:?}")));
+    report::error(
+        &anyhow::anyhow!("{error}").context(format!("cannot run a command in {rootfs:?}")),
+    );
 }
 
 fn enter(prepared: &Prepared, args: &Args, globals: &Globals) -> anyhow::Result<Command> {
@@ -186,8 +216,11 @@ mod tests {
             ("/a:/b:ro:ro", None),
         ];
         for (text, expected) in cases {
-            let expected =
-                expected.clone().map(|(host, inner, read_only)| Bind { host: host.into(), inner, read_only });
+            let expected = expected.clone().map(|(host, inner, read_only)| Bind {
+                host: host.into(),
+                inner,
+                read_only,
+            });
             assert_eq!(bind(text).ok(), expected, "{text}");
         }
     }

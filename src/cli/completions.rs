@@ -17,6 +17,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<Status> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "isar-tarball", &mut io::stdout().lock());
+    clap_complete::generate(
+        args.shell,
+        &mut Cli::command(),
+        "isar-tarball",
+        &mut io::stdout().lock(),
+    );
     Ok(Status::Done)
 }

@@ -23,12 +23,14 @@ use super::{Globals, place};
 
 /// Show what differs between two trees, each a directory or an archive
 ///
-/// One line a difference: the path, what differs, its value in A and in B. Kind, mode, owner, size, content, targets of links, groups of hard links,
-/// extended attributes and ACLs are compared. Where the holes of a file are makes no difference.
+/// One line a difference: the path, what differs, its value in A and in B. Kind, mode, owner, size,
+/// content, targets of links, groups of hard links, extended attributes and ACLs are compared.
+/// Where the holes of a file are makes no difference.
 ///
-/// A directory belongs to the caller's subordinate ids, or to whoever --userns names.
-/// Where one side is a directory, what pack leaves out by default is left out here too, on both sides: the default excludes, sockets, and device nodes that the other
-/// side lacks. So `diff ROOTFS ARCHIVE` says whether the archive kept everything.
+/// A directory belongs to the caller's subordinate ids, or to whoever --userns names. Where one
+/// side is a directory, what pack leaves out by default is left out here too, on both sides: the
+/// default excludes, sockets, and device nodes that the other side lacks. So `diff ROOTFS ARCHIVE`
+/// says whether the archive kept everything.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball diff rootfs schroot.tar.zst", after_long_help = DETAILS)]
 pub struct Args {
@@ -45,10 +47,12 @@ pub struct Args {
     /// Do not leave out /var/cache/apt/archives and /isar-apt where one side is a directory
     #[arg(long)]
     no_default_excludes: bool,
-    /// Device nodes of a directory that the other side lacks: skip them, or count them as differences
+    /// Device nodes of a directory that the other side lacks: skip them, or count them as
+    /// differences
     #[arg(long, default_value = "skip")]
     devices: Devices,
-    /// Enter other file systems and bind mounts in a directory, of which else only the mount point is compared
+    /// Enter other file systems and bind mounts in a directory, of which else only the mount point
+    /// is compared
     #[arg(long)]
     cross_mounts: bool,
     /// Print the differences as JSON
@@ -98,7 +102,11 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
     let (a, b) = (Side::open(&args.a)?, Side::open(&args.b)?);
     let has_directory = a.is_directory() || b.is_directory();
     let options = args.options(has_directory)?;
-    let place = if has_directory { place::place(globals)? } else { Place::Here };
+    let place = if has_directory {
+        place::place(globals)?
+    } else {
+        Place::Here
+    };
     let job = || -> anyhow::Result<Status> {
         let (a, b) = read(a, b, args, &options)?;
         let outcome = diff::compare(&a, &b, args.rules());
@@ -113,7 +121,8 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
         |_| Err(io::ErrorKind::InvalidInput.into()),
         |_| {
             let done = job();
-            done.unwrap_or_else(|error| report::failure(&error.context(names()), Status::Failed)).code()
+            done.unwrap_or_else(|error| report::failure(&error.context(names()), Status::Failed))
+                .code()
         },
     )?;
     Ok(place::of_work(outcome, names))
@@ -121,10 +130,21 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
 
 impl Args {
     fn options(&self, has_directory: bool) -> anyhow::Result<diff::Options> {
-        let defaults: &[&str] = if has_directory && !self.no_default_excludes { &DEFAULT_EXCLUDES } else { &[] };
-        let patterns = defaults.iter().copied().chain(self.exclude.iter().map(String::as_str));
+        let defaults: &[&str] = if has_directory && !self.no_default_excludes {
+            &DEFAULT_EXCLUDES
+        } else {
+            &[]
+        };
+        let patterns = defaults
+            .iter()
+            .copied()
+            .chain(self.exclude.iter().map(String::as_str));
         let exclude = Patterns::new(patterns)?;
-        Ok(diff::Options { exclude, cross_mounts: self.cross_mounts, threads: self.reading.threads() })
+        Ok(diff::Options {
+            exclude,
+            cross_mounts: self.cross_mounts,
+            threads: self.reading.threads(),
+        })
     }
 
     fn rules(&self) -> Rules {
@@ -133,7 +153,10 @@ impl Args {
             Some(Precision::S) => Mtime::Seconds,
             Some(Precision::Ns) => Mtime::Nanoseconds,
         };
-        Rules { mtime, devices: self.devices == Devices::Keep }
+        Rules {
+            mtime,
+            devices: self.devices == Devices::Keep,
+        }
     }
 }
 
@@ -154,7 +177,9 @@ impl Side {
             let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
             Ok((file, kind))
         };
-        let (file, kind) = look().map_err(|error| anyhow!("open: {}", describe(&error.into()))).with_context(named)?;
+        let (file, kind) = look()
+            .map_err(|error| anyhow!("open: {}", describe(&error.into())))
+            .with_context(named)?;
         match kind {
             FileType::Directory => Ok(Side::Directory(file)),
             _ => source::open(path).map(Side::Archive).with_context(named),
@@ -169,7 +194,10 @@ impl Side {
         let read = || -> anyhow::Result<Files> {
             match self {
                 Side::Directory(root) => Ok(diff::directory(root, options)?),
-                Side::Archive(file) => Ok(diff::archive(&mut Input::open(file, &args.reading.options())?, options)?),
+                Side::Archive(file) => Ok(diff::archive(
+                    &mut Input::open(file, &args.reading.options())?,
+                    options,
+                )?),
             }
         };
         read().with_context(|| format!("{name:?}"))
@@ -181,12 +209,20 @@ fn read(a: Side, b: Side, args: &Args, options: &diff::Options) -> anyhow::Resul
     thread::scope(|scope| {
         let other = scope.spawn(|| b.read(&args.b, args, options));
         let a = a.read(&args.a, args, options);
-        let b = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let b = other
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((a?, b?))
     })
 }
 
-fn print(outcome: &Outcome, a: &Files, b: &Files, args: &Args, globals: &Globals) -> anyhow::Result<Status> {
+fn print(
+    outcome: &Outcome,
+    a: &Files,
+    b: &Files,
+    args: &Args,
+    globals: &Globals,
+) -> anyhow::Result<Status> {
     let text = match args.json {
         true => format!("{:#}\n", as_json(outcome, a, b, args)),
         false => outcome.differences.iter().map(line).collect(),
@@ -197,7 +233,11 @@ fn print(outcome: &Outcome, a: &Files, b: &Files, args: &Args, globals: &Globals
         }
         report::result(&text)?;
     }
-    Ok(if outcome.differences.is_empty() { Status::Done } else { Status::No })
+    Ok(if outcome.differences.is_empty() {
+        Status::Done
+    } else {
+        Status::No
+    })
 }
 
 fn line(difference: &Difference) -> String {
@@ -207,21 +247,39 @@ fn line(difference: &Difference) -> String {
         What::Xattr(name) => format!(" {}", Shown(name)),
         _ => String::new(),
     };
-    format!("{}: {}{name}: {} → {}\n", shown(path), what.word(), value(a), value(b))
+    format!(
+        "{}: {}{name}: {} → {}\n",
+        shown(path),
+        what.word(),
+        value(a),
+        value(b)
+    )
 }
 
 fn shown(path: &[u8]) -> String {
-    if path.is_empty() { String::from(".") } else { Shown(path).to_string() }
+    if path.is_empty() {
+        String::from(".")
+    } else {
+        Shown(path).to_string()
+    }
 }
 
 /// Says what was there and not compared.
 fn skipped(outcome: &Outcome, a: &Files, b: &Files) {
     let sum = |count: fn(&diff::LeftOut) -> u64| count(&a.left_out) + count(&b.left_out);
     let counts = [
-        (outcome.devices, "device nodes", String::from(" that only a directory has")),
+        (
+            outcome.devices,
+            "device nodes",
+            String::from(" that only a directory has"),
+        ),
         (sum(|left_out| left_out.sockets), "sockets", String::new()),
         (sum(|left_out| left_out.mounts), "mounts", String::new()),
-        (sum(|left_out| left_out.excluded), "excluded names", String::new()),
+        (
+            sum(|left_out| left_out.excluded),
+            "excluded names",
+            String::new(),
+        ),
     ];
     let shown = list(&counts);
     if !shown.is_empty() {

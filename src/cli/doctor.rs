@@ -18,8 +18,8 @@ use super::{Globals, place};
 
 /// Say whether this machine and user can build rootless, and what helps
 ///
-/// Looks at user namespaces, newuidmap and newgidmap, subordinate ids, and what file systems and mounts can do. Some of it is tried in a scratch directory in DIR, which is
-/// removed again.
+/// Looks at user namespaces, newuidmap and newgidmap, subordinate ids, and what file systems and
+/// mounts can do. Some of it is tried in a scratch directory in DIR, which is removed again.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball doctor build/tmp
 
@@ -28,7 +28,8 @@ pub struct Args {
     /// Where trees are going to be
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Print as JSON: {"ok": BOOL, "findings": [{"name": NAME, "state": "ok"|"warning"|"fault", "found": TEXT, "remedy": TEXT or null}, …]}
+    /// Print as JSON: {"ok": BOOL, "findings": [{"name": NAME, "state": "ok"|"warning"|"fault",
+    /// "found": TEXT, "remedy": TEXT or null}, …]}
     #[arg(long)]
     json: bool,
 }
@@ -45,7 +46,11 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let mut findings = doctor::examine(&machine);
     findings.extend(try_out(&machine, globals));
     let ok = findings.iter().all(|finding| finding.state < State::Fault);
-    let text = if args.json { format!("{:#}\n", as_json(&findings, ok)) } else { for_people(&findings, globals) };
+    let text = if args.json {
+        format!("{:#}\n", as_json(&findings, ok))
+    } else {
+        for_people(&findings, globals)
+    };
     report::result(&text)?;
     Ok(if ok { Status::Done } else { Status::No })
 }
@@ -53,18 +58,33 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 /// What the namespace and the directory can do, as far as there is a namespace.
 fn try_out(machine: &Machine, globals: &Globals) -> Vec<Finding> {
     // Why there are no maps has been found already.
-    let quiet = Globals { quiet: true, ..globals.clone() };
-    let Ok(place) = place::place(&quiet) else { return Vec::new() };
+    let quiet = Globals {
+        quiet: true,
+        ..globals.clone()
+    };
+    let Ok(place) = place::place(&quiet) else {
+        return Vec::new();
+    };
     let dir = Shown(machine.dir.as_os_str().as_encoded_bytes()).to_string();
     let scratch = match Scratch::new(machine, &place) {
         Ok(scratch) => scratch,
         Err(error) if error.is::<handover::Error>() => {
             let remedy = "see above; else allow unprivileged user namespaces";
-            return vec![Finding::bad("user-namespace", State::Fault, error.root_cause().to_string(), remedy)];
+            return vec![Finding::bad(
+                "user-namespace",
+                State::Fault,
+                error.root_cause().to_string(),
+                remedy,
+            )];
         }
         Err(error) => {
             let found = format!("nothing can be tried in {dir}: {error:#}");
-            return vec![Finding::bad("scratch", State::Fault, found, "give a directory that the caller may write to")];
+            return vec![Finding::bad(
+                "scratch",
+                State::Fault,
+                found,
+                "give a directory that the caller may write to",
+            )];
         }
     };
     let mut failures: Vec<(Probe, io::Error)> = Vec::new();
@@ -81,14 +101,29 @@ fn try_out(machine: &Machine, globals: &Globals) -> Vec<Finding> {
         },
         || scratch.reopen(machine),
         |outside, opened| {
-            let Ok(opened) = opened else { return Status::Failed.code() };
+            let Ok(opened) = opened else {
+                return Status::Failed.code();
+            };
             probe::all(opened.as_fd(), |probe, error| {
-                let number = PROBES.iter().position(|other| *other == probe).unwrap_or_default();
-                let errno = error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(libc::EIO as u8);
+                let number = PROBES
+                    .iter()
+                    .position(|other| *other == probe)
+                    .unwrap_or_default();
+                let errno = error
+                    .raw_os_error()
+                    .and_then(|errno| u8::try_from(errno).ok())
+                    .unwrap_or(libc::EIO as u8);
                 _ = outside.ask(number as u8).and_then(|()| outside.ask(errno));
             });
             // Whoever made it takes it away again.
-            _ = remove::contents(opened.as_fd(), &remove::Options { threads: 1, dry_run: false, take_group: false });
+            _ = remove::contents(
+                opened.as_fd(),
+                &remove::Options {
+                    threads: 1,
+                    dry_run: false,
+                    take_group: false,
+                },
+            );
             Status::Done.code()
         },
     );
@@ -98,14 +133,25 @@ fn try_out(machine: &Machine, globals: &Globals) -> Vec<Finding> {
             if let Place::Namespace(_) = place {
                 findings.push(Finding::good("user-namespace", "can be entered"));
             }
-            let failure = |probe| failures.iter().find(|(failed, _)| *failed == probe).map(|(_, error)| error);
+            let failure = |probe| {
+                failures
+                    .iter()
+                    .find(|(failed, _)| *failed == probe)
+                    .map(|(_, error)| error)
+            };
             findings.extend(PROBES.map(|probe| probe::finding(probe, failure(probe), &dir)));
         }
-        Ok(_) => findings.push(Finding::bad("user-namespace", State::Fault, "the trial ended early", "run it again")),
+        Ok(_) => findings.push(Finding::bad(
+            "user-namespace",
+            State::Fault,
+            "the trial ended early",
+            "run it again",
+        )),
         Err(error) => {
             let text = error.to_string();
-            let (found, remedy) =
-                text.split_once(": ").map_or((text.as_str(), ""), |(_, rest)| ("cannot be entered", rest));
+            let (found, remedy) = text
+                .split_once(": ")
+                .map_or((text.as_str(), ""), |(_, rest)| ("cannot be entered", rest));
             findings.push(Finding::bad("user-namespace", State::Fault, found, remedy));
         }
     }
@@ -129,7 +175,12 @@ impl<'a> Scratch<'a> {
         mkdirat(&dir, &name, Mode::RWXU | Mode::XGRP | Mode::XOTH).map_err(io)?;
         let opened = openat(&dir, &name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(io);
         let scratch = opened.inspect_err(|_| _ = unlinkat(&dir, &name, AtFlags::REMOVEDIR))?;
-        let scratch = Scratch { dir, name, scratch, place };
+        let scratch = Scratch {
+            dir,
+            name,
+            scratch,
+            place,
+        };
         if let Place::Namespace(maps) = place {
             handover::to_root(scratch.scratch.as_fd(), maps)?;
         }
@@ -139,7 +190,12 @@ impl<'a> Scratch<'a> {
     /// In the new mount namespace: an overlay takes no descriptor from another one.
     fn reopen(&self, machine: &Machine) -> rustix::io::Result<OwnedFd> {
         let path = machine.dir.join(&self.name);
-        openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        openat(
+            CWD,
+            &path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
     }
 }
 
@@ -148,7 +204,14 @@ impl Drop for Scratch<'_> {
         if let Place::Namespace(maps) = self.place {
             _ = handover::to_caller(self.scratch.as_fd(), maps);
         }
-        _ = remove::contents(self.scratch.as_fd(), &remove::Options { threads: 1, dry_run: false, take_group: false });
+        _ = remove::contents(
+            self.scratch.as_fd(),
+            &remove::Options {
+                threads: 1,
+                dry_run: false,
+                take_group: false,
+            },
+        );
         _ = unlinkat(&self.dir, &self.name, AtFlags::REMOVEDIR);
     }
 }
@@ -163,9 +226,21 @@ fn state(state: State) -> &'static str {
 
 fn for_people(findings: &[Finding], globals: &Globals) -> String {
     let mut text = String::new();
-    for finding in findings.iter().filter(|finding| !globals.quiet || finding.state != State::Good) {
-        let remedy = finding.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-        text += &format!("{:<8} {:<17} {}{remedy}\n", state(finding.state), finding.name, finding.found);
+    for finding in findings
+        .iter()
+        .filter(|finding| !globals.quiet || finding.state != State::Good)
+    {
+        let remedy = finding
+            .remedy
+            .as_ref()
+            .map(|remedy| format!("; {remedy}"))
+            .unwrap_or_default();
+        text += &format!(
+            "{:<8} {:<17} {}{remedy}\n",
+            state(finding.state),
+            finding.name,
+            finding.found
+        );
     }
     text
 }

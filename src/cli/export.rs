@@ -20,8 +20,9 @@ use super::{Globals, place, rootfs};
 
 /// Copy files out of a tree that belongs to subordinate ids
 ///
-/// The copies are the caller's own files. Each is written beside its place and renamed. A MEMBER that is a symbolic link is followed as the tree sees it, so
-/// /vmlinuz works; patterns find files only.
+/// The copies are the caller's own files. Each is written beside its place and renamed. A MEMBER
+/// that is a symbolic link is followed as the tree sees it, so /vmlinuz works; patterns find files
+/// only.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   isar-tarball export rootfs /initrd.img deploy/initrd.img
@@ -35,7 +36,8 @@ pub struct Args {
     json: bool,
     /// The tree
     rootfs: PathBuf,
-    /// Files in the tree: paths or patterns, then where they go: a directory, or for a single file its new name
+    /// Files in the tree: paths or patterns, then where they go: a directory, or for a single file
+    /// its new name
     #[arg(required = true, num_args = 2.., value_names = ["MEMBER", "DEST"])]
     members_and_dest: Vec<OsString>,
 }
@@ -56,9 +58,13 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn export_files(mut args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let Some(dest) = args.members_and_dest.pop().map(PathBuf::from) else { bail!("say where the files go") };
-    let members: Vec<Vec<u8>> =
-        std::mem::take(&mut args.members_and_dest).into_iter().map(OsString::into_vec).collect();
+    let Some(dest) = args.members_and_dest.pop().map(PathBuf::from) else {
+        bail!("say where the files go")
+    };
+    let members: Vec<Vec<u8>> = std::mem::take(&mut args.members_and_dest)
+        .into_iter()
+        .map(OsString::into_vec)
+        .collect();
     let into_directory = dest.is_dir();
     let root = rootfs::open(&args.rootfs)?;
     let place = place::place(globals)?;
@@ -68,10 +74,12 @@ fn export_files(mut args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let outcome = supervise(
         &place,
         |request| match request {
-            FILE => take(ours.as_fd(), &dest, into_directory, &args).map(|file| copied.push(file)).map_err(|error| {
-                failure = Some(error);
-                io::ErrorKind::Other.into()
-            }),
+            FILE => take(ours.as_fd(), &dest, into_directory, &args)
+                .map(|file| copied.push(file))
+                .map_err(|error| {
+                    failure = Some(error);
+                    io::ErrorKind::Other.into()
+                }),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         },
         |outside| match hand_out(&root, &members, into_directory, &theirs, outside) {
@@ -88,7 +96,9 @@ fn export_files(mut args: Args, globals: &Globals) -> anyhow::Result<Status> {
     if args.json {
         report::result(&format!("{:#}\n", json!({"files": copied})))?;
     }
-    Ok(place::of_work(outcome, || format!("cannot export from {:?}", args.rootfs)))
+    Ok(place::of_work(outcome, || {
+        format!("cannot export from {:?}", args.rootfs)
+    }))
 }
 
 /// Finds the files inside and sends them, open, to the caller.
@@ -101,7 +111,10 @@ fn hand_out(
 ) -> anyhow::Result<Status> {
     let found = export::find(root, members)?;
     if found.len() > 1 && !into_directory {
-        bail!("{} files need a directory to go to, and DEST is none; make it first", found.len());
+        bail!(
+            "{} files need a directory to go to, and DEST is none; make it first",
+            found.len()
+        );
     }
     export::refuse_same_names(&found)?;
     for (path, file) in &found {
@@ -115,22 +128,38 @@ fn hand_out(
 }
 
 /// Copies, as the caller, a file that the process inside has opened.
-fn take(socket: BorrowedFd<'_>, dest: &Path, into_directory: bool, args: &Args) -> anyhow::Result<serde_json::Value> {
+fn take(
+    socket: BorrowedFd<'_>,
+    dest: &Path,
+    into_directory: bool,
+    args: &Args,
+) -> anyhow::Result<serde_json::Value> {
     let (path, file) = receive(socket)?;
-    let place = if into_directory { dest.join(export::name(&path)) } else { dest.to_owned() };
+    let place = if into_directory {
+        dest.join(export::name(&path))
+    } else {
+        dest.to_owned()
+    };
     let bytes = copy_out(&path, file, &place, args.mode)?;
     let member = String::from_utf8_lossy(&path).into_owned();
     Ok(json!({"member": member, "file": place.to_string_lossy(), "bytes": bytes}))
 }
 
 /// Copies what a process inside has opened as `member` to `place`. Gives the bytes.
-pub fn copy_out(member: &[u8], file: OwnedFd, place: &Path, mode: Option<u32>) -> anyhow::Result<u64> {
-    let said = |error: io::Error| anyhow!("{}: copy to {place:?}: {}", Shown(member), describe(&error));
+pub fn copy_out(
+    member: &[u8],
+    file: OwnedFd,
+    place: &Path,
+    mode: Option<u32>,
+) -> anyhow::Result<u64> {
+    let said =
+        |error: io::Error| anyhow!("{}: copy to {place:?}: {}", Shown(member), describe(&error));
     let mut output = Output::create(place)?;
     let mut to = output.file();
     let bytes = io::copy(&mut File::from(file), &mut to).map_err(said)?;
     if let Some(mode) = mode {
-        to.set_permissions(Permissions::from_mode(mode)).map_err(said)?;
+        to.set_permissions(Permissions::from_mode(mode))
+            .map_err(said)?;
     }
     to.sync_all().map_err(said)?;
     output.publish()?;

@@ -75,13 +75,29 @@ fn table(maps: &IdMaps) -> String {
         _ => format!("{first}-{}", u64::from(first) + u64::from(count) - 1),
     };
     let row = |kind: &str, extent: &Extent| {
-        [kind.to_owned(), span(extent.inner, extent.count), span(extent.outer, extent.count), extent.count.to_string()]
+        [
+            kind.to_owned(),
+            span(extent.inner, extent.count),
+            span(extent.outer, extent.count),
+            extent.count.to_string(),
+        ]
     };
     let mut rows = vec![["ids", "inside", "outside", "count"].map(str::to_owned)];
     for kind in [IdKind::User, IdKind::Group] {
-        rows.extend(maps.of(kind).extents().iter().map(|extent| row(kind.short(), extent)));
+        rows.extend(
+            maps.of(kind)
+                .extents()
+                .iter()
+                .map(|extent| row(kind.short(), extent)),
+        );
     }
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+    };
     let widths = [1, 2, 3].map(width);
     let line = |[kind, inside, outside, count]: &[String; 4]| {
         let [a, b, c] = widths;
@@ -91,7 +107,10 @@ fn table(maps: &IdMaps) -> String {
 }
 
 fn json(namespace: Option<&Namespace>, maps: &IdMaps, globals: &Globals) -> Value {
-    let layout = globals.id_layout.to_possible_value().map(|value| value.get_name().to_owned());
+    let layout = globals
+        .id_layout
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned());
     json!({
         "namespace": namespace.is_some(),
         "user": namespace.and_then(|namespace| namespace.account.name.clone()),
@@ -113,7 +132,12 @@ fn arguments(map: &IdMap) -> String {
 
 fn unshare(maps: &IdMaps) -> String {
     let options = |option: &str, map: &IdMap| {
-        let each = |extent: &Extent| format!(" --map-{option} {}:{}:{}", extent.inner, extent.outer, extent.count);
+        let each = |extent: &Extent| {
+            format!(
+                " --map-{option} {}:{}:{}",
+                extent.inner, extent.outer, extent.count
+            )
+        };
         map.extents().iter().map(each).collect::<String>()
     };
     let (users, groups) = (options("users", &maps.uids), options("groups", &maps.gids));
@@ -123,16 +147,28 @@ fn unshare(maps: &IdMaps) -> String {
 fn shell(namespace: Option<&Namespace>, maps: &IdMaps) -> String {
     let ranges = |kind| {
         let found = namespace.map(|namespace| &namespace.ranges);
-        found.map_or(&[][..], |ranges| if kind == IdKind::User { &ranges.uids } else { &ranges.gids })
+        found.map_or(&[][..], |ranges| {
+            if kind == IdKind::User {
+                &ranges.uids
+            } else {
+                &ranges.gids
+            }
+        })
     };
-    [IdKind::User, IdKind::Group].map(|kind| assignments(kind, ranges(kind), maps.of(kind))).concat()
+    [IdKind::User, IdKind::Group]
+        .map(|kind| assignments(kind, ranges(kind), maps.of(kind)))
+        .concat()
 }
 
 fn assignments(kind: IdKind, ranges: &[Range], map: &IdMap) -> String {
     let name = kind.short().to_uppercase();
     let root = map.to_outer(0).unwrap_or_default();
     // Ranges that are not offered here stand in no map.
-    let mapped = |range: &&Range| map.extents().iter().any(|extent| range.contains(extent.outer));
+    let mapped = |range: &&Range| {
+        map.extents()
+            .iter()
+            .any(|extent| range.contains(extent.outer))
+    };
     let base = ranges.iter().find(mapped).map_or(root, |range| range.base);
     format!(
         "ISAR_ROOT_{name}={root}\nISAR_SUB{name}_BASE={base}\nISAR_SUB{name}_COUNT={}\nISAR_{name}_MAP='{}'\n",

@@ -27,13 +27,20 @@ pub fn run(args: Args) -> anyhow::Result<Status> {
     program.build();
     fs::create_dir_all(&dir)
         .and_then(|()| write_pages(&program, &dir))
-        .map_err(|error| anyhow!("cannot write the manual pages to {dir:?}: {}", describe(&error)))?;
+        .map_err(|error| {
+            anyhow!(
+                "cannot write the manual pages to {dir:?}: {}",
+                describe(&error)
+            )
+        })?;
     Ok(Status::Done)
 }
 
 fn write_pages(command: &Command, dir: &Path) -> io::Result<()> {
     let program = concat!("isar-tarball ", env!("CARGO_PKG_VERSION"));
-    let man = Man::new(command.clone()).source(program).manual("User Commands");
+    let man = Man::new(command.clone())
+        .source(program)
+        .manual("User Commands");
     let mut page = BufWriter::new(File::create(dir.join(man.get_filename()))?);
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -52,11 +59,22 @@ fn write_pages(command: &Command, dir: &Path) -> io::Result<()> {
         writeln!(page, ".fi")?;
     }
     page.flush()?;
-    command.get_subcommands().filter(|command| !command.is_hide_set()).try_for_each(|command| write_pages(command, dir))
+    command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+        .try_for_each(|command| write_pages(command, dir))
 }
 
-/// A line of text for troff, which would take a dot or an apostrophe at its beginning for a request.
+/// A line of text for troff, which would take a dot or an apostrophe at its beginning for a
+/// request.
 fn verbatim(line: &str) -> String {
-    let escaped = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
-    if escaped.starts_with('.') { format!("\\&{escaped}") } else { escaped }
+    let escaped = line
+        .replace('\\', "\\e")
+        .replace('-', "\\-")
+        .replace('\'', "\\(aq");
+    if escaped.starts_with('.') {
+        format!("\\&{escaped}")
+    } else {
+        escaped
+    }
 }

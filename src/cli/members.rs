@@ -7,7 +7,11 @@ use super::values::list;
 
 /// `13 members` in words: `13: 2 directories, 11 files (1 sparse)`.
 pub fn words(members: &Members) -> String {
-    let sparse = if members.sparse > 0 { format!(" ({} sparse)", members.sparse) } else { String::new() };
+    let sparse = if members.sparse > 0 {
+        format!(" ({} sparse)", members.sparse)
+    } else {
+        String::new()
+    };
     let kinds = list(&[
         (members.directories, "directories", String::new()),
         (members.files, "files", sparse),
@@ -16,7 +20,11 @@ pub fn words(members: &Members) -> String {
         (members.fifos, "pipes", String::new()),
         (members.devices, "device nodes", String::new()),
     ]);
-    if kinds.is_empty() { members.total.to_string() } else { format!("{}: {kinds}", members.total) }
+    if kinds.is_empty() {
+        members.total.to_string()
+    } else {
+        format!("{}: {kinds}", members.total)
+    }
 }
 
 /// The object that stands for them with `--json`.

@@ -28,13 +28,21 @@ mod values;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+use clap::error::ErrorKind::{
+    DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use report::Status;
 
-/// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and what that needs around it.
+/// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and
+/// what that needs around it.
 #[derive(Parser)]
-#[command(name = "isar-tarball", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "isar-tarball",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -52,14 +60,21 @@ pub struct Globals {
     /// Say more
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// How progress is shown on stderr: a bar, plain NN% lines, or not at all; auto is a bar on a terminal
+    /// How progress is shown on stderr: a bar, plain NN% lines, or not at all; auto is a bar on a
+    /// terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     progress: progress::Mode,
     /// When output is coloured; auto is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: clap::ColorChoice,
-    /// The user namespace to work in: auto (an ordinary user's own subordinate ids), off, or the name of a user
-    #[arg(long, global = true, value_name = "auto|off|USER", default_value = "auto")]
+    /// The user namespace to work in: auto (an ordinary user's own subordinate ids), off, or the
+    /// name of a user
+    #[arg(
+        long,
+        global = true,
+        value_name = "auto|off|USER",
+        default_value = "auto"
+    )]
     userns: place::Userns,
     /// What id 0 of the tree is on disk: the first subordinate id, or the caller
     #[arg(long, global = true, value_name = "LAYOUT", default_value = "subid")]
@@ -96,10 +111,17 @@ pub fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             match error.kind() {
-                DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => _ = error.print(),
+                DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => {
+                    _ = error.print()
+                }
                 _ => report::usage(&error),
             }
-            return if error.use_stderr() { failed(named().as_deref()) } else { Status::Done }.into();
+            return if error.use_stderr() {
+                failed(named().as_deref())
+            } else {
+                Status::Done
+            }
+            .into();
         }
     };
     let done = match command {
@@ -126,14 +148,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The status of a failure of this command, which must not be taken for that of a program which it was to run.
+/// The status of a failure of this command, which must not be taken for that of a program which it
+/// was to run.
 fn failed(command: Option<&OsStr>) -> Status {
-    let runs_programs = command.is_some_and(|name| ["unshare", "chroot", "imager"].iter().any(|other| name == *other));
-    if runs_programs { Status::TOOL_FAILED } else { Status::Failed }
+    let runs_programs = command.is_some_and(|name| {
+        ["unshare", "chroot", "imager"]
+            .iter()
+            .any(|other| name == *other)
+    });
+    if runs_programs {
+        Status::TOOL_FAILED
+    } else {
+        Status::Failed
+    }
 }
 
 /// The first word that names a command, on a line that was not understood.
 fn named() -> Option<OsString> {
     let cli = Cli::command();
-    std::env::args_os().skip(1).find(|word| cli.get_subcommands().any(|command| word == command.get_name()))
+    std::env::args_os().skip(1).find(|word| {
+        cli.get_subcommands()
+            .any(|command| word == command.get_name())
+    })
 }

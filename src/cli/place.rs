@@ -63,11 +63,19 @@ impl From<Outcome> for Status {
     }
 }
 
-/// The status of the program's own work in the place. `context` says what the work was, for a process that was killed before it could say anything.
+/// The status of the program's own work in the place. `context` says what the work was, for a
+/// process that was killed before it could say anything.
 pub fn of_work(outcome: Outcome, context: impl FnOnce() -> String) -> Status {
     if let Some(signal) = outcome.unasked_signal() {
-        let hint = if signal == libc::SIGKILL { ", as the kernel does when memory runs out" } else { "" };
-        report::error(&anyhow!("{}: the process that does the work was killed by signal {signal}{hint}", context()));
+        let hint = if signal == libc::SIGKILL {
+            ", as the kernel does when memory runs out"
+        } else {
+            ""
+        };
+        report::error(&anyhow!(
+            "{}: the process that does the work was killed by signal {signal}{hint}",
+            context()
+        ));
     }
     outcome.into()
 }
@@ -90,7 +98,8 @@ pub struct Namespace {
     pub maps: IdMaps,
 }
 
-/// The place that `--userns` and `--id-layout` choose. Warns of broken lines in the files of subordinate ids.
+/// The place that `--userns` and `--id-layout` choose. Warns of broken lines in the files of
+/// subordinate ids.
 pub fn place(globals: &Globals) -> anyhow::Result<Place> {
     Ok(match namespace(globals)? {
         Some(namespace) => Place::Namespace(namespace.maps),
@@ -98,10 +107,13 @@ pub fn place(globals: &Globals) -> anyhow::Result<Place> {
     })
 }
 
-/// A place where everything that the user's ids own may be removed, whatever the layout: it has all of them, and the user's own.
+/// A place where everything that the user's ids own may be removed, whatever the layout: it has all
+/// of them, and the user's own.
 pub fn whole_place(globals: &Globals) -> anyhow::Result<Place> {
     Ok(match namespace(globals)? {
-        Some(Namespace { account, ranges, .. }) => Place::Namespace(Source::default().whole_maps(&account, &ranges)?),
+        Some(Namespace {
+            account, ranges, ..
+        }) => Place::Namespace(Source::default().whole_maps(&account, &ranges)?),
         None => Place::Here,
     })
 }
@@ -116,14 +128,23 @@ pub fn maps(globals: &Globals) -> anyhow::Result<IdMaps> {
 
 /// The namespace that `--userns` and `--id-layout` choose, if they choose one.
 pub fn namespace(globals: &Globals) -> anyhow::Result<Option<Namespace>> {
-    let Some(account) = account(&globals.userns)? else { return Ok(None) };
+    let Some(account) = account(&globals.userns)? else {
+        return Ok(None);
+    };
     let source = Source::default();
     let ranges = source.ranges(&account)?;
     if !globals.quiet {
-        ranges.passed_over.iter().for_each(|line| report::warning(&line.to_string()));
+        ranges
+            .passed_over
+            .iter()
+            .for_each(|line| report::warning(&line.to_string()));
     }
     let maps = source.maps(globals.id_layout.into(), &account, &ranges)?;
-    Ok(Some(Namespace { account, ranges, maps }))
+    Ok(Some(Namespace {
+        account,
+        ranges,
+        maps,
+    }))
 }
 
 /// Whose subordinate ids are used; `None` to work without a namespace.
@@ -151,8 +172,13 @@ pub fn account(userns: &Userns) -> anyhow::Result<Option<Account>> {
 pub fn caller() -> anyhow::Result<Account> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
-    let entry = sys::passwd_by_uid(uid).with_context(|| format!("look up the user with uid {uid}"))?;
-    Ok(Account { name: entry.and_then(|entry| String::from_utf8(entry.name).ok()), uid, gid })
+    let entry =
+        sys::passwd_by_uid(uid).with_context(|| format!("look up the user with uid {uid}"))?;
+    Ok(Account {
+        name: entry.and_then(|entry| String::from_utf8(entry.name).ok()),
+        uid,
+        gid,
+    })
 }
 
 /// The user of this name, or else of this number.
@@ -163,8 +189,13 @@ fn user(name: &str) -> anyhow::Result<Account> {
         }
         name.parse().map_or(Ok(None), sys::passwd_by_uid)
     };
-    let Some(entry) = look_up().with_context(|| format!("--userns {name:?}: look up the user"))? else {
+    let Some(entry) = look_up().with_context(|| format!("--userns {name:?}: look up the user"))?
+    else {
         bail!("--userns {name:?}: there is no such user");
     };
-    Ok(Account { name: String::from_utf8(entry.name).ok(), uid: entry.uid, gid: entry.gid })
+    Ok(Account {
+        name: String::from_utf8(entry.name).ok(),
+        uid: entry.uid,
+        gid: entry.gid,
+    })
 }

@@ -16,7 +16,8 @@ pub enum Mode {
     Auto,
     /// A bar.
     Bar,
-    /// A line `NN%` whenever the number changes, which a bitbake task with `[progress] = "percent"` reads.
+    /// A line `NN%` whenever the number changes, which a bitbake task with `[progress] = "percent"`
+    /// reads.
     Percent,
     /// Nothing.
     None,
@@ -65,8 +66,14 @@ fn percent(progress: &Progress, finished: &AtomicBool) {
     let mut shown = None;
     loop {
         let is_last = finished.load(Ordering::Acquire);
-        let (done, total) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
-        let percent = done.saturating_mul(100).checked_div(total).map(|percent| percent.min(100));
+        let (done, total) = (
+            progress.done.load(Ordering::Relaxed),
+            progress.total.load(Ordering::Relaxed),
+        );
+        let percent = done
+            .saturating_mul(100)
+            .checked_div(total)
+            .map(|percent| percent.min(100));
         if percent.is_some() && percent != shown {
             // Whoever closed stderr does not want to know.
             let _ = writeln!(stderr(), "{}%", percent.unwrap_or_default());
@@ -80,10 +87,11 @@ fn percent(progress: &Progress, finished: &AtomicBool) {
 }
 
 fn bar(progress: &Progress, finished: &AtomicBool) {
-    let template =
-        "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+    let template = "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     while !finished.load(Ordering::Acquire) {
         let total = progress.total.load(Ordering::Relaxed);
         if total > 0 {

@@ -18,8 +18,9 @@ use super::{Globals, place};
 
 /// Remove trees that belong to the caller's subordinate ids
 ///
-/// Works on whatever the caller and its subordinate ids own, in any mixture, on unreadable and read-only directories. Never enters a mount and never
-/// follows a symbolic link; refuses `/`, home directories and mount points. A DIR that is not there is no error.
+/// Works on whatever the caller and its subordinate ids own, in any mixture, on unreadable and
+/// read-only directories. Never enters a mount and never follows a symbolic link; refuses `/`, home
+/// directories and mount points. A DIR that is not there is no error.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball remove build/tmp/work/*/rootfs")]
 pub struct Args {
@@ -29,7 +30,8 @@ pub struct Args {
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Print as JSON what was removed: {"dry_run": BOOL, "trees": [{"dir": PATH, "missing": BOOL, "ok": BOOL, "files": N, "directories": N}, …]}
+    /// Print as JSON what was removed: {"dry_run": BOOL, "trees": [{"dir": PATH, "missing": BOOL,
+    /// "ok": BOOL, "files": N, "directories": N}, …]}
     #[arg(long)]
     json: bool,
 }
@@ -47,7 +49,10 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let (mut trees, mut known) = (Vec::new(), HashSet::new());
     for path in &args.dirs {
         let target = Target::open(path, &homes).context("cannot remove")?;
-        let id = target.as_ref().map(|target| fstat(target.directory())).transpose()?;
+        let id = target
+            .as_ref()
+            .map(|target| fstat(target.directory()))
+            .transpose()?;
         // One that is named twice is removed once.
         if id.is_none_or(|stat| known.insert((stat.st_dev, stat.st_ino))) {
             trees.push((path.as_path(), target));
@@ -81,20 +86,40 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 
 /// Removes one tree, as `isar-tarball remove` does.
 pub fn remove_one(dir: &Path, globals: &Globals) -> anyhow::Result<Status> {
-    run(Args { dirs: vec![dir.to_owned()], dry_run: false, json: false }, globals)
+    run(
+        Args {
+            dirs: vec![dir.to_owned()],
+            dry_run: false,
+            json: false,
+        },
+        globals,
+    )
 }
 
 /// The homes of all users, and what `HOME` says.
 pub fn homes() -> Vec<PathBuf> {
     let mut homes = remove::homes(&fs::read("/etc/passwd").unwrap_or_default());
-    homes.extend(std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from));
-    // Accounts of services have `/` or a directory of programs for a home; those are as worth keeping.
+    homes.extend(
+        std::env::var_os("HOME")
+            .filter(|home| !home.is_empty())
+            .map(PathBuf::from),
+    );
+    // Accounts of services have `/` or a directory of programs for a home; those are as worth
+    // keeping.
     homes
 }
 
-/// In a tree that belongs to others for the most part, errors are to be expected here, and what they are about is tried again inside.
+/// In a tree that belongs to others for the most part, errors are to be expected here, and what
+/// they are about is tried again inside.
 fn as_caller(target: &Target) -> Result<Removed, Failed> {
-    remove::contents(target.directory(), &Options { threads: 1, dry_run: false, take_group: true })
+    remove::contents(
+        target.directory(),
+        &Options {
+            threads: 1,
+            dry_run: false,
+            take_group: true,
+        },
+    )
 }
 
 /// Removes the directory itself, as the caller, once it is empty.
@@ -141,22 +166,37 @@ fn remove_all(
         results.push(result(path, &removed));
     }
     if args.json {
-        report::result(&format!("{:#}\n", json!({"dry_run": args.dry_run, "trees": results})))?;
+        report::result(&format!(
+            "{:#}\n",
+            json!({"dry_run": args.dry_run, "trees": results})
+        ))?;
     }
     Ok(status)
 }
 
-fn remove_tree(target: &Target, args: &Args, outside: &mut Outside) -> Result<Removed, Vec<String>> {
-    let options = Options { threads: threads(0), dry_run: args.dry_run, take_group: false };
+fn remove_tree(
+    target: &Target,
+    args: &Args,
+    outside: &mut Outside,
+) -> Result<Removed, Vec<String>> {
+    let options = Options {
+        threads: threads(0),
+        dry_run: args.dry_run,
+        take_group: false,
+    };
     let mut done = remove::contents(target.directory(), &options);
     // A group that the namespace does not have keeps its root out of the caller's own directories.
-    if done.as_ref().is_err_and(Failed::lacks_rights) && !args.dry_run && outside.ask(REMOVE_CONTENTS).is_ok() {
+    if done.as_ref().is_err_and(Failed::lacks_rights)
+        && !args.dry_run
+        && outside.ask(REMOVE_CONTENTS).is_ok()
+    {
         done = remove::contents(target.directory(), &options);
     }
     let removed = done.map_err(messages)?;
     if !args.dry_run {
         let by_either = target.remove().or_else(|_| outside.ask(REMOVE_ROOT));
-        by_either.map_err(|error| vec![format!("remove the directory itself: {}", describe(&error))])?;
+        by_either
+            .map_err(|error| vec![format!("remove the directory itself: {}", describe(&error))])?;
     }
     Ok(removed)
 }
@@ -171,7 +211,11 @@ fn messages(failed: Failed) -> Vec<String> {
 }
 
 fn say(path: &Path, removed: Removed, args: &Args) {
-    let did = if args.dry_run { "would remove" } else { "removed" };
+    let did = if args.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
     // One more directory: the tree's own.
     let (directories, files) = (removed.directories + 1, removed.files);
     let name = Shown(path.as_os_str().as_encoded_bytes());

@@ -74,7 +74,8 @@ pub fn usage(error: &clap::Error) {
 #[error("write to stdout: Broken pipe")]
 pub struct ClosedPipe;
 
-/// Reports why a command failed, and gives its status: `failed`, but for a closed stdout, which is told by the status alone, as by any program that a shell sees end so.
+/// Reports why a command failed, and gives its status: `failed`, but for a closed stdout, which is
+/// told by the status alone, as by any program that a shell sees end so.
 pub fn failure(cause: &anyhow::Error, failed: Status) -> Status {
     if cause.is::<ClosedPipe>() {
         return Status::Killed(SIGPIPE);
@@ -105,7 +106,8 @@ pub fn result(text: &str) -> anyhow::Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Is stdout coloured? By itself only on a terminal that can, and where `NO_COLOR` (https://no-color.org) is not set.
+/// Is stdout coloured? By itself only on a terminal that can, and where `NO_COLOR`
+/// (https://no-color.org) is not set.
 pub fn is_coloured(choice: ColorChoice) -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");

@@ -26,7 +26,10 @@ pub struct Reading {
 /// What a command reads with that offers no choice.
 impl Default for Reading {
     fn default() -> Reading {
-        Reading { threads: 0, memory: 256 << 20 }
+        Reading {
+            threads: 0,
+            memory: 256 << 20,
+        }
     }
 }
 
@@ -34,7 +37,12 @@ impl Reading {
     pub fn options(&self) -> input::Options {
         let (threads, memory) = (self.threads(), self.memory);
         // Wider windows are read where they are asked for.
-        input::Options { threads, memory, window_log: SBUILD_WINDOW_LOG, eager: true }
+        input::Options {
+            threads,
+            memory,
+            window_log: SBUILD_WINDOW_LOG,
+            eager: true,
+        }
     }
 
     pub fn threads(&self) -> usize {

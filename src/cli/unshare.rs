@@ -16,13 +16,19 @@ use super::{Globals, place};
 
 /// Run a command as root of the namespace of subordinate ids
 ///
-/// The command is root in a user, mount and pid namespace of its own, with a fresh /proc. It keeps the working directory, the environment and every open
-/// descriptor; it gets the signals that isar-tarball gets; it ends when isar-tarball ends, with all that it has started.
+/// The command is root in a user, mount and pid namespace of its own, with a fresh /proc. It keeps
+/// the working directory, the environment and every open descriptor; it gets the signals that
+/// isar-tarball gets; it ends when isar-tarball ends, with all that it has started.
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
 }
 
@@ -59,10 +65,11 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
                     return Status::TOOL_FAILED.code();
                 }
             };
-            init.run(setup, |error| report::error(&anyhow!("cannot {error}"))).unwrap_or_else(|error| {
-                report::error(&anyhow!("cannot {error}"));
-                error.status()
-            })
+            init.run(setup, |error| report::error(&anyhow!("cannot {error}")))
+                .unwrap_or_else(|error| {
+                    report::error(&anyhow!("cannot {error}"));
+                    error.status()
+                })
         },
     )?;
     Ok(place::of_command(ended))

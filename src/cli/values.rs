@@ -14,16 +14,26 @@ pub fn size(text: &str) -> Result<u64, String> {
         "T" | "TB" | "TIB" => 40,
         _ => return Err(format!("{unit:?} is no unit of size; take K, M, G or T")),
     };
-    let number: u64 = number.parse().map_err(|_| String::from("give a number and a unit, like 512M"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| String::from("more than any machine has"))
+    let number: u64 = number
+        .parse()
+        .map_err(|_| String::from("give a number and a unit, like 512M"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| String::from("more than any machine has"))
 }
 
-/// The number of threads to start where `count` are asked for: one for each processor that this process may use, or fewer; 0 asks for all.
+/// The number of threads to start where `count` are asked for: one for each processor that this
+/// process may use, or fewer; 0 asks for all.
 ///
-/// More would take turns on the same processors, each with memory of its own to touch: packing with eight threads on two processors takes half as long again.
+/// More would take turns on the same processors, each with memory of its own to touch: packing with
+/// eight threads on two processors takes half as long again.
 pub fn threads(count: usize) -> usize {
     let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if count == 0 { available } else { count.min(available) }
+    if count == 0 {
+        available
+    } else {
+        count.min(available)
+    }
 }
 
 /// A number of bytes for people: `110.8 MB`, in powers of 1000.
@@ -44,7 +54,8 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Those of `counts` that are not zero, each with what it counts, in the plural, and a remark: `3 files (1 sparse), 1 hard link`.
+/// Those of `counts` that are not zero, each with what it counts, in the plural, and a remark: `3
+/// files (1 sparse), 1 hard link`.
 pub fn list(counts: &[(u64, &str, String)]) -> String {
     let shown = counts.iter().filter(|(count, ..)| *count > 0);
     shown

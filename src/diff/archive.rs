@@ -40,7 +40,10 @@ impl Files {
         }
         if let Kind::HardLink { target } = &entry.kind {
             let Some(id) = self.names.get(&clean(target)) else {
-                return Err(Error::DanglingLink { path, target: target.clone() });
+                return Err(Error::DanglingLink {
+                    path,
+                    target: target.clone(),
+                });
             };
             self.names.insert(path, *id);
             return Ok(None);
@@ -56,10 +59,17 @@ impl Files {
 
 fn facts(entry: Entry) -> Facts {
     let kind = match entry.kind {
-        Kind::File { size, .. } => Kind::File { size, extents: None },
+        Kind::File { size, .. } => Kind::File {
+            size,
+            extents: None,
+        },
         kind => kind,
     };
-    let mut xattrs: Vec<Xattr> = entry.xattrs.into_iter().filter_map(|xattr| kept(xattr, &entry.path)).collect();
+    let mut xattrs: Vec<Xattr> = entry
+        .xattrs
+        .into_iter()
+        .filter_map(|xattr| kept(xattr, &entry.path))
+        .collect();
     xattrs.sort();
     Facts {
         kind,
@@ -74,7 +84,8 @@ fn facts(entry: Entry) -> Facts {
     }
 }
 
-/// The attribute as it would be read back from a directory, see [`crate::tree::xattr`]; `None` for one that is not read there.
+/// The attribute as it would be read back from a directory, see [`crate::tree::xattr`]; `None` for
+/// one that is not read there.
 fn kept((name, value): Xattr, path: &[u8]) -> Option<Xattr> {
     if name == b"security.capability" {
         let value = capability_v2(&value, path).unwrap_or(value);

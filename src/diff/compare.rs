@@ -118,7 +118,9 @@ pub fn compare(a: &Files, b: &Files, rules: Rules) -> Outcome {
         let here = if order.is_le() { left.next() } else { None };
         let there = if order.is_ge() { right.next() } else { None };
         match (here, there) {
-            (Some((path, here)), Some((_, there))) => pair(path, (a, *here), (b, *there), &names, rules, &mut outcome),
+            (Some((path, here)), Some((_, there))) => {
+                pair(path, (a, *here), (b, *there), &names, rules, &mut outcome)
+            }
             (Some((path, id)), None) => lone(path, a, *id, rules, true, &mut outcome),
             (None, Some((path, id))) => lone(path, b, *id, rules, false, &mut outcome),
             (None, None) => {}
@@ -134,7 +136,10 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn common(a: &'a Files, b: &'a Files) -> Names<'a> {
-        let mut names = Names { a: BTreeMap::new(), b: BTreeMap::new() };
+        let mut names = Names {
+            a: BTreeMap::new(),
+            b: BTreeMap::new(),
+        };
         for (path, here) in &a.names {
             if let Some(there) = b.names.get(path) {
                 names.a.entry(*here).or_insert(path);
@@ -147,14 +152,21 @@ impl<'a> Names<'a> {
 
 /// A name that one side lacks.
 fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome: &mut Outcome) {
-    let Some(facts) = side.files.get(id) else { return };
+    let Some(facts) = side.files.get(id) else {
+        return;
+    };
     if side.is_directory && facts.kind.is_device() && !rules.devices {
         outcome.devices += 1;
         return;
     }
     let kind = Some(facts.kind.name().to_owned());
     let (a, b) = if is_a { (kind, None) } else { (None, kind) };
-    outcome.differences.push(Difference { path: path.to_vec(), what: What::Presence, a, b });
+    outcome.differences.push(Difference {
+        path: path.to_vec(),
+        what: What::Presence,
+        a,
+        b,
+    });
 }
 
 /// A name that both sides have.
@@ -166,10 +178,15 @@ fn pair(
     rules: Rules,
     outcome: &mut Outcome,
 ) {
-    let (Some(facts_a), Some(facts_b)) = (a.files.get(id_a), b.files.get(id_b)) else { return };
+    let (Some(facts_a), Some(facts_b)) = (a.files.get(id_a), b.files.get(id_b)) else {
+        return;
+    };
     let first_a = names.a.get(&id_a).copied().unwrap_or(path);
     let first_b = names.b.get(&id_b).copied().unwrap_or(path);
-    let mut found = Found { path, differences: &mut outcome.differences };
+    let mut found = Found {
+        path,
+        differences: &mut outcome.differences,
+    };
     if first_a != first_b {
         let other = |first: &[u8]| (first != path).then(|| Shown(first).to_string());
         found.add(What::HardLink, other(first_a), other(first_b));
@@ -188,7 +205,12 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn add(&mut self, what: What, a: Option<String>, b: Option<String>) {
-        self.differences.push(Difference { path: self.path.to_vec(), what, a, b });
+        self.differences.push(Difference {
+            path: self.path.to_vec(),
+            what,
+            a,
+            b,
+        });
     }
 
     /// Adds the difference if there is one.
@@ -200,7 +222,9 @@ impl Found<'_> {
 
     fn compare(&mut self, a: &Facts, b: &Facts, rules: Rules) {
         if a.kind.name() != b.kind.name() {
-            return self.check(What::Kind, &a.kind.name(), &b.kind.name(), |name| name.to_string());
+            return self.check(What::Kind, &a.kind.name(), &b.kind.name(), |name| {
+                name.to_string()
+            });
         }
         self.kind(a, b);
         let has_acl = a.access_acl.is_some() || b.access_acl.is_some();
@@ -208,17 +232,32 @@ impl Found<'_> {
         if !matches!(a.kind, Kind::Symlink { .. }) && mode(a) != mode(b) {
             self.check(What::Mode, &a.mode, &b.mode, |mode| format!("{mode:04o}"));
         }
-        self.check(What::Owner, &(a.uid, a.gid), &(b.uid, b.gid), |(uid, gid)| format!("{uid}:{gid}"));
+        self.check(
+            What::Owner,
+            &(a.uid, a.gid),
+            &(b.uid, b.gid),
+            |(uid, gid)| format!("{uid}:{gid}"),
+        );
         let mtime = |time: Timestamp| match rules.mtime {
             Mtime::Ignored => (0, 0),
             Mtime::Seconds => (time.seconds, 0),
             Mtime::Nanoseconds => (time.seconds, time.nanoseconds),
         };
         if mtime(a.mtime) != mtime(b.mtime) {
-            self.check(What::Mtime, &a.mtime, &b.mtime, |time| format!("{}.{:09}", time.seconds, time.nanoseconds));
+            self.check(What::Mtime, &a.mtime, &b.mtime, |time| {
+                format!("{}.{:09}", time.seconds, time.nanoseconds)
+            });
         }
-        self.acl(What::AccessAcl, a.access_acl.as_deref(), b.access_acl.as_deref());
-        self.acl(What::DefaultAcl, a.default_acl.as_deref(), b.default_acl.as_deref());
+        self.acl(
+            What::AccessAcl,
+            a.access_acl.as_deref(),
+            b.access_acl.as_deref(),
+        );
+        self.acl(
+            What::DefaultAcl,
+            a.default_acl.as_deref(),
+            b.default_acl.as_deref(),
+        );
         self.xattrs(&a.xattrs, &b.xattrs);
     }
 
@@ -232,20 +271,42 @@ impl Found<'_> {
                 self.check(What::Content, &a.digest, &b.digest, |digest| digest.short());
             }
             (Kind::Symlink { target }, Kind::Symlink { target: other }) => {
-                self.check(What::Target, target, other, |target| Shown(target).to_string());
+                self.check(What::Target, target, other, |target| {
+                    Shown(target).to_string()
+                });
             }
-            (Kind::CharDevice { major, minor }, Kind::CharDevice { major: other_major, minor: other_minor })
-            | (Kind::BlockDevice { major, minor }, Kind::BlockDevice { major: other_major, minor: other_minor }) => {
+            (
+                Kind::CharDevice { major, minor },
+                Kind::CharDevice {
+                    major: other_major,
+                    minor: other_minor,
+                },
+            )
+            | (
+                Kind::BlockDevice { major, minor },
+                Kind::BlockDevice {
+                    major: other_major,
+                    minor: other_minor,
+                },
+            ) => {
                 let text = |(major, minor): &(u32, u32)| format!("{major},{minor}");
-                self.check(What::Device, &(*major, *minor), &(*other_major, *other_minor), text);
+                self.check(
+                    What::Device,
+                    &(*major, *minor),
+                    &(*other_major, *other_minor),
+                    text,
+                );
             }
             _ => {}
         }
     }
 
-    /// ACLs are equal when the kernel would have the same: the order of their entries in a text says nothing.
+    /// ACLs are equal when the kernel would have the same: the order of their entries in a text
+    /// says nothing.
     fn acl(&mut self, what: What, a: Option<&[u8]>, b: Option<&[u8]>) {
-        let value = |text: Option<&[u8]>| text.map(|text| acl::from_text(text).unwrap_or_else(|_| text.to_vec()));
+        let value = |text: Option<&[u8]>| {
+            text.map(|text| acl::from_text(text).unwrap_or_else(|_| text.to_vec()))
+        };
         if value(a) != value(b) {
             let text = |acl: Option<&[u8]>| acl.map(|acl| Shown(acl).to_string());
             self.add(what, text(a), text(b));
@@ -254,7 +315,10 @@ impl Found<'_> {
 
     fn xattrs(&mut self, a: &[Xattr], b: &[Xattr]) {
         let value = |xattrs: &[Xattr], name: &[u8]| {
-            xattrs.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+            xattrs
+                .iter()
+                .find(|(other, _)| other == name)
+                .map(|(_, value)| value.clone())
         };
         let mut names: Vec<&[u8]> = a.iter().chain(b).map(|(name, _)| name.as_slice()).collect();
         names.sort_unstable();
@@ -262,7 +326,11 @@ impl Found<'_> {
         for name in names {
             let (a, b) = (value(a, name), value(b, name));
             if a != b {
-                self.add(What::Xattr(name.to_vec()), a.as_deref().map(shortened), b.as_deref().map(shortened));
+                self.add(
+                    What::Xattr(name.to_vec()),
+                    a.as_deref().map(shortened),
+                    b.as_deref().map(shortened),
+                );
             }
         }
     }
@@ -272,7 +340,9 @@ impl Found<'_> {
 fn shortened(value: &[u8]) -> String {
     const MOST: usize = 64;
     match value.get(..MOST) {
-        Some(head) if value.len() > MOST => format!("\"{}\"... ({} bytes)", Shown(head), value.len()),
+        Some(head) if value.len() > MOST => {
+            format!("\"{}\"... ({} bytes)", Shown(head), value.len())
+        }
         _ => format!("\"{}\"", Shown(value)),
     }
 }

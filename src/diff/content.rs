@@ -1,11 +1,13 @@
-//! A digest of a file's content that does not depend on where its holes are, in the time that its data takes: holes are never read.
+//! A digest of a file's content that does not depend on where its holes are, in the time that its
+//! data takes: holes are never read.
 
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes of a block: a block of zeros counts as a hole.
 const BLOCK: usize = 4096;
 
-/// Two files of one length with the same digest have the same content, short of a collision that somebody made on purpose (xxh3 is no cryptographic hash).
+/// Two files of one length with the same digest have the same content, short of a collision that
+/// somebody made on purpose (xxh3 is no cryptographic hash).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
     data: u128,
@@ -16,7 +18,10 @@ impl Digest {
     /// Enough of it to tell two contents apart, in 16 hexadecimal digits.
     pub fn short(&self) -> String {
         // The layout of a file without zeros says nothing that its length does not.
-        format!("{:016x}", (self.data as u64) ^ (self.layout as u64).rotate_left(1))
+        format!(
+            "{:016x}",
+            (self.data as u64) ^ (self.layout as u64).rotate_left(1)
+        )
     }
 }
 
@@ -74,7 +79,10 @@ impl Hasher {
     pub fn finish(&mut self) -> Digest {
         self.end_partial();
         self.end_run();
-        let digest = Digest { data: self.data.digest128(), layout: self.layout.digest128() };
+        let digest = Digest {
+            data: self.data.digest128(),
+            layout: self.layout.digest128(),
+        };
         self.data.reset();
         self.layout.reset();
         self.run = 0..0;
@@ -142,8 +150,11 @@ mod tests {
         let data = text(5 * BLOCK + 100);
         let whole = digest(&[(0, &data)]);
         for length in [1, 7, 512, 4095, 4096, 4097, 10_000] {
-            let pieces: Vec<(u64, &[u8])> =
-                data.chunks(length).enumerate().map(|(index, piece)| ((index * length) as u64, piece)).collect();
+            let pieces: Vec<(u64, &[u8])> = data
+                .chunks(length)
+                .enumerate()
+                .map(|(index, piece)| ((index * length) as u64, piece))
+                .collect();
             assert_eq!(digest(&pieces), whole, "pieces of {length}");
         }
     }
@@ -155,7 +166,10 @@ mod tests {
         zeros.resize(100_000, 0);
         zeros.extend_from_slice(&tail);
         zeros.resize(200_000, 0);
-        assert_eq!(digest(&[(0, &zeros)]), digest(&[(0, &head), (100_000, &tail)]));
+        assert_eq!(
+            digest(&[(0, &zeros)]),
+            digest(&[(0, &head), (100_000, &tail)])
+        );
         assert_eq!(digest(&[(0, &[0; 70_000])]), digest(&[]));
     }
 
@@ -175,7 +189,12 @@ mod tests {
             digest(&[(1, &data)]),
         ];
         for (index, one) in all.iter().enumerate() {
-            assert!(all[index + 1..].iter().all(|other| other != one && other.short() != one.short()), "{index}");
+            assert!(
+                all[index + 1..]
+                    .iter()
+                    .all(|other| other != one && other.short() != one.short()),
+                "{index}"
+            );
         }
     }
 

@@ -24,18 +24,40 @@ const BATCH: usize = 64;
 
 /// Reads the tree at `root`, a directory opened in any mode (`O_PATH` will do).
 pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
-    let root = if options.cross_mounts { root } else { walk::without_mounts(root) };
-    let walk = walk::Options { exclude: options.exclude.clone(), cross_mounts: options.cross_mounts, devices: true };
+    let root = if options.cross_mounts {
+        root
+    } else {
+        walk::without_mounts(root)
+    };
+    let walk = walk::Options {
+        exclude: options.exclude.clone(),
+        cross_mounts: options.cross_mounts,
+        devices: true,
+    };
     let tree = walk::walk(root.as_fd(), &walk, options.threads)?;
-    let walk::Skipped { sockets, excluded, mounts, .. } = tree.skipped;
-    let mut files = Files { is_directory: true, left_out: LeftOut { excluded, sockets, mounts }, ..Files::default() };
+    let walk::Skipped {
+        sockets,
+        excluded,
+        mounts,
+        ..
+    } = tree.skipped;
+    let mut files = Files {
+        is_directory: true,
+        left_out: LeftOut {
+            excluded,
+            sockets,
+            mounts,
+        },
+        ..Files::default()
+    };
     let firsts = files.name(&tree);
     files.files = read(root.as_fd(), &tree, &firsts, options.threads)?;
     Ok(files)
 }
 
 impl Files {
-    /// Takes the names over, and gives the nodes that stand for the files, in the order of [`FileId`].
+    /// Takes the names over, and gives the nodes that stand for the files, in the order of
+    /// [`FileId`].
     fn name(&mut self, tree: &Tree) -> Vec<NodeId> {
         let mut firsts = Vec::new();
         let mut linked: HashMap<((u32, u32), u64), FileId> = HashMap::new();
@@ -43,9 +65,17 @@ impl Files {
             let node = tree.node(id);
             let Identity { device, inode, .. } = node.identity;
             // Each name of a device stands for itself: no archive links to one.
-            let may_link = node.links > 1 && matches!(node.kind, NodeKind::File | NodeKind::Symlink | NodeKind::Fifo);
+            let may_link = node.links > 1
+                && matches!(
+                    node.kind,
+                    NodeKind::File | NodeKind::Symlink | NodeKind::Fifo
+                );
             let next = firsts.len();
-            let file = if may_link { *linked.entry((device, inode)).or_insert(next) } else { next };
+            let file = if may_link {
+                *linked.entry((device, inode)).or_insert(next)
+            } else {
+                next
+            };
             if file == next {
                 firsts.push(id);
             }
@@ -56,10 +86,22 @@ impl Files {
 }
 
 /// What is to be known of the files, by as many threads as `threads` says.
-fn read(root: BorrowedFd<'_>, tree: &Tree, nodes: &[NodeId], threads: usize) -> Result<Vec<Facts>, Error> {
+fn read(
+    root: BorrowedFd<'_>,
+    tree: &Tree,
+    nodes: &[NodeId],
+    threads: usize,
+) -> Result<Vec<Facts>, Error> {
     let batches: Vec<&[NodeId]> = nodes.chunks(BATCH).collect();
-    let reader = || Reader { root, tree, hasher: Hasher::default(), buffer: Vec::new() };
-    let facts = |reader: &mut Reader<'_>, batch: &&[NodeId]| batch.iter().map(|id| reader.facts(*id)).collect();
+    let reader = || Reader {
+        root,
+        tree,
+        hasher: Hasher::default(),
+        buffer: Vec::new(),
+    };
+    let facts = |reader: &mut Reader<'_>, batch: &&[NodeId]| {
+        batch.iter().map(|id| reader.facts(*id)).collect()
+    };
     let batches: Vec<Vec<Facts>> = parallel::each(&batches, threads, reader, facts)?;
     Ok(batches.into_iter().flatten().collect())
 }
@@ -78,11 +120,17 @@ impl Reader<'_> {
         let (kept, digest) = match node.kind {
             NodeKind::File => {
                 let file = self.open(node, &path, OFlags::RDONLY)?;
-                (xattr::read(Handle::Open(file.as_fd()), &path)?, self.digest(id, &file, &path)?)
+                (
+                    xattr::read(Handle::Open(file.as_fd()), &path)?,
+                    self.digest(id, &file, &path)?,
+                )
             }
             NodeKind::Directory if !node.is_mount_point => {
                 let file = self.open(node, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                (xattr::read(Handle::Open(file.as_fd()), &path)?, Digest::default())
+                (
+                    xattr::read(Handle::Open(file.as_fd()), &path)?,
+                    Digest::default(),
+                )
             }
             // Neither has any, or none that can be read.
             NodeKind::Directory | NodeKind::Symlink => Default::default(),
@@ -112,15 +160,24 @@ impl Reader<'_> {
 
     fn digest(&mut self, id: NodeId, file: &OwnedFd, path: &[u8]) -> Result<Digest, Error> {
         let node = self.tree.node(id);
-        let whole = [Extent { offset: 0, length: node.size }];
+        let whole = [Extent {
+            offset: 0,
+            length: node.size,
+        }];
         for extent in self.tree.extents(id).unwrap_or(&whole) {
             let mut done = 0;
             while done < extent.length {
                 let offset = extent.offset + done;
                 self.buffer.clear();
-                let most = usize::try_from(extent.length - done).unwrap_or(PIECE).min(PIECE);
+                let most = usize::try_from(extent.length - done)
+                    .unwrap_or(PIECE)
+                    .min(PIECE);
                 match pread_append(file.as_fd(), offset, most, &mut self.buffer) {
-                    Ok(0) => return Err(Error::Changed { path: path.to_vec() }),
+                    Ok(0) => {
+                        return Err(Error::Changed {
+                            path: path.to_vec(),
+                        });
+                    }
                     Ok(count) => done += count as u64,
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                     Err(error) => return Err(FileError::new(path, "read", error).into()),
@@ -138,24 +195,44 @@ impl Reader<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = walk::open(self.root, &self.tree.path(parent), flags)?;
         let name = self.tree.name(id);
-        let kept = xattr::read(Handle::Named(directory.as_fd(), OsStr::from_bytes(name)), path)?;
+        let kept = xattr::read(
+            Handle::Named(directory.as_fd(), OsStr::from_bytes(name)),
+            path,
+        )?;
         let name = CString::new(name).unwrap_or_default();
         let now = Identity::of(&walk::stat(directory.as_fd(), &name, path)?);
-        if now == self.tree.node(id).identity { Ok(kept) } else { Err(Error::Changed { path: path.to_vec() }) }
+        if now == self.tree.node(id).identity {
+            Ok(kept)
+        } else {
+            Err(Error::Changed {
+                path: path.to_vec(),
+            })
+        }
     }
 }
 
 fn unchanged(node: &Node, file: BorrowedFd<'_>, path: &[u8]) -> Result<(), Error> {
     let now = Identity::of(&walk::stat(file, c"", path)?);
-    if now == node.identity { Ok(()) } else { Err(Error::Changed { path: path.to_vec() }) }
+    if now == node.identity {
+        Ok(())
+    } else {
+        Err(Error::Changed {
+            path: path.to_vec(),
+        })
+    }
 }
 
 fn kind(tree: &Tree, id: NodeId) -> Kind {
     let node = tree.node(id);
     match node.kind {
         NodeKind::Directory => Kind::Directory,
-        NodeKind::File => Kind::File { size: node.size, extents: None },
-        NodeKind::Symlink => Kind::Symlink { target: tree.target(id).to_vec() },
+        NodeKind::File => Kind::File {
+            size: node.size,
+            extents: None,
+        },
+        NodeKind::Symlink => Kind::Symlink {
+            target: tree.target(id).to_vec(),
+        },
         NodeKind::Fifo => Kind::Fifo,
         NodeKind::CharDevice(major, minor) => Kind::CharDevice { major, minor },
         NodeKind::BlockDevice(major, minor) => Kind::BlockDevice { major, minor },

@@ -1,6 +1,7 @@
 //! What differs between two trees, each a directory or an archive.
 //!
-//! Each side is read once, from beginning to end, into its [`Files`]: a hundred bytes or two for each name and a digest for each content. Then the two are compared.
+//! Each side is read once, from beginning to end, into its [`Files`]: a hundred bytes or two for
+//! each name and a digest for each content. Then the two are compared.
 //!
 //! What is no difference:
 //! - where the holes of a file are: a hole and zeros are the same content;
@@ -41,13 +42,20 @@ pub enum Error {
     #[error(transparent)]
     Xattr(#[from] xattr::Error),
     /// A file of the directory is not any more what it was.
-    #[error("{}: changed while it was being read; let nothing write there meanwhile", Shown(path))]
+    #[error(
+        "{}: changed while it was being read; let nothing write there meanwhile",
+        Shown(path)
+    )]
     Changed {
         /// The path.
         path: Vec<u8>,
     },
     /// A hard link of the archive to nothing.
-    #[error("{}: a hard link to {}, which does not stand before it in the archive", Shown(path), Shown(target))]
+    #[error(
+        "{}: a hard link to {}, which does not stand before it in the archive",
+        Shown(path),
+        Shown(target)
+    )]
     DanglingLink {
         /// The link.
         path: Vec<u8>,

@@ -1,6 +1,7 @@
 //! Can this machine and user build rootless? Each question with what was found and what helps.
 //!
-//! [`examine`] looks at settings and files; [`probe`] tries what only trying tells, in a namespace and in a scratch directory.
+//! [`examine`] looks at settings and files; [`probe`] tries what only trying tells, in a namespace
+//! and in a scratch directory.
 
 pub mod probe;
 
@@ -41,12 +42,27 @@ pub struct Finding {
 impl Finding {
     /// All is well.
     pub fn good(name: &'static str, found: impl Into<String>) -> Finding {
-        Finding { name, state: State::Good, found: found.into(), remedy: None }
+        Finding {
+            name,
+            state: State::Good,
+            found: found.into(),
+            remedy: None,
+        }
     }
 
     /// Something is not.
-    pub fn bad(name: &'static str, state: State, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { name, state, found: found.into(), remedy: Some(remedy.into()) }
+    pub fn bad(
+        name: &'static str,
+        state: State,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            name,
+            state,
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
     }
 }
 
@@ -75,12 +91,16 @@ pub fn examine(machine: &Machine) -> Vec<Finding> {
         findings.extend(["newuidmap", "newgidmap"].map(|name| id_program(name, &machine.search)));
         findings.extend(subordinate_ids(machine, account));
     } else {
-        findings.push(Finding::good("user-namespace", "not used: root works as it is"));
+        findings.push(Finding::good(
+            "user-namespace",
+            "not used: root works as it is",
+        ));
     }
     findings.push(set_id(&machine.dir));
     findings.extend(setuid_to_caller(machine));
     findings.push(program("sbuild", "sbuild", &machine.search));
-    // With which sbuild gives a build its loopback device; without, each build fails at its first command.
+    // With which sbuild gives a build its loopback device; without, each build fails at its first
+    // command.
     findings.push(program("ip", "iproute2", &machine.search));
     findings.push(program("mmdebstrap", "mmdebstrap", &machine.search));
     findings
@@ -96,7 +116,8 @@ fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
         .into_iter()
         .filter(|(_, value, _)| *value == Some(0))
         .map(|(name, _, wanted)| {
-            let remedy = format!("as root, run `sysctl -w {name}={wanted}` and write it to /etc/sysctl.d");
+            let remedy =
+                format!("as root, run `sysctl -w {name}={wanted}` and write it to /etc/sysctl.d");
             Finding::bad("sysctls", State::Fault, format!("{name} is 0"), remedy)
         })
         .collect();
@@ -118,14 +139,26 @@ fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
 
 fn id_program(name: &'static str, search: &[PathBuf]) -> Finding {
     match find(name, search) {
-        None => Finding::bad(name, State::Fault, "not found", "install the package uidmap (shadow-utils elsewhere)"),
+        None => Finding::bad(
+            name,
+            State::Fault,
+            "not found",
+            "install the package uidmap (shadow-utils elsewhere)",
+        ),
         Some(path) => match why_powerless(&path) {
             None => Finding::good(name, shown(&path)),
             Some(why) => {
                 let text = why.to_string();
                 // The reason and the remedy stand on both sides of the colon.
-                let (found, remedy) = text.split_once(": ").unwrap_or((&text, "reinstall the package uidmap"));
-                Finding::bad(name, State::Fault, format!("{} {found}", shown(&path)), remedy)
+                let (found, remedy) = text
+                    .split_once(": ")
+                    .unwrap_or((&text, "reinstall the package uidmap"));
+                Finding::bad(
+                    name,
+                    State::Fault,
+                    format!("{} {found}", shown(&path)),
+                    remedy,
+                )
             }
         },
     }
@@ -156,11 +189,15 @@ const ENOUGH: u64 = 65536;
 
 fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps, free: Range) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (name, kind, ranges) in
-        [("subordinate-uids", IdKind::User, &ranges.uids), ("subordinate-gids", IdKind::Group, &ranges.gids)]
-    {
+    for (name, kind, ranges) in [
+        ("subordinate-uids", IdKind::User, &ranges.uids),
+        ("subordinate-gids", IdKind::Group, &ranges.gids),
+    ] {
         let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
-        let list: Vec<String> = ranges.iter().map(|Range { base, count }| format!("{base}:{count}")).collect();
+        let list: Vec<String> = ranges
+            .iter()
+            .map(|Range { base, count }| format!("{base}:{count}"))
+            .collect();
         let found = format!("{account} has {}", list.join(", "));
         findings.push(if count >= ENOUGH {
             Finding::good(name, found)
@@ -187,7 +224,12 @@ fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps, free: Range) 
         }
     }
     for line in &ranges.passed_over {
-        findings.push(Finding::bad("subordinate-ids", State::Worse, line.to_string(), "correct the line"));
+        findings.push(Finding::bad(
+            "subordinate-ids",
+            State::Worse,
+            line.to_string(),
+            "correct the line",
+        ));
     }
     if !findings.iter().any(|finding| finding.name == "nobody") {
         findings.push(Finding::good("nobody", "65534 is mapped"));
@@ -221,10 +263,18 @@ fn set_id(dir: &Path) -> Finding {
 
 /// A setuid file of a tree is one of the caller's then.
 fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
-    machine.account.as_ref().filter(|_| machine.layout == Layout::Caller)?;
+    machine
+        .account
+        .as_ref()
+        .filter(|_| machine.layout == Layout::Caller)?;
     let is_reachable = |dir: &Path| {
-        let mode = |dir: &Path| std::fs::metadata(dir).map(|dir| std::os::unix::fs::MetadataExt::mode(&dir));
-        dir.canonicalize().is_ok_and(|dir| dir.ancestors().all(|dir| mode(dir).is_ok_and(|mode| mode & 0o001 != 0)))
+        let mode = |dir: &Path| {
+            std::fs::metadata(dir).map(|dir| std::os::unix::fs::MetadataExt::mode(&dir))
+        };
+        dir.canonicalize().is_ok_and(|dir| {
+            dir.ancestors()
+                .all(|dir| mode(dir).is_ok_and(|mode| mode & 0o001 != 0))
+        })
     };
     Some(if is_reachable(&machine.dir) {
         Finding::bad(
@@ -234,17 +284,28 @@ fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
                 "with --id-layout caller, setuid files of trees in {} run as the caller for every user of this machine",
                 shown(&machine.dir)
             ),
-            format!("run `chmod o-x` on {} or a directory above it, or take --id-layout subid", shown(&machine.dir)),
+            format!(
+                "run `chmod o-x` on {} or a directory above it, or take --id-layout subid",
+                shown(&machine.dir)
+            ),
         )
     } else {
-        Finding::good("setuid-to-caller", format!("other users do not get into {}", shown(&machine.dir)))
+        Finding::good(
+            "setuid-to-caller",
+            format!("other users do not get into {}", shown(&machine.dir)),
+        )
     })
 }
 
 fn program(name: &'static str, package: &str, search: &[PathBuf]) -> Finding {
     match find(name, search) {
         Some(path) => Finding::good(name, shown(&path)),
-        None => Finding::bad(name, State::Fault, "not found", format!("install the package {package}")),
+        None => Finding::bad(
+            name,
+            State::Fault,
+            "not found",
+            format!("install the package {package}"),
+        ),
     }
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, mkdirat, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 
 use super::{Finding, State};
@@ -30,9 +31,16 @@ pub enum Probe {
 }
 
 /// All of them.
-pub const PROBES: [Probe; 5] = [Probe::Acl, Probe::UserXattr, Probe::Capability, Probe::Overlay, Probe::Proc];
+pub const PROBES: [Probe; 5] = [
+    Probe::Acl,
+    Probe::UserXattr,
+    Probe::Capability,
+    Probe::Overlay,
+    Probe::Proc,
+];
 
-/// Tries all in the directory `scratch`, which belongs to this process's root and was opened in this mount namespace. Tells each that does not work.
+/// Tries all in the directory `scratch`, which belongs to this process's root and was opened in
+/// this mount namespace. Tells each that does not work.
 pub fn all(scratch: BorrowedFd<'_>, mut tell: impl FnMut(Probe, &io::Error)) {
     for probe in PROBES {
         let tried = match probe {
@@ -87,10 +95,19 @@ pub fn finding(probe: Probe, failure: Option<&io::Error>, dir: &str) -> Finding 
             "in a container, start it with `--security-opt systempaths=unconfined` (docker) or `--security-opt unmask=/proc/*` (podman)",
         ),
     };
-    let place = if probe == Probe::Proc { String::new() } else { format!(" in {dir}") };
+    let place = if probe == Probe::Proc {
+        String::new()
+    } else {
+        format!(" in {dir}")
+    };
     match failure {
         None => Finding::good(name, format!("{good}{place}")),
-        Some(error) => Finding::bad(name, state, format!("{bad}{place}: {}", describe(error)), remedy),
+        Some(error) => Finding::bad(
+            name,
+            state,
+            format!("{bad}{place}: {}", describe(error)),
+            remedy,
+        ),
     }
 }
 
@@ -103,11 +120,17 @@ fn set(scratch: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(fsetxattr(file(scratch)?, name, value, XattrFlags::empty())?)
 }
 
-/// `user::rw-,user:1:rw-,group::---,mask::rw-,other::---` as `<linux/posix_acl_xattr.h>` has it: version, then tag, permissions and id of each entry.
+/// `user::rw-,user:1:rw-,group::---,mask::rw-,other::---` as `<linux/posix_acl_xattr.h>` has it:
+/// version, then tag, permissions and id of each entry.
 fn acl(scratch: BorrowedFd<'_>) -> io::Result<()> {
     const UNDEFINED: u32 = u32::MAX;
-    let entries: [(u16, u16, u32); 5] =
-        [(0x01, 6, UNDEFINED), (0x02, 6, 1), (0x04, 0, UNDEFINED), (0x10, 6, UNDEFINED), (0x20, 0, UNDEFINED)];
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 6, UNDEFINED),
+        (0x02, 6, 1),
+        (0x04, 0, UNDEFINED),
+        (0x10, 6, UNDEFINED),
+        (0x20, 0, UNDEFINED),
+    ];
     let mut value = 2u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in entries {
         value.extend(tag.to_le_bytes());
@@ -129,15 +152,31 @@ fn overlay(scratch: BorrowedFd<'_>) -> io::Result<()> {
     let mut layers = Vec::new();
     for name in ["lower", "upper", "work"] {
         mkdirat(scratch, name, Mode::RWXU)?;
-        layers.push(openat(scratch, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?);
+        layers.push(openat(
+            scratch,
+            name,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?);
     }
     let made = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, layer) in [c"lowerdir", c"upperdir", c"workdir"].into_iter().zip(&layers) {
-        fsconfig_set_string(&made, key, CString::new(format!("/proc/self/fd/{}", layer.as_raw_fd()))?.as_c_str())?;
+    for (key, layer) in [c"lowerdir", c"upperdir", c"workdir"]
+        .into_iter()
+        .zip(&layers)
+    {
+        fsconfig_set_string(
+            &made,
+            key,
+            CString::new(format!("/proc/self/fd/{}", layer.as_raw_fd()))?.as_c_str(),
+        )?;
     }
     fsconfig_set_flag(&made, c"userxattr")?;
     fsconfig_create(&made)?;
-    fsmount(&made, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    fsmount(
+        &made,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
     Ok(())
 }
 
@@ -145,7 +184,10 @@ fn overlay(scratch: BorrowedFd<'_>) -> io::Result<()> {
 fn proc() -> io::Result<()> {
     let setup = || -> Result<_, io::Error> {
         let tried = mounts::file_system(c"proc", &[], mounts::NOTHING_SPECIAL);
-        let errno = tried.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
+        let errno = tried
+            .err()
+            .and_then(|error| error.raw_os_error())
+            .unwrap_or(0);
         // There is no command: this process has found out all that it was started for.
         std::process::exit(errno)
     };

@@ -5,7 +5,8 @@ use std::fmt;
 /// The user whose subordinate ids are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The login name; `None` for a user without a passwd entry, who can still have lines by number.
+    /// The login name; `None` for a user without a passwd entry, who can still have lines by
+    /// number.
     pub name: Option<String>,
     /// The user's own uid.
     pub uid: u32,

@@ -1,13 +1,15 @@
 //! The arithmetic of id maps (see user_namespaces(7)).
 //!
-//! With N subordinate ids `s[0]..s[N-1]` (the user's ranges one after the other, less what the surrounding namespace does not offer):
+//! With N subordinate ids `s[0]..s[N-1]` (the user's ranges one after the other, less what the
+//! surrounding namespace does not offer):
 //!
 //! | layout | N ≥ 65535 | 3 ≤ N < 65535 | N = 2 | N = 1 |
 //! |---|---|---|---|---|
 //! | subid | 0..N ↔ `s[0..N]` | 0..N-2 ↔ `s[0..N-2]`, 65534 ↔ `s[N-2]` (`s[N-1]` stays unused) | 0..2 ↔ `s[0..2]` | 0 ↔ `s[0]` |
 //! | caller | 0 ↔ caller, 1..N ↔ `s[1..N]` | 0 ↔ caller, 1..N-1 ↔ `s[1..N-1]`, 65534 ↔ `s[N-1]` | 0 ↔ caller, 65534 ↔ `s[1]` | 0 ↔ caller |
 //!
-//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` stays unused, so that 1.. mean the same ids on disk in both layouts.
+//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` stays unused, so that
+//! 1.. mean the same ids on disk in both layouts.
 
 use super::{IdKind, Range, subid};
 
@@ -17,7 +19,8 @@ pub const NOBODY: u32 = 65534;
 const NO_ID: u32 = u32::MAX;
 /// The kernel's `UID_GID_MAP_MAX_EXTENTS` since Linux 4.15.
 const MAX_EXTENTS: usize = 340;
-/// A map must be written in one write of less than a page; this is the smallest page that Linux has.
+/// A map must be written in one write of less than a page; this is the smallest page that Linux
+/// has.
 const MAX_TEXT: usize = 4095;
 
 /// How the ids of a tree are numbered on disk.
@@ -40,7 +43,8 @@ pub struct Extent {
     pub count: u32,
 }
 
-/// A map that the kernel takes: 1 to 340 extents, ascending and disjoint inside, disjoint outside, none of them with the id 2^32-1.
+/// A map that the kernel takes: 1 to 340 extents, ascending and disjoint inside, disjoint outside,
+/// none of them with the id 2^32-1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMap {
     extents: Vec<Extent>,
@@ -84,7 +88,9 @@ pub enum MapError {
     #[error("this process runs in a user namespace that does not map {0}, the user's own id")]
     CallerNotOffered(u32),
     /// More extents than the kernel takes.
-    #[error("they lie in so many pieces ({0}) that the kernel takes no map of them: join neighbouring ranges")]
+    #[error(
+        "they lie in so many pieces ({0}) that the kernel takes no map of them: join neighbouring ranges"
+    )]
     TooManyExtents(usize),
     /// Not a map: out of order, overlapping, empty, or with the id 2^32-1.
     #[error("line {0} of the id map makes no sense")]
@@ -92,14 +98,16 @@ pub enum MapError {
 }
 
 impl IdMap {
-    /// The map of `extents`, after checking what the type promises. `Malformed` counts the extents from 1.
+    /// The map of `extents`, after checking what the type promises. `Malformed` counts the extents
+    /// from 1.
     pub fn from_extents(mut extents: Vec<Extent>) -> Result<IdMap, MapError> {
         extents.sort_by_key(|extent| extent.inner);
         if extents.is_empty() {
             return Err(MapError::NoIds);
         }
         for (index, extent) in extents.iter().enumerate() {
-            let in_bounds = |first: u32| u64::from(first) + u64::from(extent.count) <= u64::from(NO_ID);
+            let in_bounds =
+                |first: u32| u64::from(first) + u64::from(extent.count) <= u64::from(NO_ID);
             let meets_earlier = |earlier: &Extent| {
                 extent.inner_range().overlaps(earlier.inner_range())
                     || extent.outer_range().overlaps(earlier.outer_range())
@@ -120,15 +128,26 @@ impl IdMap {
         Ok(map)
     }
 
-    /// Reads `/proc/PID/uid_map` or `gid_map`: lines of first id inside, first id outside, count. The file is empty before a map is set: `NoIds`.
+    /// Reads `/proc/PID/uid_map` or `gid_map`: lines of first id inside, first id outside, count.
+    /// The file is empty before a map is set: `NoIds`.
     pub fn parse(text: &[u8]) -> Result<IdMap, MapError> {
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-        let extents = lines.enumerate().map(|(index, line)| parse_extent(line).ok_or(MapError::Malformed(index + 1)));
+        let lines = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.trim_ascii().is_empty());
+        let extents = lines
+            .enumerate()
+            .map(|(index, line)| parse_extent(line).ok_or(MapError::Malformed(index + 1)));
         IdMap::from_extents(extents.collect::<Result<_, _>>()?)
     }
 
-    /// The map for a user with the id `own` and the subordinate `ranges`, in a process whose own namespace has the ids that are inner ids of `offered`.
-    pub fn build(layout: Layout, own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
+    /// The map for a user with the id `own` and the subordinate `ranges`, in a process whose own
+    /// namespace has the ids that are inner ids of `offered`.
+    pub fn build(
+        layout: Layout,
+        own: u32,
+        ranges: &[Range],
+        offered: &IdMap,
+    ) -> Result<IdMap, MapError> {
         refuse(own, ranges)?;
         let available = clip(ranges, offered);
         let count: u64 = available.iter().map(|range| u64::from(range.count)).sum();
@@ -147,7 +166,11 @@ impl IdMap {
                 if offered.to_outer(own).is_none() {
                     return Err(MapError::CallerNotOffered(own));
                 }
-                extents.push(Extent { inner: 0, outer: own, count: 1 });
+                extents.push(Extent {
+                    inner: 0,
+                    outer: own,
+                    count: 1,
+                });
                 let linear = if whole { count } else { count - 1 };
                 lay(&available, 1, linear, 1, &mut extents);
                 lay(&available, linear.max(1), count, NOBODY, &mut extents);
@@ -156,8 +179,9 @@ impl IdMap {
         IdMap::from_extents(extents)
     }
 
-    /// The map of everything that a user has: all subordinate ids in their order from 0 on, and behind them the user's own id.
-    /// Root of a namespace with it may remove whatever the user or any layout has made.
+    /// The map of everything that a user has: all subordinate ids in their order from 0 on, and
+    /// behind them the user's own id. Root of a namespace with it may remove whatever the user or
+    /// any layout has made.
     pub fn whole(own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
         refuse(own, ranges)?;
         let available = clip(ranges, offered);
@@ -168,15 +192,25 @@ impl IdMap {
         let mut extents = Vec::new();
         lay(&available, 0, count, 0, &mut extents);
         if let (Ok(inner), Some(_)) = (u32::try_from(count), offered.to_outer(own)) {
-            extents.push(Extent { inner, outer: own, count: 1 });
+            extents.push(Extent {
+                inner,
+                outer: own,
+                count: 1,
+            });
         }
         IdMap::from_extents(extents)
     }
 
-    /// Every id of the namespace that `self` describes as itself: the map of working without a further namespace.
+    /// Every id of the namespace that `self` describes as itself: the map of working without a
+    /// further namespace.
     pub fn identity(&self) -> IdMap {
-        let same = |extent: &Extent| Extent { outer: extent.inner, ..*extent };
-        IdMap { extents: self.extents.iter().map(same).collect() }
+        let same = |extent: &Extent| Extent {
+            outer: extent.inner,
+            ..*extent
+        };
+        IdMap {
+            extents: self.extents.iter().map(same).collect(),
+        }
     }
 
     /// What `inner` is outside; `None` when it is not mapped.
@@ -189,7 +223,10 @@ impl IdMap {
 
     /// What `outer` is inside; `None` when it is not mapped.
     pub fn to_inner(&self, outer: u32) -> Option<u32> {
-        let extent = self.extents.iter().find(|extent| extent.outer_range().contains(outer))?;
+        let extent = self
+            .extents
+            .iter()
+            .find(|extent| extent.outer_range().contains(outer))?;
         Some(extent.inner + (outer - extent.outer))
     }
 
@@ -203,19 +240,29 @@ impl IdMap {
         self.extents.iter().map(|extent| extent.count).sum()
     }
 
-    /// The map as `/proc/PID/uid_map` takes it, a line an extent: first id inside, first id outside, count.
+    /// The map as `/proc/PID/uid_map` takes it, a line an extent: first id inside, first id
+    /// outside, count.
     pub fn kernel_text(&self) -> String {
-        self.extents.iter().map(|extent| format!("{} {} {}\n", extent.inner, extent.outer, extent.count)).collect()
+        self.extents
+            .iter()
+            .map(|extent| format!("{} {} {}\n", extent.inner, extent.outer, extent.count))
+            .collect()
     }
 }
 
 impl Extent {
     fn inner_range(self) -> Range {
-        Range { base: self.inner, count: self.count }
+        Range {
+            base: self.inner,
+            count: self.count,
+        }
     }
 
     fn outer_range(self) -> Range {
-        Range { base: self.outer, count: self.count }
+        Range {
+            base: self.outer,
+            count: self.count,
+        }
     }
 }
 
@@ -230,9 +277,15 @@ impl IdMaps {
 }
 
 fn parse_extent(line: &[u8]) -> Option<Extent> {
-    let mut fields = line.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
+    let mut fields = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|field| !field.is_empty());
     let mut number = || subid::decimal(fields.next()?);
-    let extent = Extent { inner: number()?, outer: number()?, count: number()? };
+    let extent = Extent {
+        inner: number()?,
+        outer: number()?,
+        count: number()?,
+    };
     fields.next().is_none().then_some(extent)
 }
 
@@ -256,26 +309,44 @@ fn refuse(own: u32, ranges: &[Range]) -> Result<(), MapError> {
     Ok(())
 }
 
-/// What of `ranges` the inner ids of `offered` contain, in the order of the ranges. The id 2^32-1 is never offered.
+/// What of `ranges` the inner ids of `offered` contain, in the order of the ranges. The id 2^32-1
+/// is never offered.
 fn clip(ranges: &[Range], offered: &IdMap) -> Vec<Range> {
-    let pairs = ranges.iter().flat_map(|range| offered.extents.iter().map(move |extent| (range, extent.inner_range())));
-    pairs.filter_map(|(range, offer)| intersection(*range, offer)).collect()
+    let pairs = ranges.iter().flat_map(|range| {
+        offered
+            .extents
+            .iter()
+            .map(move |extent| (range, extent.inner_range()))
+    });
+    pairs
+        .filter_map(|(range, offer)| intersection(*range, offer))
+        .collect()
 }
 
 fn intersection(one: Range, other: Range) -> Option<Range> {
     let base = one.base.max(other.base);
     let end = one.end().min(other.end());
-    let count = end.checked_sub(u64::from(base)).filter(|count| *count > 0)?;
-    Some(Range { base, count: u32::try_from(count).ok()? })
+    let count = end
+        .checked_sub(u64::from(base))
+        .filter(|count| *count > 0)?;
+    Some(Range {
+        base,
+        count: u32::try_from(count).ok()?,
+    })
 }
 
-/// Maps the ids at the positions `from..to` of the ranges one after the other to `inner`, `inner + 1`, ….
+/// Maps the ids at the positions `from..to` of the ranges one after the other to `inner`, `inner +
+/// 1`, ….
 fn lay(ranges: &[Range], from: u64, to: u64, inner: u32, extents: &mut Vec<Extent>) {
     let mut position = 0;
     for range in ranges {
-        let wanted = (from.max(position), to.min(position + u64::from(range.count)));
+        let wanted = (
+            from.max(position),
+            to.min(position + u64::from(range.count)),
+        );
         if let Some(count) = wanted.1.checked_sub(wanted.0).filter(|count| *count > 0) {
-            // All three are below 2^32: positions are, because ranges without overlap hold fewer ids than that.
+            // All three are below 2^32: positions are, because ranges without overlap hold fewer
+            // ids than that.
             extents.push(Extent {
                 inner: inner + (wanted.0 - from) as u32,
                 outer: range.base + (wanted.0 - position) as u32,

@@ -1,4 +1,5 @@
-//! Subordinate ids: where a user's ranges are written down, and the map between a tree's ids and those on disk.
+//! Subordinate ids: where a user's ranges are written down, and the map between a tree's ids and
+//! those on disk.
 //!
 //! ```text
 //! source ──ranges──> map <──layout, the user's own id, what /proc/self/uid_map offers

@@ -18,7 +18,8 @@ pub struct Source {
     pub subuid: PathBuf,
     /// `/etc/subgid`. A missing file has no ranges.
     pub subgid: PathBuf,
-    /// getsubids(1), a path or a name to find in `PATH`; asked for what the files do not have, because it knows other sources (nsswitch.conf) too.
+    /// getsubids(1), a path or a name to find in `PATH`; asked for what the files do not have,
+    /// because it knows other sources (nsswitch.conf) too.
     pub getsubids: OsString,
     /// `/proc/self/uid_map`.
     pub uid_map: PathBuf,
@@ -80,7 +81,9 @@ fn remedy(account: &Account, path: &Path, free: Range) -> String {
     let (first, last) = (free.base, free.end() - 1);
     match account.name {
         Some(_) => {
-            format!("as root, run `usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {account}`")
+            format!(
+                "as root, run `usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {account}`"
+            )
         }
         None => format!(
             "as root, add the line `{account}:{first}:{}` to {}",
@@ -117,12 +120,23 @@ impl Source {
         let mut passed_over = Vec::new();
         let uids = self.ranges_of(IdKind::User, account, &mut passed_over)?;
         let gids = self.ranges_of(IdKind::Group, account, &mut passed_over)?;
-        Ok(Ranges { uids, gids, passed_over })
+        Ok(Ranges {
+            uids,
+            gids,
+            passed_over,
+        })
     }
 
     /// The maps that a namespace over these ranges gets.
-    pub fn maps(&self, layout: Layout, account: &Account, ranges: &Ranges) -> Result<IdMaps, SourceError> {
-        self.both(account, ranges, |own, ranges, offered| IdMap::build(layout, own, ranges, offered))
+    pub fn maps(
+        &self,
+        layout: Layout,
+        account: &Account,
+        ranges: &Ranges,
+    ) -> Result<IdMaps, SourceError> {
+        self.both(account, ranges, |own, ranges, offered| {
+            IdMap::build(layout, own, ranges, offered)
+        })
     }
 
     /// The maps of a namespace that has all ids of the user, the own one too: see [`IdMap::whole`].
@@ -144,12 +158,18 @@ impl Source {
                 cause,
             })
         };
-        Ok(IdMaps { uids: build(IdKind::User, &ranges.uids)?, gids: build(IdKind::Group, &ranges.gids)? })
+        Ok(IdMaps {
+            uids: build(IdKind::User, &ranges.uids)?,
+            gids: build(IdKind::Group, &ranges.gids)?,
+        })
     }
 
     /// The maps of working without a namespace: every id that this process can see, as itself.
     pub fn identity(&self) -> Result<IdMaps, SourceError> {
-        Ok(IdMaps { uids: self.offered(IdKind::User)?.identity(), gids: self.offered(IdKind::Group)?.identity() })
+        Ok(IdMaps {
+            uids: self.offered(IdKind::User)?.identity(),
+            gids: self.offered(IdKind::Group)?.identity(),
+        })
     }
 
     fn offered(&self, kind: IdKind) -> Result<IdMap, SourceError> {
@@ -158,16 +178,32 @@ impl Source {
             IdKind::Group => &self.gid_map,
         };
         let text = fs::read(path).at(path.as_os_str().as_bytes(), "read")?;
-        IdMap::parse(&text).map_err(|cause| SourceError::Offered { path: path.clone(), cause })
+        IdMap::parse(&text).map_err(|cause| SourceError::Offered {
+            path: path.clone(),
+            cause,
+        })
     }
 
-    /// 65536 ids, from 100000 on, that no line of either file gives to anybody; where they all are given, the first of them.
+    /// 65536 ids, from 100000 on, that no line of either file gives to anybody; where they all are
+    /// given, the first of them.
     pub fn free(&self) -> Range {
         const FIRST: u32 = 100_000;
         const COUNT: u32 = 65536;
-        let taken = [&self.subuid, &self.subgid].map(|path| subid::end(&fs::read(path).unwrap_or_default()));
-        let base = taken.into_iter().max().and_then(|end| u32::try_from(end).ok()).map_or(FIRST, |end| end.max(FIRST));
-        Range { base: if base.checked_add(COUNT).is_some() { base } else { FIRST }, count: COUNT }
+        let taken = [&self.subuid, &self.subgid]
+            .map(|path| subid::end(&fs::read(path).unwrap_or_default()));
+        let base = taken
+            .into_iter()
+            .max()
+            .and_then(|end| u32::try_from(end).ok())
+            .map_or(FIRST, |end| end.max(FIRST));
+        Range {
+            base: if base.checked_add(COUNT).is_some() {
+                base
+            } else {
+                FIRST
+            },
+            count: COUNT,
+        }
     }
 
     fn ranges_of(
@@ -185,21 +221,39 @@ impl Source {
             read => read.at(path.as_os_str().as_bytes(), "read")?,
         };
         let Parsed { ranges, broken } = subid::parse(&text, account);
-        passed_over.extend(broken.into_iter().map(|line| PassedOver { path: path.clone(), line }));
-        let ranges = if ranges.is_empty() { self.ask_getsubids(kind, account) } else { ranges };
+        passed_over.extend(broken.into_iter().map(|line| PassedOver {
+            path: path.clone(),
+            line,
+        }));
+        let ranges = if ranges.is_empty() {
+            self.ask_getsubids(kind, account)
+        } else {
+            ranges
+        };
         match ranges.is_empty() {
-            true => Err(SourceError::NoIds { account: account.clone(), kind, path: path.clone(), free: self.free() }),
+            true => Err(SourceError::NoIds {
+                account: account.clone(),
+                kind,
+                path: path.clone(),
+                free: self.free(),
+            }),
             false => Ok(ranges),
         }
     }
 
-    /// Without the program, and where it fails, there are simply no further ranges: it fails for users without any.
+    /// Without the program, and where it fails, there are simply no further ranges: it fails for
+    /// users without any.
     fn ask_getsubids(&self, kind: IdKind, account: &Account) -> Vec<Range> {
         let mut command = Command::new(&self.getsubids);
         if kind == IdKind::Group {
             command.arg("-g");
         }
-        command.arg(account.name.clone().unwrap_or_else(|| account.uid.to_string()));
+        command.arg(
+            account
+                .name
+                .clone()
+                .unwrap_or_else(|| account.uid.to_string()),
+        );
         match command.stdin(Stdio::null()).output() {
             Ok(output) if output.status.success() => subid::parse_getsubids(&output.stdout),
             _ => Vec::new(),
@@ -215,7 +269,11 @@ mod tests {
     use super::*;
 
     fn account() -> Account {
-        Account { name: Some("anna".into()), uid: 1000, gid: 1000 }
+        Account {
+            name: Some("anna".into()),
+            uid: 1000,
+            gid: 1000,
+        }
     }
 
     /// A machine of files in `dir`; its getsubids prints what `getsubids` says.
@@ -246,10 +304,25 @@ mod tests {
         let script = "case \"$*\" in '-g anna') echo '0: anna 300000 10';; anna) echo '0: anna 1 1';; *) exit 1;; esac";
         let source = machine(dir.path(), Some("anna:200000:20\nbroken\n"), None, script);
         let ranges = source.ranges(&account()).unwrap();
-        assert_eq!(ranges.uids, [Range { base: 200_000, count: 20 }]);
-        assert_eq!(ranges.gids, [Range { base: 300_000, count: 10 }]);
+        assert_eq!(
+            ranges.uids,
+            [Range {
+                base: 200_000,
+                count: 20
+            }]
+        );
+        assert_eq!(
+            ranges.gids,
+            [Range {
+                base: 300_000,
+                count: 10
+            }]
+        );
         let warnings: Vec<_> = ranges.passed_over.iter().map(ToString::to_string).collect();
-        let expected = format!("{}: line 2 is passed over: not of the form NAME:BASE:COUNT", source.subuid.display());
+        let expected = format!(
+            "{}: line 2 is passed over: not of the form NAME:BASE:COUNT",
+            source.subuid.display()
+        );
         assert_eq!(warnings, [expected]);
     }
 
@@ -258,44 +331,91 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = machine(dir.path(), Some("bert:1:1\n"), Some("anna:1:1\n"), "exit 1");
         let message = source.ranges(&account()).unwrap_err().to_string();
-        assert!(message.starts_with("anna has no subordinate user ids in "), "{message}");
-        assert!(message.contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 anna"), "{message}");
+        assert!(
+            message.starts_with("anna has no subordinate user ids in "),
+            "{message}"
+        );
+        assert!(
+            message
+                .contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 anna"),
+            "{message}"
+        );
 
-        let nameless = Account { name: None, uid: 4321, gid: 1 };
+        let nameless = Account {
+            name: None,
+            uid: 4321,
+            gid: 1,
+        };
         let message = source.ranges(&nameless).unwrap_err().to_string();
-        assert!(message.contains("4321 has no") && message.contains("`4321:100000:65536`"), "{message}");
+        assert!(
+            message.contains("4321 has no") && message.contains("`4321:100000:65536`"),
+            "{message}"
+        );
         // Ids that others have are not given away, in whichever of the files they stand.
         for (subuid, subgid, first) in [
-            ("bert:100000:65536\ncarl:165536:65536\n", "bert:100000:65536\n", 231_072),
+            (
+                "bert:100000:65536\ncarl:165536:65536\n",
+                "bert:100000:65536\n",
+                231_072,
+            ),
             ("bert:100000:65536\n", "carl:500000:100\nbroken\n", 500_100),
             ("bert:4294900000:60000\n", "", 100_000),
         ] {
             let source = machine(dir.path(), Some(subuid), Some(subgid), "exit 1");
-            assert_eq!(source.free(), Range { base: first, count: 65536 }, "{subuid}");
+            assert_eq!(
+                source.free(),
+                Range {
+                    base: first,
+                    count: 65536
+                },
+                "{subuid}"
+            );
             let message = source.ranges(&account()).unwrap_err().to_string();
-            assert!(message.contains(&format!("--add-subuids {first}-{} ", first + 65535)), "{message}");
+            assert!(
+                message.contains(&format!("--add-subuids {first}-{} ", first + 65535)),
+                "{message}"
+            );
         }
     }
 
     #[test]
     fn an_unreadable_file_is_an_error_and_not_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
-        let source = Source { subuid: dir.path().into(), ..machine(dir.path(), None, None, "exit 1") };
-        assert!(matches!(source.ranges(&account()), Err(SourceError::File(_))));
+        let source = Source {
+            subuid: dir.path().into(),
+            ..machine(dir.path(), None, None, "exit 1")
+        };
+        assert!(matches!(
+            source.ranges(&account()),
+            Err(SourceError::File(_))
+        ));
     }
 
     #[test]
     fn maps_tell_uids_from_gids() {
         let dir = tempfile::tempdir().unwrap();
-        let source = machine(dir.path(), Some("anna:100000:65536\n"), Some("anna:200000:1000\n"), "exit 1");
+        let source = machine(
+            dir.path(),
+            Some("anna:100000:65536\n"),
+            Some("anna:200000:1000\n"),
+            "exit 1",
+        );
         let ranges = source.ranges(&account()).unwrap();
         let maps = source.maps(Layout::Subid, &account(), &ranges).unwrap();
         assert_eq!(maps.uids.kernel_text(), "0 100000 65536\n");
         assert_eq!(maps.gids.kernel_text(), "0 200000 998\n65534 200998 1\n");
-        let gid_in_range = Account { gid: 200_005, ..account() };
-        let message = source.maps(Layout::Subid, &gid_in_range, &ranges).unwrap_err().to_string();
+        let gid_in_range = Account {
+            gid: 200_005,
+            ..account()
+        };
+        let message = source
+            .maps(Layout::Subid, &gid_in_range, &ranges)
+            .unwrap_err()
+            .to_string();
         assert!(
-            message.starts_with("the subordinate group ids of anna: the range 200000:1000 contains 200005"),
+            message.starts_with(
+                "the subordinate group ids of anna: the range 200000:1000 contains 200005"
+            ),
             "{message}"
         );
     }
@@ -303,10 +423,21 @@ mod tests {
     #[test]
     fn without_proc_there_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let source = machine(dir.path(), Some("anna:100000:65536\n"), Some("anna:100000:65536\n"), "exit 1");
+        let source = machine(
+            dir.path(),
+            Some("anna:100000:65536\n"),
+            Some("anna:100000:65536\n"),
+            "exit 1",
+        );
         fs::remove_file(&source.uid_map).unwrap();
         let ranges = source.ranges(&account()).unwrap();
-        let message = source.maps(Layout::Subid, &account(), &ranges).unwrap_err().to_string();
-        assert!(message.ends_with("uid_map: read: No such file or directory"), "{message}");
+        let message = source
+            .maps(Layout::Subid, &account(), &ranges)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.ends_with("uid_map: read: No such file or directory"),
+            "{message}"
+        );
     }
 }

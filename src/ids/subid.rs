@@ -2,7 +2,8 @@
 
 use super::Account;
 
-/// Consecutive subordinate ids. The parsers below give only ranges with `count` ≥ 1 and `base + count` ≤ 2^32.
+/// Consecutive subordinate ids. The parsers below give only ranges with `count` ≥ 1 and `base +
+/// count` ≤ 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first id.
@@ -34,7 +35,8 @@ pub enum Fault {
     /// The line is not `name:base:count`.
     #[error("not of the form NAME:BASE:COUNT")]
     Fields,
-    /// Base or count is not a decimal number below 2^32. A leading zero counts as that too, because newuidmap takes such a number as octal.
+    /// Base or count is not a decimal number below 2^32. A leading zero counts as that too, because
+    /// newuidmap takes such a number as octal.
     #[error("{0} is not a decimal number below 2^32")]
     Number(&'static str),
     /// The count is 0.
@@ -63,12 +65,18 @@ pub struct Parsed {
     pub broken: Vec<BrokenLine>,
 }
 
-/// Reads the text of `/etc/subuid` or `/etc/subgid`: the lines that name the account by login name or by uid (in both files: subgid(5) has no gid in front).
-/// Blank lines and lines that begin with `#` say nothing.
+/// Reads the text of `/etc/subuid` or `/etc/subgid`: the lines that name the account by login name
+/// or by uid (in both files: subgid(5) has no gid in front). Blank lines and lines that begin with
+/// `#` say nothing.
 pub fn parse(text: &[u8], account: &Account) -> Parsed {
     let uid = account.uid.to_string();
-    let is_account =
-        |name: &[u8]| name == uid.as_bytes() || account.name.as_ref().is_some_and(|own| name == own.as_bytes());
+    let is_account = |name: &[u8]| {
+        name == uid.as_bytes()
+            || account
+                .name
+                .as_ref()
+                .is_some_and(|own| name == own.as_bytes())
+    };
     let mut parsed = Parsed::default();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -78,7 +86,10 @@ pub fn parse(text: &[u8], account: &Account) -> Parsed {
         match parse_line(line) {
             Ok((name, range)) if is_account(name) => parsed.ranges.push(range),
             Ok(_) => {}
-            Err(fault) => parsed.broken.push(BrokenLine { number: index + 1, fault }),
+            Err(fault) => parsed.broken.push(BrokenLine {
+                number: index + 1,
+                fault,
+            }),
         }
     }
     parsed
@@ -87,24 +98,36 @@ pub fn parse(text: &[u8], account: &Account) -> Parsed {
 /// The id after the last that any line gives to anybody; 0 without such a line.
 pub fn end(text: &[u8]) -> u64 {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    lines.filter_map(|line| parse_line(line).ok()).map(|(_, range)| range.end()).max().unwrap_or(0)
+    lines
+        .filter_map(|line| parse_line(line).ok())
+        .map(|(_, range)| range.end())
+        .max()
+        .unwrap_or(0)
 }
 
 fn parse_line(line: &[u8]) -> Result<(&[u8], Range), Fault> {
     let mut fields = line.split(|byte| *byte == b':');
     match (fields.next(), fields.next(), fields.next(), fields.next()) {
-        (Some(name), Some(base), Some(count), None) if !name.is_empty() => Ok((name, range(base, count)?)),
+        (Some(name), Some(base), Some(count), None) if !name.is_empty() => {
+            Ok((name, range(base, count)?))
+        }
         _ => Err(Fault::Fields),
     }
 }
 
-/// Reads what `getsubids NAME` prints, a line a range: `0: name 100000 65536`. Other lines are passed over.
+/// Reads what `getsubids NAME` prints, a line a range: `0: name 100000 65536`. Other lines are
+/// passed over.
 pub fn parse_getsubids(text: &[u8]) -> Vec<Range> {
-    text.split(|byte| *byte == b'\n').filter_map(getsubids_line).collect()
+    text.split(|byte| *byte == b'\n')
+        .filter_map(getsubids_line)
+        .collect()
 }
 
 fn getsubids_line(line: &[u8]) -> Option<Range> {
-    let mut fields = line.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty()).rev();
+    let mut fields = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|field| !field.is_empty())
+        .rev();
     let (count, base) = (fields.next()?, fields.next()?);
     // The name and the number of the range have to stand in front.
     fields.nth(1)?;
@@ -137,11 +160,19 @@ mod tests {
     use super::*;
 
     fn account() -> Account {
-        Account { name: Some("anna".into()), uid: 1000, gid: 1000 }
+        Account {
+            name: Some("anna".into()),
+            uid: 1000,
+            gid: 1000,
+        }
     }
 
     fn ranges(text: &str) -> Vec<(u32, u32)> {
-        parse(text.as_bytes(), &account()).ranges.iter().map(|range| (range.base, range.count)).collect()
+        parse(text.as_bytes(), &account())
+            .ranges
+            .iter()
+            .map(|range| (range.base, range.count))
+            .collect()
     }
 
     #[test]
@@ -150,7 +181,10 @@ mod tests {
             ("anna:100000:65536\n", &[(100000, 65536)]),
             ("anna:100000:65536", &[(100000, 65536)]),
             ("1000:100000:65536\n", &[(100000, 65536)]),
-            ("anna:300000:10\nbert:1:1\n1000:100000:20\nanna:200000:30\n", &[(300000, 10), (100000, 20), (200000, 30)]),
+            (
+                "anna:300000:10\nbert:1:1\n1000:100000:20\nanna:200000:30\n",
+                &[(300000, 10), (100000, 20), (200000, 30)],
+            ),
             ("annabel:1:2\nann:3:4\n10000:5:6\n", &[]),
             ("anna:4294967295:1\n", &[(4294967295, 1)]),
             ("anna:1:4294967295\n", &[(1, 4294967295)]),
@@ -164,8 +198,15 @@ mod tests {
 
     #[test]
     fn a_user_without_a_name_has_the_lines_by_number() {
-        let nameless = Account { name: None, uid: 1000, gid: 1000 };
-        assert_eq!(parse(b"anna:1:2\n1000:3:4\n", &nameless).ranges, [Range { base: 3, count: 4 }]);
+        let nameless = Account {
+            name: None,
+            uid: 1000,
+            gid: 1000,
+        };
+        assert_eq!(
+            parse(b"anna:1:2\n1000:3:4\n", &nameless).ranges,
+            [Range { base: 3, count: 4 }]
+        );
     }
 
     #[test]
@@ -200,6 +241,18 @@ mod tests {
     #[test]
     fn getsubids_output_is_read_and_noise_is_not() {
         let text = b"0: anna 100000 65536\n1: anna 300000 10\nError fetching ranges\nanna 1 2\n\n2: anna 5 0\n";
-        assert_eq!(parse_getsubids(text), [Range { base: 100000, count: 65536 }, Range { base: 300000, count: 10 }]);
+        assert_eq!(
+            parse_getsubids(text),
+            [
+                Range {
+                    base: 100000,
+                    count: 65536
+                },
+                Range {
+                    base: 300000,
+                    count: 10
+                }
+            ]
+        );
     }
 }

@@ -74,10 +74,14 @@ impl Step {
         arguments
     }
 
-    /// The command, to be run in the tree. It reads nothing, and what it says goes to stderr: stdin and stdout are the command's that comes after.
+    /// The command, to be run in the tree. It reads nothing, and what it says goes to stderr: stdin
+    /// and stdout are the command's that comes after.
     pub fn command(self, packages: &[String]) -> io::Result<Command> {
         let mut command = Command::new("apt-get");
-        command.args(self.arguments(packages)).stdin(Stdio::null()).stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        command
+            .args(self.arguments(packages))
+            .stdin(Stdio::null())
+            .stdout(io::stderr().as_fd().try_clone_to_owned()?);
         if std::env::var_os("DEBIAN_FRONTEND").is_none() {
             command.env("DEBIAN_FRONTEND", "noninteractive");
         }
@@ -94,13 +98,15 @@ impl Archives {
     /// Opens their directory, made where it is missing.
     pub fn open(root: BorrowedFd<'_>) -> Result<Archives, FileError> {
         points::provide(root, ARCHIVES, Kind::Directory)?;
-        let directory = within::open(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY).at(ARCHIVES, "open")?;
+        let directory = within::open(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY)
+            .at(ARCHIVES, "open")?;
         Ok(Archives { directory })
     }
 
     /// Copies a package file into it; one that is there stays.
     pub fn put(&self, name: &[u8], mut file: File) -> Result<(), FileError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut copy = match openat(&self.directory, name, flags, Mode::from_raw_mode(0o644)) {
             Err(Errno::EXIST) => return Ok(()),
             opened => File::from(opened.at(name, "create")?),
@@ -147,6 +153,9 @@ mod tests {
             Step::Download.arguments(&packages).join(" "),
             format!("{install} --download-only install -- e2fsprogs -x")
         );
-        assert_eq!(Step::Install.arguments(&packages).join(" "), format!("{install} install -- e2fsprogs -x"));
+        assert_eq!(
+            Step::Install.arguments(&packages).join(" "),
+            format!("{install} install -- e2fsprogs -x")
+        );
     }
 }

@@ -8,7 +8,8 @@
 //! runs/…                see `run`; a copy is unpacked there, and renamed when it is finished
 //! ```
 //!
-//! Who changes the index or the copies holds a lock on the whole. A run that finds its copy needs none: the shared lock keeps the copy from being removed.
+//! Who changes the index or the copies holds a lock on the whole. A run that finds its copy needs
+//! none: the shared lock keeps the copy from being removed.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,8 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens, mkdirat,
-    openat, renameat, syncfs, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat,
+    futimens, mkdirat, openat, renameat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -81,7 +82,8 @@ pub fn name(maps: &IdMaps) -> String {
 }
 
 impl Cache {
-    /// Opens the cache in `directory` (open in any mode), which belongs to root of the place; what it lacks is made.
+    /// Opens the cache in `directory` (open in any mode), which belongs to root of the place; what
+    /// it lacks is made.
     pub fn open(directory: BorrowedFd<'_>) -> Result<Cache, FileError> {
         let directory = open(directory, b".").at("", "open the directory")?;
         let part = |name: &str| {
@@ -92,7 +94,11 @@ impl Cache {
             open(directory.as_fd(), name.as_bytes()).at(name, "open")
         };
         let (copies, runs) = (part("copies")?, part("runs")?);
-        Ok(Cache { directory, copies, runs: Runs::new(runs) })
+        Ok(Cache {
+            directory,
+            copies,
+            runs: Runs::new(runs),
+        })
     }
 
     /// Removes what killed runs have left.
@@ -104,7 +110,12 @@ impl Cache {
     pub fn tree(&self, archive: &Archive<'_>) -> Result<Tree, Error> {
         let run = self.runs.begin()?;
         match self.provide(archive, &run) {
-            Ok((root, layered, origin)) => Ok(Tree { run, layered, root, origin }),
+            Ok((root, layered, origin)) => Ok(Tree {
+                run,
+                layered,
+                root,
+                origin,
+            }),
             Err(error) => {
                 // The first error is the one to tell of.
                 let _ = self.runs.end(run, archive.options.threads);
@@ -117,7 +128,11 @@ impl Cache {
         let tree = run.make("tree")?;
         let alone = |cause| {
             archive.unpack(tree.as_fd())?;
-            Ok((tree.try_clone().at("", "open once more")?, None, Origin::NoOverlay(cause)))
+            Ok((
+                tree.try_clone().at("", "open once more")?,
+                None,
+                Origin::NoOverlay(cause),
+            ))
         };
         let (copy, origin) = match self.find(archive.file)? {
             Some(copy) => (copy, Origin::Found),
@@ -131,16 +146,22 @@ impl Cache {
         };
         match Overlay::mount(copy.tree.as_fd(), run.directory()) {
             Ok(overlay) => {
-                let root = overlay.root().try_clone_to_owned().at("", "open once more")?;
+                let root = overlay
+                    .root()
+                    .try_clone_to_owned()
+                    .at("", "open once more")?;
                 Ok((root, Some((overlay, copy)), origin))
             }
             Err(cause) => alone(cause),
         }
     }
 
-    /// Removes what a run has left of its tree. Nothing of its mount namespace may be in use any more.
+    /// Removes what a run has left of its tree. Nothing of its mount namespace may be in use any
+    /// more.
     pub fn end(&self, tree: Tree, threads: usize) -> Result<(), Error> {
-        let Tree { run, layered, root, .. } = tree;
+        let Tree {
+            run, layered, root, ..
+        } = tree;
         drop(root);
         if let Some((overlay, _copy)) = layered {
             overlay.unmount()?;
@@ -167,15 +188,29 @@ impl Cache {
             // Whoever has it for itself is about to move it away.
             flock(&directory, FlockOperation::LockShared).at(name, "lock")?;
             if is_still(&self.copies, name, &directory)? {
-                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-                futimens(&directory, &Timestamps { last_access: now, last_modification: now }).at(name, "touch")?;
+                let now = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: UTIME_NOW,
+                };
+                futimens(
+                    &directory,
+                    &Timestamps {
+                        last_access: now,
+                        last_modification: now,
+                    },
+                )
+                .at(name, "touch")?;
                 let tree = open(directory.as_fd(), b"tree").at(name, "open its tree")?;
-                return Ok(Some(Copy { _directory: directory, tree }));
+                return Ok(Some(Copy {
+                    _directory: directory,
+                    tree,
+                }));
             }
         }
     }
 
-    /// Makes the copy, unless another run has made it meanwhile. The archive is hashed only when it has to be.
+    /// Makes the copy, unless another run has made it meanwhile. The archive is hashed only when it
+    /// has to be.
     fn fill(&self, archive: &Archive<'_>, run: &Run) -> Result<(Copy, Origin), Error> {
         let _lock = self.lock()?;
         if let Some(copy) = self.find(archive.file)? {
@@ -206,7 +241,9 @@ impl Cache {
         if let Some(digest) = index::find(&index, &before) {
             return Ok(digest);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
         let digest = unpack::sha256(file).map_err(Error::Archive)?;
         if identity(file)? != before {
             return Err(Error::Changed);
@@ -230,10 +267,14 @@ impl Cache {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&copy, "size", flags, Mode::RUSR).at("size", "create")?;
-        File::from(file).write_all(size.to_string().as_bytes()).at("size", "write")?;
-        // After a crash of the machine the name must not lead to a tree that never reached the disk.
+        File::from(file)
+            .write_all(size.to_string().as_bytes())
+            .at("size", "write")?;
+        // After a crash of the machine the name must not lead to a tree that never reached the
+        // disk.
         syncfs(&copy).at("", "sync")?;
-        Ok(renameat(run.directory(), "copy", &self.copies, digest).at(digest, "rename the finished copy")?)
+        Ok(renameat(run.directory(), "copy", &self.copies, digest)
+            .at(digest, "rename the finished copy")?)
     }
 
     fn index(&self) -> Result<Vec<u8>, FileError> {
@@ -243,20 +284,27 @@ impl Cache {
             opened => opened.at("index", "open")?,
         };
         let mut text = Vec::new();
-        File::from(file).read_to_end(&mut text).at("index", "read")?;
+        File::from(file)
+            .read_to_end(&mut text)
+            .at("index", "read")?;
         Ok(text)
     }
 
     /// Under the lock. One that a killed run has begun is written anew.
     fn write_index(&self, text: &str) -> Result<(), FileError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.directory, "index.new", flags, Mode::RUSR | Mode::WUSR).at("index.new", "create")?;
-        File::from(file).write_all(text.as_bytes()).at("index.new", "write")?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, "index.new", flags, Mode::RUSR | Mode::WUSR)
+            .at("index.new", "create")?;
+        File::from(file)
+            .write_all(text.as_bytes())
+            .at("index.new", "write")?;
         renameat(&self.directory, "index.new", &self.directory, "index").at("index", "replace")
     }
 
-    /// Removes copies that no run uses, those first whose last use is the longest ago, until what is left is no more than `limit` bytes.
-    /// `tree` has room for what is being removed. Gives how many went. While another run changes the copies, nothing is done.
+    /// Removes copies that no run uses, those first whose last use is the longest ago, until what
+    /// is left is no more than `limit` bytes. `tree` has room for what is being removed. Gives how
+    /// many went. While another run changes the copies, nothing is done.
     pub fn prune(&self, limit: u64, tree: &Tree, threads: usize) -> Result<usize, Error> {
         let lock = open(self.directory.as_fd(), b".").at("", "open the directory")?;
         if !try_lock(&lock, false).at("", "lock the directory")? {
@@ -269,15 +317,23 @@ impl Cache {
             }
             let directory = open(self.copies.as_fd(), &name).at(&name, "open")?;
             let stat = fstat(&directory).at(&name, "look at it")?;
-            copies.push(((stat.st_mtime, stat.st_mtime_nsec), size(&directory, &name)?, name, directory));
+            copies.push((
+                (stat.st_mtime, stat.st_mtime_nsec),
+                size(&directory, &name)?,
+                name,
+                directory,
+            ));
         }
         copies.sort_by_key(|(last_use, ..)| *last_use);
-        let mut left = copies.iter().fold(0, |sum: u64, (_, size, ..)| sum.saturating_add(*size));
+        let mut left = copies
+            .iter()
+            .fold(0, |sum: u64, (_, size, ..)| sum.saturating_add(*size));
         let mut removed = 0;
         for (_, size, name, directory) in copies {
             if left > limit && try_lock(&directory, false).at(&name, "lock")? {
                 // From here on it is a part of this run, and a leftover if the run is killed.
-                renameat(&self.copies, &name, tree.run.directory(), &name).at(&name, "move away")?;
+                renameat(&self.copies, &name, tree.run.directory(), &name)
+                    .at(&name, "move away")?;
                 remove::contents(directory.as_fd(), &removal(threads))?;
                 unlinkat(tree.run.directory(), &name, AtFlags::REMOVEDIR).at(&name, "remove")?;
                 left = left.saturating_sub(size);
@@ -303,6 +359,8 @@ fn size(copy: &OwnedFd, name: &[u8]) -> Result<u64, FileError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut text = String::new();
     let file = openat(copy, "size", flags, Mode::empty()).at(name, "open its size")?;
-    File::from(file).read_to_string(&mut text).at(name, "read its size")?;
+    File::from(file)
+        .read_to_string(&mut text)
+        .at(name, "read its size")?;
     Ok(text.parse().unwrap_or(0))
 }

@@ -1,7 +1,8 @@
 //! Which files are known to be which archives: pure.
 //!
-//! One line a file, with numbers in decimal: `DEVICE INODE SIZE MTIME-SECONDS MTIME-NANOSECONDS CTIME-SECONDS CTIME-NANOSECONDS SHA256`.
-//! Whoever writes to a file changes its ctime, and nobody can set that back.
+//! One line a file, with numbers in decimal: `DEVICE INODE SIZE MTIME-SECONDS MTIME-NANOSECONDS
+//! CTIME-SECONDS CTIME-NANOSECONDS SHA256`. Whoever writes to a file changes its ctime, and nobody
+//! can set that back.
 
 use std::fmt::Write as _;
 
@@ -15,7 +16,8 @@ pub struct Identity {
     numbers: [i128; 7],
 }
 
-/// A file that was changed less than this many seconds ago may be changed again without its times telling: some file systems count in steps of two seconds.
+/// A file that was changed less than this many seconds ago may be changed again without its times
+/// telling: some file systems count in steps of two seconds.
 const SETTLED: i128 = 2;
 
 impl Identity {
@@ -44,13 +46,20 @@ impl Identity {
     }
 }
 
-/// The SHA-256, in hexadecimal, that the index has for a file. Lines that are not understood count for nothing.
+/// The SHA-256, in hexadecimal, that the index has for a file. Lines that are not understood count
+/// for nothing.
 pub fn find(index: &[u8], file: &Identity) -> Option<String> {
     entries(index).find_map(|(known, digest)| (known == *file).then(|| digest.to_owned()))
 }
 
-/// The index with the digest of a file, which takes the place of what was known of it. Other lines stay when `keep` says so of their digests.
-pub fn with(index: &[u8], file: &Identity, digest: &[u8; 32], keep: impl Fn(&str) -> bool) -> String {
+/// The index with the digest of a file, which takes the place of what was known of it. Other lines
+/// stay when `keep` says so of their digests.
+pub fn with(
+    index: &[u8],
+    file: &Identity,
+    digest: &[u8; 32],
+    keep: impl Fn(&str) -> bool,
+) -> String {
     let mut text = String::new();
     let mut line = |identity: &Identity, digest: &str| {
         for number in identity.numbers {
@@ -70,20 +79,29 @@ pub fn with(index: &[u8], file: &Identity, digest: &[u8; 32], keep: impl Fn(&str
 }
 
 fn entries(index: &[u8]) -> impl Iterator<Item = (Identity, &str)> {
-    std::str::from_utf8(index).unwrap_or_default().lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let mut numbers = [0; 7];
-        for number in &mut numbers {
-            *number = fields.next()?.parse().ok()?;
-        }
-        let digest = fields.next().filter(|digest| is_digest(digest))?;
-        fields.next().is_none().then_some((Identity { numbers }, digest))
-    })
+    std::str::from_utf8(index)
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let mut numbers = [0; 7];
+            for number in &mut numbers {
+                *number = fields.next()?.parse().ok()?;
+            }
+            let digest = fields.next().filter(|digest| is_digest(digest))?;
+            fields
+                .next()
+                .is_none()
+                .then_some((Identity { numbers }, digest))
+        })
 }
 
 /// Is this the name of a copy?
 pub fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -114,9 +132,14 @@ mod tests {
         let index = with(index.as_bytes(), &other, &[2; 32], |_| true);
         let index = with(index.as_bytes(), &gone, &[3; 32], |_| true);
         let changed = file([1, 1, 9, 9, 9, 9, 9]);
-        let index = with(index.as_bytes(), &changed, &[4; 32], |digest| digest != "03".repeat(32));
+        let index = with(index.as_bytes(), &changed, &[4; 32], |digest| {
+            digest != "03".repeat(32)
+        });
         let known = [one, other, gone, changed].map(|file| find(index.as_bytes(), &file));
-        assert_eq!(known, [None, Some("02".repeat(32)), None, Some("04".repeat(32))]);
+        assert_eq!(
+            known,
+            [None, Some("02".repeat(32)), None, Some("04".repeat(32))]
+        );
         assert_eq!(index.lines().count(), 2);
     }
 
@@ -134,7 +157,11 @@ mod tests {
             "9".repeat(100),
         ] {
             assert_eq!(find(bad.as_bytes(), &file([1; 7])), None, "{bad}");
-            assert_eq!(find(format!("{bad}\n{good}").as_bytes(), &file([1; 7])), Some(digest.clone()), "{bad}");
+            assert_eq!(
+                find(format!("{bad}\n{good}").as_bytes(), &file([1; 7])),
+                Some(digest.clone()),
+                "{bad}"
+            );
         }
         assert_eq!(find(b"\xff\n", &file([1; 7])), None);
     }

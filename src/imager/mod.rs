@@ -9,10 +9,12 @@
 //! apt      the packages that the command needs
 //! ```
 //!
-//! Whatever a run makes lies in a directory that it holds a lock on. The kernel gives the lock back when the run ends, in whatever way: so a directory without a
-//! holder is a leftover, and the next run removes it.
+//! Whatever a run makes lies in a directory that it holds a lock on. The kernel gives the lock back
+//! when the run ends, in whatever way: so a directory without a holder is a leftover, and the next
+//! run removes it.
 //!
-//! To be called as root of the place that the trees belong to. Nothing here may have to be undone by the caller: `root` and `run` say how.
+//! To be called as root of the place that the trees belong to. Nothing here may have to be undone
+//! by the caller: `root` and `run` say how.
 
 pub mod apt;
 pub mod cache;
@@ -59,7 +61,9 @@ pub enum Error {
     #[error("another run of imager uses this directory: give each its own, or wait for its end")]
     Busy,
     /// There is something in the directory that no run of imager has left.
-    #[error("the directory is not empty, and nothing that imager has left: remove it first, or name another one")]
+    #[error(
+        "the directory is not empty, and nothing that imager has left: remove it first, or name another one"
+    )]
     NotEmpty,
 }
 
@@ -76,12 +80,14 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'_> {
-    /// Unpacks it into the empty directory `root`. What it leaves there when it fails is the caller's to remove. Gives the bytes of data.
+    /// Unpacks it into the empty directory `root`. What it leaves there when it fails is the
+    /// caller's to remove. Gives the bytes of data.
     pub fn unpack(&self, root: BorrowedFd<'_>) -> Result<u64, Error> {
         let file = self.file.try_clone().map_err(Error::Archive)?;
         let mut input = Input::open(file, &self.input).map_err(unpack::Error::from)?;
         let unpacking = unpack::Unpacking::prepare(root, input.content(), &self.options)?;
-        // Unpacking raises it, and some programs do something for each file that they might have open.
+        // Unpacking raises it, and some programs do something for each file that they might have
+        // open.
         let limit = getrlimit(Resource::Nofile);
         let unpacked = unpacking.run(&mut input, None, self.progress);
         setrlimit(Resource::Nofile, limit).at("", "set the limit of open files")?;
@@ -91,12 +97,21 @@ impl Archive<'_> {
 
 /// A directory in `above`, open for reading, which a lock needs.
 fn open(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    openat(above, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    openat(
+        above,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Locks without waiting; false when somebody else has a lock that forbids this one.
 fn try_lock(file: &OwnedFd, shared: bool) -> Result<bool, Errno> {
-    let how = if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    let how = if shared {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
     match flock(file, how) {
         Ok(()) => Ok(true),
         Err(Errno::AGAIN) => Ok(false),
@@ -119,5 +134,9 @@ fn names(directory: &OwnedFd, shown: &str) -> Result<Vec<Vec<u8>>, FileError> {
 
 /// How trees are removed here: by all processors, with nothing left to whoever is outside.
 fn removal(threads: usize) -> remove::Options {
-    remove::Options { threads, dry_run: false, take_group: false }
+    remove::Options {
+        threads,
+        dry_run: false,
+        take_group: false,
+    }
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, chmod, chown, fstat, mkdirat, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, unmount,
 };
 use rustix::process::{Gid, Uid};
 
@@ -19,17 +19,21 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Mounts over the directory `tree` of `run` what `lower` shows; what is changed there goes to other new directories in `run`.
-    /// `tree` must exist, and both descriptors be from this mount namespace, in any mode.
+    /// Mounts over the directory `tree` of `run` what `lower` shows; what is changed there goes to
+    /// other new directories in `run`. `tree` must exist, and both descriptors be from this mount
+    /// namespace, in any mode.
     ///
     /// # Errors
     ///
-    /// That of the kernel where it makes no overlay: in a user namespace before Linux 5.11, and with `run` on an overlay.
+    /// That of the kernel where it makes no overlay: in a user namespace before Linux 5.11, and
+    /// with `run` on an overlay.
     pub fn mount(lower: BorrowedFd<'_>, run: BorrowedFd<'_>) -> io::Result<Overlay> {
         let mount = file_system(lower, run)?;
         attach(&mount, open(run, "tree")?.as_fd())?;
         // The descriptor from before shows what is below the mount.
-        Ok(Overlay { root: open(run, "tree")? })
+        Ok(Overlay {
+            root: open(run, "tree")?,
+        })
     }
 
     /// Its root, open with `O_PATH`.
@@ -43,7 +47,8 @@ impl Overlay {
     }
 }
 
-/// Makes an overlay in the empty directory `run`, as [`Overlay::mount`] would, and lets go of it again.
+/// Makes an overlay in the empty directory `run`, as [`Overlay::mount`] would, and lets go of it
+/// again.
 pub fn probe(run: BorrowedFd<'_>) -> io::Result<()> {
     mkdirat(run, "tree", Mode::RWXU)?;
     file_system(open(run, "tree")?.as_fd(), run).map(drop)
@@ -56,24 +61,43 @@ fn file_system(lower: BorrowedFd<'_>, run: BorrowedFd<'_>) -> io::Result<OwnedFd
     let (upper, work) = (open(run, "upper")?, open(run, "work")?);
     // The root of the overlay is the upper directory's.
     let root = fstat(lower)?;
-    chown(path(&upper), Some(Uid::from_raw(root.st_uid)), Some(Gid::from_raw(root.st_gid)))?;
+    chown(
+        path(&upper),
+        Some(Uid::from_raw(root.st_uid)),
+        Some(Gid::from_raw(root.st_gid)),
+    )?;
     chmod(path(&upper), Mode::from_raw_mode(root.st_mode))?;
-    // What the run leaves is thrown away, so nothing has to reach the disk. Before Linux 5.10 that cannot be said.
+    // What the run leaves is thrown away, so nothing has to reach the disk. Before Linux 5.10 that
+    // cannot be said.
     make(lower, &upper, &work, true).or_else(|_| make(lower, &upper, &work, false))
 }
 
-fn make(lower: BorrowedFd<'_>, upper: &OwnedFd, work: &OwnedFd, volatile: bool) -> io::Result<OwnedFd> {
+fn make(
+    lower: BorrowedFd<'_>,
+    upper: &OwnedFd,
+    work: &OwnedFd,
+    volatile: bool,
+) -> io::Result<OwnedFd> {
     let made = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, directory) in [(c"lowerdir", lower), (c"upperdir", upper.as_fd()), (c"workdir", work.as_fd())] {
+    for (key, directory) in [
+        (c"lowerdir", lower),
+        (c"upperdir", upper.as_fd()),
+        (c"workdir", work.as_fd()),
+    ] {
         fsconfig_set_string(&made, key, path(directory))?;
     }
-    // The overlay's own attributes: root of a user namespace may not set those that it has by default.
+    // The overlay's own attributes: root of a user namespace may not set those that it has by
+    // default.
     fsconfig_set_flag(&made, c"userxattr")?;
     if volatile {
         fsconfig_set_flag(&made, c"volatile")?;
     }
     fsconfig_create(&made)?;
-    Ok(fsmount(&made, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    Ok(fsmount(
+        &made,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }
 
 fn open(above: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {

@@ -1,7 +1,8 @@
 //! A directory that one run has for its tree.
 //!
-//! An extended attribute says that the tree in it is imager's: it lives and dies with the directory, so no directory that a user makes is ever taken for a leftover.
-//! On a file system without such attributes leftovers are not known as such, and refused like any other files.
+//! An extended attribute says that the tree in it is imager's: it lives and dies with the
+//! directory, so no directory that a user makes is ever taken for a leftover. On a file system
+//! without such attributes leftovers are not known as such, and refused like any other files.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -24,7 +25,8 @@ impl Root {
     /// Locks the directory (open in any mode).
     pub fn lock(directory: BorrowedFd<'_>) -> Result<Root, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(directory, c".", flags, Mode::empty()).at("", "open the directory")?;
+        let directory =
+            openat(directory, c".", flags, Mode::empty()).at("", "open the directory")?;
         if try_lock(&directory, false).at("", "lock the directory")? {
             Ok(Root { directory })
         } else {
@@ -32,7 +34,8 @@ impl Root {
         }
     }
 
-    /// Removes what a killed run has left, refuses anything else, and marks the directory as imager's.
+    /// Removes what a killed run has left, refuses anything else, and marks the directory as
+    /// imager's.
     pub fn occupy(&self, threads: usize) -> Result<(), Error> {
         if !names(&self.directory, "")?.is_empty() {
             if fgetxattr(&self.directory, MARK, &mut [0; 0]).is_err() {

@@ -20,7 +20,8 @@ pub struct Run {
     directory: OwnedFd,
 }
 
-/// How many names are tried: no more runs of one process id, in different containers, share a cache.
+/// How many names are tried: no more runs of one process id, in different containers, share a
+/// cache.
 const NAMES: u32 = 10_000;
 
 impl Runs {
@@ -36,17 +37,28 @@ impl Runs {
             match mkdirat(&self.directory, &name, Mode::RWXU) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
-                Err(error) => return Err(FileError::new(name, "make the directory of this run", error)),
+                Err(error) => {
+                    return Err(FileError::new(
+                        name,
+                        "make the directory of this run",
+                        error,
+                    ));
+                }
             }
             // Whoever looks for leftovers in this very moment may take it for one: it is gone then.
             if let Some(directory) = self.lock(&name)? {
                 return Ok(Run { name, directory });
             }
         }
-        Err(FileError::new("", "make the directory of this run", Errno::EXIST))
+        Err(FileError::new(
+            "",
+            "make the directory of this run",
+            Errno::EXIST,
+        ))
     }
 
-    /// Removes the directories of runs that have ended without doing so. Goes on after an error, and gives the first one.
+    /// Removes the directories of runs that have ended without doing so. Goes on after an error,
+    /// and gives the first one.
     pub fn clear_leftovers(&self, threads: usize) -> Result<(), Error> {
         let mut result = Ok(());
         for name in names(&self.directory, "runs")? {
@@ -65,7 +77,9 @@ impl Runs {
         remove::contents(run.directory.as_fd(), &removal(threads))?;
         match unlinkat(&self.directory, &run.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(FileError::new(&run.name, "remove the directory of a run", error).into()),
+            Err(error) => {
+                Err(FileError::new(&run.name, "remove the directory of a run", error).into())
+            }
         }
     }
 
@@ -75,7 +89,8 @@ impl Runs {
             Err(Errno::NOENT) => return Ok(None),
             opened => opened.at(name, "open")?,
         };
-        let is_ours = try_lock(&directory, false).at(name, "lock")? && is_still(&self.directory, name, &directory)?;
+        let is_ours = try_lock(&directory, false).at(name, "lock")?
+            && is_still(&self.directory, name, &directory)?;
         Ok(is_ours.then_some(directory))
     }
 }
@@ -94,7 +109,11 @@ impl Run {
 }
 
 /// Does the name still lead to the directory that was opened by it?
-pub(super) fn is_still(above: &OwnedFd, name: &[u8], directory: &OwnedFd) -> Result<bool, FileError> {
+pub(super) fn is_still(
+    above: &OwnedFd,
+    name: &[u8],
+    directory: &OwnedFd,
+) -> Result<bool, FileError> {
     let opened = fstat(directory).at(name, "look at it")?;
     match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok((found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)),
@@ -117,7 +136,11 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let runs = Runs::new(File::open(scratch.path()).unwrap().into());
         let names = || super::names(&runs.directory, "").unwrap().len();
-        let (one, other, killed) = (runs.begin().unwrap(), runs.begin().unwrap(), runs.begin().unwrap());
+        let (one, other, killed) = (
+            runs.begin().unwrap(),
+            runs.begin().unwrap(),
+            runs.begin().unwrap(),
+        );
         killed.make("a").unwrap();
         drop(killed);
         fs::create_dir_all(scratch.path().join("older/deep/down")).unwrap();

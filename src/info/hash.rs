@@ -22,8 +22,12 @@ pub struct Hashed {
     pub sha256: [u8; 32],
 }
 
-/// Hands `file` to `work`, which reads it from its position to its end and leaves the position of a regular file alone, and hashes it meanwhile. Of a pipe `work` gets a copy of what comes.
-pub fn beside<T: Send>(file: File, work: impl FnOnce(File) -> Result<T, Error>) -> Result<(T, Hashed), Error> {
+/// Hands `file` to `work`, which reads it from its position to its end and leaves the position of a
+/// regular file alone, and hashes it meanwhile. Of a pipe `work` gets a copy of what comes.
+pub fn beside<T: Send>(
+    file: File,
+    work: impl FnOnce(File) -> Result<T, Error>,
+) -> Result<(T, Hashed), Error> {
     let stop = AtomicBool::new(false);
     let is_file = file.metadata().map_err(Error::Hash)?.is_file();
     thread::scope(|scope| {
@@ -34,11 +38,16 @@ pub fn beside<T: Send>(file: File, work: impl FnOnce(File) -> Result<T, Error>) 
             (file, scope.spawn(move || hash_file(same, start, stop)))
         } else {
             let (reader, writer) = io::pipe().map_err(Error::Hash)?;
-            (File::from(OwnedFd::from(reader)), scope.spawn(|| hash_pipe(file, writer)))
+            (
+                File::from(OwnedFd::from(reader)),
+                scope.spawn(|| hash_pipe(file, writer)),
+            )
         };
         let done = work(file);
         stop.store(done.is_err(), Ordering::Relaxed);
-        let hashed = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let hashed = hashing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // The error of the work is the one that counts: the other may come from it.
         let done = done?;
         Ok((done, hashed.map_err(Error::Hash)?))
@@ -57,7 +66,10 @@ fn hash_file(file: File, start: u64, stop: &AtomicBool) -> io::Result<Hashed> {
         }
         hash.update(&buffer);
     }
-    Ok(Hashed { bytes, sha256: hash.finalize().into() })
+    Ok(Hashed {
+        bytes,
+        sha256: hash.finalize().into(),
+    })
 }
 
 /// Ends early with an error when nobody reads the copy any more.
@@ -65,7 +77,12 @@ fn hash_pipe(mut file: File, mut copy: PipeWriter) -> io::Result<Hashed> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
     loop {
         let piece = match file.read(&mut buffer) {
-            Ok(0) => return Ok(Hashed { bytes, sha256: hash.finalize().into() }),
+            Ok(0) => {
+                return Ok(Hashed {
+                    bytes,
+                    sha256: hash.finalize().into(),
+                });
+            }
             Ok(count) => buffer.get(..count).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

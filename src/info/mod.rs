@@ -1,4 +1,5 @@
-//! What an archive is: how it is compressed, what members it has, and of a root file system which distribution.
+//! What an archive is: how it is compressed, what members it has, and of a root file system which
+//! distribution.
 //!
 //! One pass over the stream; its SHA-256 is taken beside it.
 
@@ -84,7 +85,11 @@ pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
 }
 
 fn read(input: &mut Input) -> Result<Info, Error> {
-    let mut info = Info { compression: input.compression(), frames: input.frames().map(Frames::of), ..Info::default() };
+    let mut info = Info {
+        compression: input.compression(),
+        frames: input.frames().map(Frames::of),
+        ..Info::default()
+    };
     let mut picked = Picked::default();
     info.tar_bytes = contents::read(input, Limits::default(), |event| {
         match event {

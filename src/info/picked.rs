@@ -29,21 +29,34 @@ impl Picked {
             return;
         }
         self.files.remove(&path);
-        let held: u64 = self.files.values().map(|content| content.len() as u64).sum();
+        let held: u64 = self
+            .files
+            .values()
+            .map(|content| content.len() as u64)
+            .sum();
         if let Kind::File { size, .. } = entry.kind
             && size <= LONGEST.min(TOGETHER - held.min(TOGETHER))
             && self.files.len() < MOST
         {
-            self.files.insert(path.clone(), vec![0; usize::try_from(size).unwrap_or(0)]);
+            self.files
+                .insert(path.clone(), vec![0; usize::try_from(size).unwrap_or(0)]);
             self.current = Some(path);
         }
     }
 
     /// Data of the current member.
     pub fn data(&mut self, offset: u64, data: &[u8]) {
-        let Some(content) = self.current.as_ref().and_then(|path| self.files.get_mut(path)) else { return };
+        let Some(content) = self
+            .current
+            .as_ref()
+            .and_then(|path| self.files.get_mut(path))
+        else {
+            return;
+        };
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let room = start.checked_add(data.len()).and_then(|end| content.get_mut(start..end));
+        let room = start
+            .checked_add(data.len())
+            .and_then(|end| content.get_mut(start..end));
         if let Some(room) = room {
             room.copy_from_slice(data);
         }
@@ -61,15 +74,22 @@ impl Picked {
 
     /// All files, by path.
     pub fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.files.iter().map(|(path, content)| (path.as_slice(), content.as_slice()))
+        self.files
+            .iter()
+            .map(|(path, content)| (path.as_slice(), content.as_slice()))
     }
 }
 
 fn is_wanted(path: &[u8]) -> bool {
     match path {
-        b"etc/os-release" | b"usr/lib/os-release" | b"etc/debian_version" | b"etc/apt/sources.list" => true,
+        b"etc/os-release"
+        | b"usr/lib/os-release"
+        | b"etc/debian_version"
+        | b"etc/apt/sources.list" => true,
         b"var/lib/dpkg/status" | b"var/lib/dpkg/arch" | b"etc/passwd" | b"etc/login.defs" => true,
-        _ => path.strip_prefix(b"etc/apt/sources.list.d/").is_some_and(is_source),
+        _ => path
+            .strip_prefix(b"etc/apt/sources.list.d/")
+            .is_some_and(is_source),
     }
 }
 

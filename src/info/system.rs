@@ -31,27 +31,44 @@ pub struct System {
 impl System {
     /// What the files say.
     pub fn of(files: &Picked) -> System {
-        let release = files.get(b"etc/os-release").or(files.get(b"usr/lib/os-release")).map(text);
+        let release = files
+            .get(b"etc/os-release")
+            .or(files.get(b"usr/lib/os-release"))
+            .map(text);
         let release = release.as_deref().map(assignments).unwrap_or_default();
         let value = |key: &str| release.get(key).filter(|value| !value.is_empty()).cloned();
-        let status = files.get(b"var/lib/dpkg/status").map(text).map(|status| Status::of(&status)).unwrap_or_default();
-        let architectures = files.get(b"var/lib/dpkg/arch").map(text).unwrap_or_default();
-        let mut architectures = architectures.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
+        let status = files
+            .get(b"var/lib/dpkg/status")
+            .map(text)
+            .map(|status| Status::of(&status))
+            .unwrap_or_default();
+        let architectures = files
+            .get(b"var/lib/dpkg/arch")
+            .map(text)
+            .unwrap_or_default();
+        let mut architectures = architectures
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned);
         let debian_version = files.get(b"etc/debian_version").map(text);
         let login_defs = || files.get(b"etc/login.defs").unwrap_or_default().to_vec();
         System {
             name: value("PRETTY_NAME"),
             id: value("ID"),
             codename: value("VERSION_CODENAME"),
-            debian_version: debian_version.and_then(|text| text.lines().next().map(|line| line.trim().to_owned())),
+            debian_version: debian_version
+                .and_then(|text| text.lines().next().map(|line| line.trim().to_owned())),
             sources: sources(files),
-            // The first line of the file is dpkg's own; a system without foreign ones need not have it.
+            // The first line of the file is dpkg's own; a system without foreign ones need not have
+            // it.
             architecture: architectures.next().or(status.architecture),
             foreign_architectures: architectures.collect(),
             packages: status.packages,
-            accounts: files
-                .get(b"etc/passwd")
-                .map(|passwd| Accounts { passwd: passwd.to_vec(), login_defs: login_defs() }),
+            accounts: files.get(b"etc/passwd").map(|passwd| Accounts {
+                passwd: passwd.to_vec(),
+                login_defs: login_defs(),
+            }),
         }
     }
 }
@@ -82,7 +99,11 @@ fn unescaped(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     let mut characters = value.chars();
     while let Some(character) = characters.next() {
-        text.extend(if character == '\\' { characters.next() } else { Some(character) });
+        text.extend(if character == '\\' {
+            characters.next()
+        } else {
+            Some(character)
+        });
     }
     text
 }
@@ -96,9 +117,14 @@ struct Status {
 
 impl Status {
     fn of(text: &str) -> Status {
-        let mut status = Status { architecture: None, packages: Some(0) };
+        let mut status = Status {
+            architecture: None,
+            packages: Some(0),
+        };
         for stanza in stanzas(text) {
-            let is_installed = stanza.get("status").is_some_and(|status| status.ends_with(" installed"));
+            let is_installed = stanza
+                .get("status")
+                .is_some_and(|status| status.ends_with(" installed"));
             status.packages = status.packages.map(|count| count + u64::from(is_installed));
             if is_installed && stanza.get("package").is_some_and(|name| name == "dpkg") {
                 status.architecture = stanza.get("architecture").cloned();
@@ -108,7 +134,8 @@ impl Status {
     }
 }
 
-/// The paragraphs of a control file (deb822(5)): keys in small letters, values with their further lines after a space.
+/// The paragraphs of a control file (deb822(5)): keys in small letters, values with their further
+/// lines after a space.
 fn stanzas(text: &str) -> impl Iterator<Item = BTreeMap<String, String>> {
     let is_end = |line: &str| line.trim().is_empty();
     let mut lines = text.lines().peekable();
@@ -139,7 +166,10 @@ fn stanzas(text: &str) -> impl Iterator<Item = BTreeMap<String, String>> {
 /// Every source of binary packages that is not switched off, in apt's own order of files.
 fn sources(files: &Picked) -> Vec<String> {
     let mut sources = Vec::new();
-    for (path, content) in files.all().filter(|(path, _)| path.starts_with(b"etc/apt/")) {
+    for (path, content) in files
+        .all()
+        .filter(|(path, _)| path.starts_with(b"etc/apt/"))
+    {
         let content = text(content);
         if path.ends_with(b".sources") {
             sources.extend(stanzas(&content).flat_map(|stanza| of_stanza(&stanza)));
@@ -153,7 +183,10 @@ fn sources(files: &Picked) -> Vec<String> {
 /// `deb [options] URI SUITE COMPONENT...` (sources.list(5)).
 fn of_line(line: &str) -> Option<String> {
     let line = line.split('#').next()?.trim();
-    let rest = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '[']))?.trim_start();
+    let rest = line
+        .strip_prefix("deb")
+        .filter(|rest| rest.starts_with([' ', '\t', '[']))?
+        .trim_start();
     let rest = match rest.strip_prefix('[') {
         Some(options) => options.split_once(']')?.1,
         None => rest,
@@ -162,14 +195,27 @@ fn of_line(line: &str) -> Option<String> {
 }
 
 fn of_stanza(stanza: &BTreeMap<String, String>) -> Vec<String> {
-    let words = |key: &str| stanza.get(key).map(String::as_str).unwrap_or_default().split_whitespace();
-    let is_off = stanza.get("enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
+    let words = |key: &str| {
+        stanza
+            .get(key)
+            .map(String::as_str)
+            .unwrap_or_default()
+            .split_whitespace()
+    };
+    let is_off = stanza
+        .get("enabled")
+        .is_some_and(|value| value.eq_ignore_ascii_case("no"));
     if is_off || !words("types").any(|kind| kind == "deb") {
         return Vec::new();
     }
-    let components: String = words("components").map(|component| format!(" {component}")).collect();
+    let components: String = words("components")
+        .map(|component| format!(" {component}"))
+        .collect();
     let of_uri = |uri| words("suites").map(move |suite| (uri, suite));
-    words("uris").flat_map(of_uri).map(|(uri, suite)| format!("{uri} {suite}{components}")).collect()
+    words("uris")
+        .flat_map(of_uri)
+        .map(|(uri, suite)| format!("{uri} {suite}{components}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -182,7 +228,10 @@ mod tests {
         for (path, content) in files {
             picked.begin(&Entry {
                 path: path.as_bytes().to_vec(),
-                kind: Kind::File { size: content.len() as u64, extents: None },
+                kind: Kind::File {
+                    size: content.len() as u64,
+                    extents: None,
+                },
                 uid: 0,
                 gid: 0,
                 mode: 0o644,
@@ -200,7 +249,10 @@ mod tests {
     #[test]
     fn the_release_is_read_with_its_quotes() {
         let text = "# x\nPRETTY_NAME=\"Debian \\\"12\\\"\"\nID=debian\nVERSION_CODENAME='book worm'\nEMPTY=\n";
-        let found = system(&[("usr/lib/os-release", text), ("etc/debian_version", "12.8\n")]);
+        let found = system(&[
+            ("usr/lib/os-release", text),
+            ("etc/debian_version", "12.8\n"),
+        ]);
         assert_eq!(found.name.as_deref(), Some("Debian \"12\""));
         assert_eq!(found.id.as_deref(), Some("debian"));
         assert_eq!(found.codename.as_deref(), Some("book worm"));
@@ -214,8 +266,14 @@ mod tests {
             Package: gone\nStatus: deinstall ok config-files\nArchitecture: all\n\n\
             Package: half\nStatus: install ok half-installed\n\nPackage: b\nStatus: hold ok installed\n";
         let found = system(&[("var/lib/dpkg/status", status)]);
-        assert_eq!((found.packages, found.architecture.as_deref()), (Some(2), Some("arm64")));
-        let found = system(&[("var/lib/dpkg/status", status), ("var/lib/dpkg/arch", "amd64\ni386\n")]);
+        assert_eq!(
+            (found.packages, found.architecture.as_deref()),
+            (Some(2), Some("arm64"))
+        );
+        let found = system(&[
+            ("var/lib/dpkg/status", status),
+            ("var/lib/dpkg/arch", "amd64\ni386\n"),
+        ]);
         assert_eq!(found.architecture.as_deref(), Some("amd64"));
         assert_eq!(found.foreign_architectures, ["i386"]);
     }
@@ -248,7 +306,10 @@ mod tests {
         let mut picked = Picked::default();
         let mut entry = Entry {
             path: b"var/lib/dpkg/status".to_vec(),
-            kind: Kind::File { size: u64::MAX, extents: None },
+            kind: Kind::File {
+                size: u64::MAX,
+                extents: None,
+            },
             uid: 0,
             gid: 0,
             mode: 0,
@@ -262,7 +323,10 @@ mod tests {
         picked.end();
         assert_eq!(System::of(&picked), System::default());
         entry.path = b"etc/debian_version".to_vec();
-        entry.kind = Kind::File { size: 4, extents: None };
+        entry.kind = Kind::File {
+            size: 4,
+            extents: None,
+        };
         picked.begin(&entry);
         // More than it should have, or somewhere else, is no panic.
         picked.data(1, b"12.8");

@@ -1,11 +1,16 @@
-//! What decoders and the reader share: who decodes what, the pieces that wait to be read, and the memory that they take.
+//! What decoders and the reader share: who decodes what, the pieces that wait to be read, and the
+//! memory that they take.
 //!
-//! The stream is cut into parts (frames, or one part that is everything). Decoders take parts in order and put their pieces down; the reader takes the pieces of the
-//! first part, then of the next. Memory is charged before it is used, and whoever wants more than the budget waits until some is given back. The one exception keeps
-//! all of it moving: the part that is read now may go over the budget when none of its pieces is waiting. That part never waits, so it ends, and the next one is it.
+//! The stream is cut into parts (frames, or one part that is everything). Decoders take parts in
+//! order and put their pieces down; the reader takes the pieces of the first part, then of the
+//! next. Memory is charged before it is used, and whoever wants more than the budget waits until
+//! some is given back. The one exception keeps all of it moving: the part that is read now may go
+//! over the budget when none of its pieces is waiting. That part never waits, so it ends, and the
+//! next one is it.
 //!
-//! Large parts may be taken before their turn, so that the others don't end up waiting for one. Room for all of such a part's content is kept free until then and
-//! charged at once, because then it never waits either.
+//! Large parts may be taken before their turn, so that the others don't end up waiting for one.
+//! Room for all of such a part's content is kept free until then and charged at once, because then
+//! it never waits either.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
@@ -118,7 +123,8 @@ impl Drop for Buffer {
     }
 }
 
-/// Bytes of the tar stream. Clones share them; the memory is used again when the last clone is gone.
+/// Bytes of the tar stream. Clones share them; the memory is used again when the last clone is
+/// gone.
 #[derive(Clone)]
 pub struct Chunk(Arc<Buffer>);
 
@@ -142,7 +148,8 @@ impl std::fmt::Debug for Chunk {
     }
 }
 
-/// What a decoder needs besides buffers and uses again for the next part, charged until it is dropped: memory that is touched for the first time is dear.
+/// What a decoder needs besides buffers and uses again for the next part, charged until it is
+/// dropped: memory that is touched for the first time is dear.
 pub(super) struct Kept<T> {
     /// It, once it is there. Taken away when others wait for the memory.
     pub(super) value: Option<T>,
@@ -153,10 +160,15 @@ pub(super) struct Kept<T> {
 impl<T> Kept<T> {
     /// Nothing yet.
     pub(super) fn new(ahead: &Arc<Ahead>) -> Kept<T> {
-        Kept { value: None, charged: 0, ahead: Arc::clone(ahead) }
+        Kept {
+            value: None,
+            charged: 0,
+            ahead: Arc::clone(ahead),
+        }
     }
 
-    /// Lets go of it when more is taken than the budget allows. To be called before a part is done: with the next one, somebody else may go over the budget.
+    /// Lets go of it when more is taken than the budget allows. To be called before a part is done:
+    /// with the next one, somebody else may go over the budget.
     pub(super) fn settle(&mut self) {
         if self.ahead.is_over_budget() {
             self.let_go();
@@ -236,11 +248,18 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let mut state = self.ahead.lock();
-        if state.slot(self.index).is_some_and(|slot| slot.outcome.is_none()) {
+        if state
+            .slot(self.index)
+            .is_some_and(|slot| slot.outcome.is_none())
+        {
             state.broken = true;
         }
         state.working -= 1;
-        let unused = if state.may_want(self.ahead.parts) { Vec::new() } else { mem::take(&mut state.free) };
+        let unused = if state.may_want(self.ahead.parts) {
+            Vec::new()
+        } else {
+            mem::take(&mut state.free)
+        };
         drop(state);
         self.ahead.ready.notify_all();
         self.ahead.room.notify_all();
@@ -270,10 +289,14 @@ impl State {
         }
     }
 
-    /// Takes the next early part, if it is due and may have room for all of its content now: its number, the buffer, and the size of that.
+    /// Takes the next early part, if it is due and may have room for all of its content now: its
+    /// number, the buffer, and the size of that.
     fn take_early(&mut self, early: &[Early], budget: u64) -> Option<(usize, Vec<u8>, usize)> {
         // Those that did not fit in time have been taken when it was their turn.
-        while early.get(self.early).is_some_and(|early| early.part < self.next) {
+        while early
+            .get(self.early)
+            .is_some_and(|early| early.part < self.next)
+        {
             self.early += 1;
         }
         let next = early.get(self.early).filter(|early| early.part > self.next);
@@ -286,16 +309,25 @@ impl State {
         Some((part, bytes, size))
     }
 
-    /// A buffer for part `index` if it may have `size` bytes now: one to be used again, or an empty one.
+    /// A buffer for part `index` if it may have `size` bytes now: one to be used again, or an empty
+    /// one.
     fn allowed(&mut self, index: usize, size: usize, budget: u64) -> Option<Vec<u8>> {
-        let is_next = index == self.head && self.slots.front().is_none_or(|slot| slot.pieces.is_empty());
+        let is_next =
+            index == self.head && self.slots.front().is_none_or(|slot| slot.pieces.is_empty());
         // A much larger one would keep what is waited for back, or take room from others.
         let fits = |bytes: &Vec<u8>| bytes.capacity() <= size.saturating_mul(2);
-        let free = self.free.iter().enumerate().filter(|(_, bytes)| fits(bytes));
+        let free = self
+            .free
+            .iter()
+            .enumerate()
+            .filter(|(_, bytes)| fits(bytes));
         // That which grows least, and of these the smallest.
-        let place = free.min_by_key(|(_, bytes)| (size.saturating_sub(bytes.capacity()), bytes.capacity()));
+        let place =
+            free.min_by_key(|(_, bytes)| (size.saturating_sub(bytes.capacity()), bytes.capacity()));
         let place = place.map(|(place, _)| place);
-        let needed = place.and_then(|place| self.free.get(place)).map_or(size, |bytes| bytes.capacity().max(size));
+        let needed = place
+            .and_then(|place| self.free.get(place))
+            .map_or(size, |bytes| bytes.capacity().max(size));
         if !is_next && self.held.saturating_add(needed as u64) > budget {
             return None;
         }
@@ -321,11 +353,19 @@ impl State {
 }
 
 impl Ahead {
-    /// Of the parts in `early`, those are left to their turn that would take more than two thirds of the budget.
+    /// Of the parts in `early`, those are left to their turn that would take more than two thirds
+    /// of the budget.
     pub(super) fn new(parts: usize, mut early: Vec<Early>, budget: u64) -> Arc<Ahead> {
         early.retain(|early| early.size as u64 <= budget.saturating_mul(2) / 3);
         let state = Mutex::default();
-        Arc::new(Ahead { parts, early, budget, state, ready: Condvar::new(), room: Condvar::new() })
+        Arc::new(Ahead {
+            parts,
+            early,
+            budget,
+            state,
+            ready: Condvar::new(),
+            room: Condvar::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -333,7 +373,12 @@ impl Ahead {
     }
 
     /// A buffer with room for `size` bytes made of `bytes`, which were allowed for it.
-    fn charged(self: &Arc<Ahead>, mut state: MutexGuard<'_, State>, mut bytes: Vec<u8>, size: usize) -> Buffer {
+    fn charged(
+        self: &Arc<Ahead>,
+        mut state: MutexGuard<'_, State>,
+        mut bytes: Vec<u8>,
+        size: usize,
+    ) -> Buffer {
         let charged = size.max(bytes.capacity()) as u64;
         state.charge(charged);
         // Unused memory of the wrong size is let go of first.
@@ -341,15 +386,25 @@ impl Ahead {
         drop(state);
         // What is too small grows: the system moves large memory without touching it.
         bytes.reserve_exact(size);
-        Buffer { bytes, charged, is_lent: false, ahead: Arc::clone(self) }
+        Buffer {
+            bytes,
+            charged,
+            is_lent: false,
+            ahead: Arc::clone(self),
+        }
     }
 
     fn is_over_budget(&self) -> bool {
         self.lock().held > self.budget
     }
 
-    /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides buffers; waits until there is room. `None` when there is nothing more to do.
-    pub(super) fn take<T>(self: &Arc<Ahead>, kept: &mut Kept<T>, needs: impl Fn(usize) -> u64) -> Option<Part> {
+    /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides
+    /// buffers; waits until there is room. `None` when there is nothing more to do.
+    pub(super) fn take<T>(
+        self: &Arc<Ahead>,
+        kept: &mut Kept<T>,
+        needs: impl Fn(usize) -> u64,
+    ) -> Option<Part> {
         let mut state = self.lock();
         loop {
             if state.stopped {
@@ -357,7 +412,11 @@ impl Ahead {
             }
             if let Some((index, bytes, size)) = state.take_early(&self.early, self.budget) {
                 let room = Some(self.charged(state, bytes, size));
-                return Some(Part { index, room, ahead: Arc::clone(self) });
+                return Some(Part {
+                    index,
+                    room,
+                    ahead: Arc::clone(self),
+                });
             }
             let index = state.next;
             if index == self.parts {
@@ -371,7 +430,11 @@ impl Ahead {
                 kept.charged += more;
                 // Unused buffers make room for it.
                 state.trim(self.budget);
-                return Some(Part { index, room: None, ahead: Arc::clone(self) });
+                return Some(Part {
+                    index,
+                    room: None,
+                    ahead: Arc::clone(self),
+                });
             }
             if kept.charged == 0 {
                 state = wait(&self.room, state);
@@ -384,7 +447,8 @@ impl Ahead {
         }
     }
 
-    /// The next piece of the stream, and how much of the archive has been read with it. `None` at the end.
+    /// The next piece of the stream, and how much of the archive has been read with it. `None` at
+    /// the end.
     pub(super) fn next(&self) -> Result<Option<(Chunk, u64)>, Error> {
         let mut state = self.lock();
         loop {
@@ -392,7 +456,11 @@ impl Ahead {
                 return Ok(None);
             }
             let slot = state.slots.front_mut();
-            if let Some(Piece { mut buffer, consumed }) = slot.and_then(|slot| slot.pieces.pop_front()) {
+            if let Some(Piece {
+                mut buffer,
+                consumed,
+            }) = slot.and_then(|slot| slot.pieces.pop_front())
+            {
                 buffer.is_lent = true;
                 state.lent += buffer.charged;
                 state.latest = buffer.charged;
@@ -420,7 +488,8 @@ impl Ahead {
         }
     }
 
-    /// Waits until the pieces given out, the latest one left out, take no more than half of the budget.
+    /// Waits until the pieces given out, the latest one left out, take no more than half of the
+    /// budget.
     pub(super) fn wait_for_room(&self) {
         let mut state = self.lock();
         while state.lent > state.latest.saturating_add(self.budget / 2) {
@@ -445,7 +514,8 @@ impl Ahead {
         self.room.notify_all();
     }
 
-    /// Drops what nobody has read. To be called when no decoder is left: pieces hold on to what they wait in.
+    /// Drops what nobody has read. To be called when no decoder is left: pieces hold on to what
+    /// they wait in.
     pub(super) fn clear(&self) {
         let slots = mem::take(&mut self.lock().slots);
         // Dropping a piece takes the lock.
@@ -454,5 +524,7 @@ impl Ahead {
 }
 
 fn wait<'s>(condition: &Condvar, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
+    condition
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,7 +17,8 @@ const PIECE: usize = 1 << 20;
 /// The largest content, in bytes, that is decoded into one buffer: all that `pack` writes.
 const WHOLE: u64 = 192 << 20;
 
-/// Frames with this much content, in bytes, may be decoded before their turn. Smaller ones take no longer than others beside them.
+/// Frames with this much content, in bytes, may be decoded before their turn. Smaller ones take no
+/// longer than others beside them.
 const LARGE: u64 = 48 << 20;
 
 /// The frames of a regular file that have content, to be decoded by any number of threads.
@@ -37,31 +38,43 @@ impl Frames {
     /// Decodes frames until none is left.
     pub(super) fn work(&self, ahead: &Arc<Ahead>) {
         let mut decoder = Kept::new(ahead);
-        while let Some(mut part) =
-            ahead.take(&mut decoder, |index| self.frames.get(index).map_or(0, |frame| self.needs(frame)))
-        {
-            let outcome =
-                self.frames.get(part.index).map_or(Ok(()), |frame| self.decode(frame, &mut part, &mut decoder.value));
+        while let Some(mut part) = ahead.take(&mut decoder, |index| {
+            self.frames.get(index).map_or(0, |frame| self.needs(frame))
+        }) {
+            let outcome = self.frames.get(part.index).map_or(Ok(()), |frame| {
+                self.decode(frame, &mut part, &mut decoder.value)
+            });
             decoder.settle();
             part.done(outcome.map_err(Error::Zstd));
         }
     }
 
-    fn decode(&self, frame: &Frame, part: &mut Part, kept: &mut Option<Decoder>) -> Result<(), FrameError> {
+    fn decode(
+        &self,
+        frame: &Frame,
+        part: &mut Part,
+        kept: &mut Option<Decoder>,
+    ) -> Result<(), FrameError> {
         let decoder = match kept {
             Some(decoder) => decoder,
-            None => {
-                kept.insert(Decoder::new(self.window_log).map_err(|fault| FrameError { offset: frame.offset, fault })?)
-            }
+            None => kept.insert(Decoder::new(self.window_log).map_err(|fault| FrameError {
+                offset: frame.offset,
+                fault,
+            })?),
         };
         let is_whole = part.is_early() || self.is_whole(frame);
         let room = self.room(frame, is_whole);
-        decoder.in_one_place(is_whole).map_err(|fault| FrameError { offset: frame.offset, fault })?;
+        decoder.in_one_place(is_whole).map_err(|fault| FrameError {
+            offset: frame.offset,
+            fault,
+        })?;
         let start = self.start + frame.offset;
         let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
         let mut stream = Stream::new(decoder, source, frame.offset);
         loop {
-            let Some(mut buffer) = part.buffer(room) else { return Ok(()) };
+            let Some(mut buffer) = part.buffer(room) else {
+                return Ok(());
+            };
             let goes_on = stream.fill(&mut buffer.bytes)?;
             part.put(buffer, stream.consumed());
             if !goes_on {
@@ -72,21 +85,37 @@ impl Frames {
 
     /// Room for the next piece of the frame, in bytes.
     fn room(&self, frame: &Frame, is_whole: bool) -> usize {
-        let content = frame.content.and_then(|content| usize::try_from(content).ok());
+        let content = frame
+            .content
+            .and_then(|content| usize::try_from(content).ok());
         // With room for one byte more the end of the frame is seen before the end of the room.
-        content.map_or(PIECE, |content| if is_whole { content + 1 } else { content.min(PIECE) })
+        content.map_or(PIECE, |content| {
+            if is_whole {
+                content + 1
+            } else {
+                content.min(PIECE)
+            }
+        })
     }
 
-    /// Is the frame decoded into one buffer that holds all of its content, when it is its turn? That takes no more memory than a window as wide and saves copying
-    /// out of it, but the reader waits until all is there, so it is for frames among others.
+    /// Is the frame decoded into one buffer that holds all of its content, when it is its turn?
+    /// That takes no more memory than a window as wide and saves copying out of it, but the reader
+    /// waits until all is there, so it is for frames among others.
     fn is_whole(&self, frame: &Frame) -> bool {
-        self.are_many() && frame.content.is_some_and(|content| content <= frame.window && content <= WHOLE)
+        self.are_many()
+            && frame
+                .content
+                .is_some_and(|content| content <= frame.window && content <= WHOLE)
     }
 
     /// May it be taken before its turn, into one buffer?
     fn may_be_early(&self, frame: &Frame) -> bool {
         let is_large = |content: &u64| (LARGE..=WHOLE).contains(content);
-        self.are_many() && frame.content.filter(is_large).is_some_and(|content| self.eager || content <= frame.window)
+        self.are_many()
+            && frame
+                .content
+                .filter(is_large)
+                .is_some_and(|content| self.eager || content <= frame.window)
     }
 
     /// Are there enough for every thread to have one while others wait to be read?
@@ -94,8 +123,9 @@ impl Frames {
         self.frames.len() > 2 * self.threads
     }
 
-    /// The large frames, each to be taken as soon as the other threads need no longer for what stands before it than one thread needs for it.
-    /// Later, whoever reads would end up waiting for it, and earlier it would only take up memory.
+    /// The large frames, each to be taken as soon as the other threads need no longer for what
+    /// stands before it than one thread needs for it. Later, whoever reads would end up waiting for
+    /// it, and earlier it would only take up memory.
     pub(super) fn early(&self) -> Vec<Early> {
         let content = |frame: &Frame| frame.content.unwrap_or(frame.compressed);
         let mut early = Vec::new();
@@ -111,22 +141,40 @@ impl Frames {
             };
             let before = self.frames.iter().take(part).rev().take_while(fits).count();
             if before > 0 {
-                early.push(Early { part, due: part - before, size: self.room(frame, true) });
+                early.push(Early {
+                    part,
+                    due: part - before,
+                    size: self.room(frame, true),
+                });
             }
         }
         early.sort_by_key(|early| (early.due, early.part));
         early
     }
 
-    /// Bytes that decoding a frame takes besides the content it gives: the window, of which no more than the content is used.
+    /// Bytes that decoding a frame takes besides the content it gives: the window, of which no more
+    /// than the content is used.
     fn needs(&self, frame: &Frame) -> u64 {
-        if self.is_whole(frame) { 0 } else { frame.content.map_or(frame.window, |content| content.min(frame.window)) }
+        if self.is_whole(frame) {
+            0
+        } else {
+            frame
+                .content
+                .map_or(frame.window, |content| content.min(frame.window))
+        }
     }
 }
 
 /// Decodes a stream, all of it one part, until its end.
-pub(super) fn stream(ahead: &Arc<Ahead>, source: Source, compression: Compression, window_log: u32) {
-    let Some(mut part) = ahead.take(&mut Kept::<()>::new(ahead), |_| 0) else { return };
+pub(super) fn stream(
+    ahead: &Arc<Ahead>,
+    source: Source,
+    compression: Compression,
+    window_log: u32,
+) {
+    let Some(mut part) = ahead.take(&mut Kept::<()>::new(ahead), |_| 0) else {
+        return;
+    };
     let outcome = match compression {
         Compression::None => plain(&mut part, source),
         Compression::Zstd => zstd(&mut part, source, window_log),
@@ -171,14 +219,23 @@ fn xz(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
 
     // As wide a dictionary as the window of zstd may be, and what xz needs besides.
     let limit = (1 << window_log.clamp(10, 31)) + (16 << 20);
-    let damaged = |offset, cause: io::Error| match cause.get_ref().and_then(|inner| inner.downcast_ref::<XzError>()) {
+    let damaged = |offset, cause: io::Error| match cause
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<XzError>())
+    {
         Some(XzError::MemLimit) => Error::XzMemory { limit },
-        _ => Error::Damaged { format: "xz", offset, cause },
+        _ => Error::Damaged {
+            format: "xz",
+            offset,
+            cause,
+        },
     };
-    let stream = Stream::new_stream_decoder(limit, CONCATENATED).map_err(|error| damaged(0, error.into()))?;
+    let stream = Stream::new_stream_decoder(limit, CONCATENATED)
+        .map_err(|error| damaged(0, error.into()))?;
     let mut decoder = liblzma::bufread::XzDecoder::new_stream(source, stream);
     pieces(part, |out| {
-        let goes_on = read_into(&mut decoder, out).map_err(|cause| damaged(decoder.get_ref().consumed(), cause))?;
+        let goes_on = read_into(&mut decoder, out)
+            .map_err(|cause| damaged(decoder.get_ref().consumed(), cause))?;
         Ok((goes_on, decoder.get_ref().consumed()))
     })
 }
@@ -193,10 +250,16 @@ fn xz(_: &mut Part, _: Source, _: u32) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "xz" })
 }
 
-/// Puts down pieces as long as `fill` has any: it fills a buffer and gives whether more follows, and how much of the archive it has read.
-fn pieces(part: &mut Part, mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>) -> Result<(), Error> {
+/// Puts down pieces as long as `fill` has any: it fills a buffer and gives whether more follows,
+/// and how much of the archive it has read.
+fn pieces(
+    part: &mut Part,
+    mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>,
+) -> Result<(), Error> {
     loop {
-        let Some(mut buffer) = part.buffer(PIECE) else { return Ok(()) };
+        let Some(mut buffer) = part.buffer(PIECE) else {
+            return Ok(());
+        };
         let (goes_on, consumed) = fill(&mut buffer.bytes)?;
         part.put(buffer, consumed);
         if !goes_on {

@@ -51,11 +51,16 @@ pub(super) enum Detected {
 /// What begins with `bytes`, which are [`DETECTED`] unless there are no more.
 pub(super) fn detect(bytes: &[u8]) -> Detected {
     // Tar first: a header block begins with the name of a file, which may look like anything.
-    if bytes.first_chunk::<DETECTED>().is_some_and(|block| is_empty(block) || has_checksum(block)) {
+    if bytes
+        .first_chunk::<DETECTED>()
+        .is_some_and(|block| is_empty(block) || has_checksum(block))
+    {
         return Detected::Tar(Compression::None);
     }
     match bytes {
-        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Detected::Tar(Compression::Zstd),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => {
+            Detected::Tar(Compression::Zstd)
+        }
         // Versions before 0.8, which the scan of frames then names.
         [0x1E | 0x22..=0x27, 0xB5, 0x2F, 0xFD, ..] => Detected::Tar(Compression::Zstd),
         [0x1F, 0x8B, ..] => Detected::Tar(Compression::Gzip),
@@ -75,17 +80,30 @@ fn is_empty(block: &[u8; DETECTED]) -> bool {
 
 /// Whether the checksum of a header block is right. Some old programs summed up signed bytes.
 fn has_checksum(block: &[u8; DETECTED]) -> bool {
-    let Some(said) = block.get(CHECKSUM).and_then(octal) else { return false };
+    let Some(said) = block.get(CHECKSUM).and_then(octal) else {
+        return false;
+    };
     let summed = |value: fn(u8) -> i64| {
         let bytes = block.iter().enumerate();
-        bytes.map(|(place, byte)| value(if CHECKSUM.contains(&place) { b' ' } else { *byte })).sum::<i64>()
+        bytes
+            .map(|(place, byte)| {
+                value(if CHECKSUM.contains(&place) {
+                    b' '
+                } else {
+                    *byte
+                })
+            })
+            .sum::<i64>()
     };
     said == summed(i64::from) || said == summed(|byte| i64::from(byte.cast_signed()))
 }
 
 /// The number in a field of octal digits with blanks before and a blank or NUL behind.
 fn octal(field: &[u8]) -> Option<i64> {
-    let digits = field.trim_ascii_start().split(|byte| matches!(byte, 0 | b' ')).next()?;
+    let digits = field
+        .trim_ascii_start()
+        .split(|byte| matches!(byte, 0 | b' '))
+        .next()?;
     i64::from_str_radix(str::from_utf8(digits).ok()?, 8).ok()
 }
 
@@ -102,7 +120,10 @@ mod tests {
 
     #[test]
     fn a_tar_is_known_by_its_checksum_whatever_its_first_member_is_called() {
-        assert_eq!(detect(header().as_bytes()), Detected::Tar(Compression::None));
+        assert_eq!(
+            detect(header().as_bytes()),
+            Detected::Tar(Compression::None)
+        );
     }
 
     #[test]
@@ -121,12 +142,18 @@ mod tests {
     #[test]
     fn compressions_and_other_formats_are_known_by_their_magic() {
         for (bytes, expected) in [
-            (b"\x28\xB5\x2F\xFD".as_slice(), Detected::Tar(Compression::Zstd)),
+            (
+                b"\x28\xB5\x2F\xFD".as_slice(),
+                Detected::Tar(Compression::Zstd),
+            ),
             (b"\x5A\x2A\x4D\x18", Detected::Tar(Compression::Zstd)),
             (b"\x1F\x8B\x08", Detected::Tar(Compression::Gzip)),
             (b"\xFD7zXZ\x00", Detected::Tar(Compression::Xz)),
             (b"BZh91AY", Detected::Other("a bzip2 archive")),
-            (b"!<arch>\ndebian-binary", Detected::Other("a Debian package")),
+            (
+                b"!<arch>\ndebian-binary",
+                Detected::Other("a Debian package"),
+            ),
             (b"hsqs", Detected::Other("a squashfs image")),
             (b"PK\x03\x04", Detected::Other("a zip archive")),
             (b"hello", Detected::Unknown),

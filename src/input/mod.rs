@@ -1,4 +1,5 @@
-//! The tar stream of an archive: from a file or a pipe, plain or compressed, decoded ahead of whoever reads it.
+//! The tar stream of an archive: from a file or a pipe, plain or compressed, decoded ahead of
+//! whoever reads it.
 
 mod ahead;
 mod decoders;
@@ -40,12 +41,14 @@ pub enum Compression {
 pub struct Options {
     /// Threads that decode frames, at least 1.
     pub threads: usize,
-    /// Bytes that decoded frames may take before they are read, what decoders need for them included. The next one in order may always be decoded.
+    /// Bytes that decoded frames may take before they are read, what decoders need for them
+    /// included. The next one in order may always be decoded.
     pub memory: u64,
     /// The widest zstd window accepted, as the exponent of two: 10..=31. sbuild takes 27.
     pub window_log: u32,
-    /// Are large frames decoded before their turn where that takes more memory than their window? That saves time where there is nothing to do but to read;
-    /// whoever writes files beside it loses more by the memory that is touched.
+    /// Are large frames decoded before their turn where that takes more memory than their window?
+    /// That saves time where there is nothing to do but to read; whoever writes files beside it
+    /// loses more by the memory that is touched.
     pub eager: bool,
 }
 
@@ -62,13 +65,17 @@ pub enum Error {
     #[error("it is empty (0 bytes): whatever made it failed; make it again")]
     Empty,
     /// It is in a format that is not read here.
-    #[error("it is {0}; only tar archives are read, plain or compressed with zstd, gzip or xz: convert it first")]
+    #[error(
+        "it is {0}; only tar archives are read, plain or compressed with zstd, gzip or xz: convert it first"
+    )]
     Other(&'static str),
     /// It is in no known format.
     #[error("it is no tar archive, plain or compressed with zstd, gzip or xz")]
     Unknown,
     /// It is compressed in a way that this build leaves out.
-    #[error("it is compressed with {format}, which this build of isar-tarball does not read; decompress it first")]
+    #[error(
+        "it is compressed with {format}, which this build of isar-tarball does not read; decompress it first"
+    )]
     FeatureOff {
         /// The name of the compression, and of the feature.
         format: &'static str,
@@ -104,7 +111,9 @@ pub enum Error {
 
 fn damage(cause: &io::Error) -> String {
     match cause.kind() {
-        io::ErrorKind::UnexpectedEof => "the archive ends too early: it is truncated; copy or make it again".to_owned(),
+        io::ErrorKind::UnexpectedEof => {
+            "the archive ends too early: it is truncated; copy or make it again".to_owned()
+        }
         _ if cause.raw_os_error().is_some() => format!("read: {}", crate::error::describe(cause)),
         _ => format!("damaged: {cause}"),
     }
@@ -124,7 +133,8 @@ pub struct Input {
 impl Input {
     /// Takes an archive opened by the caller: what follows the file's current position.
     ///
-    /// The frames of a regular file are found and decoded in parallel; the file's position stays as it is. Anything else is decoded as it comes. Waits for a pipe's first bytes.
+    /// The frames of a regular file are found and decoded in parallel; the file's position stays as
+    /// it is. Anything else is decoded as it comes. Waits for a pipe's first bytes.
     pub fn open(file: File, options: &Options) -> Result<Input, Error> {
         let file = Arc::new(file);
         let about = file.metadata().map_err(Error::Read)?;
@@ -132,11 +142,22 @@ impl Input {
             return Err(Error::Directory);
         }
         let (mut source, range, interrupt) = if about.is_file() {
-            let start = (&*file).stream_position().map_err(Error::Read)?.min(about.len());
-            (Source::range(Arc::clone(&file), start, about.len()), Some((start, about.len() - start)), None)
+            let start = (&*file)
+                .stream_position()
+                .map_err(Error::Read)?
+                .min(about.len());
+            (
+                Source::range(Arc::clone(&file), start, about.len()),
+                Some((start, about.len() - start)),
+                None,
+            )
         } else {
             let interrupt = Arc::new(Interrupt::new().map_err(Error::Read)?);
-            (Source::pipe(Arc::clone(&file), Arc::clone(&interrupt)), None, Some(interrupt))
+            (
+                Source::pipe(Arc::clone(&file), Arc::clone(&interrupt)),
+                None,
+                Some(interrupt),
+            )
         };
         let compression = detect(&mut source)?;
         let frames = match (compression, range) {
@@ -144,7 +165,12 @@ impl Input {
             _ => None,
         };
         check_windows(frames.as_deref().unwrap_or_default(), options.window_log)?;
-        let with_content = frames.iter().flatten().filter(|frame| !frame.is_skippable).copied().collect::<Vec<_>>();
+        let with_content = frames
+            .iter()
+            .flatten()
+            .filter(|frame| !frame.is_skippable)
+            .copied()
+            .collect::<Vec<_>>();
         let content = match compression {
             Compression::None => range.map(|(_, length)| length),
             _ => frames.as_deref().and_then(content),
@@ -153,13 +179,28 @@ impl Input {
         let threads = options.threads.clamp(1, with_content.len().max(1));
         let parallel = frames.is_some().then(|| {
             let start = range.map_or(0, |(start, _)| start);
-            Arc::new(Frames { file, start, frames: with_content, window_log, threads, eager: options.eager })
+            Arc::new(Frames {
+                file,
+                start,
+                frames: with_content,
+                window_log,
+                threads,
+                eager: options.eager,
+            })
         });
         let ahead = match &parallel {
             Some(frames) => Ahead::new(frames.frames.len(), frames.early(), options.memory),
             None => Ahead::new(1, Vec::new(), options.memory),
         };
-        let mut input = Input { compression, frames, ahead, interrupt, threads: Vec::new(), consumed: 0, content };
+        let mut input = Input {
+            compression,
+            frames,
+            ahead,
+            interrupt,
+            threads: Vec::new(),
+            consumed: 0,
+            content,
+        };
         match parallel {
             Some(frames) => {
                 for _ in 0..threads {
@@ -167,14 +208,17 @@ impl Input {
                     input.spawn(move |ahead| frames.work(ahead))?;
                 }
             }
-            None => input.spawn(move |ahead| decoders::stream(ahead, source, compression, window_log))?,
+            None => input
+                .spawn(move |ahead| decoders::stream(ahead, source, compression, window_log))?,
         }
         Ok(input)
     }
 
     fn spawn(&mut self, work: impl FnOnce(&Arc<Ahead>) + Send + 'static) -> Result<(), Error> {
         let ahead = Arc::clone(&self.ahead);
-        let thread = thread::Builder::new().name("decode".to_owned()).spawn(move || work(&ahead));
+        let thread = thread::Builder::new()
+            .name("decode".to_owned())
+            .spawn(move || work(&ahead));
         self.threads.push(thread.map_err(Error::Thread)?);
         Ok(())
     }
@@ -191,9 +235,14 @@ impl Input {
 
     /// The next piece of the tar stream; `None` at its end. Pieces are of any length but empty.
     ///
-    /// A piece may be kept and shared. As long as it is, less is decoded ahead; but the piece asked for comes in any case, so that whoever holds on to all of them
-    /// gets all of them, with the memory that this takes. Whoever hands pieces to other threads calls [`Input::wait_for_room`] now and then.
-    #[allow(clippy::should_implement_trait, reason = "an iterator could not be asked for anything else in between")]
+    /// A piece may be kept and shared. As long as it is, less is decoded ahead; but the piece asked
+    /// for comes in any case, so that whoever holds on to all of them gets all of them, with the
+    /// memory that this takes. Whoever hands pieces to other threads calls [`Input::wait_for_room`]
+    /// now and then.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "an iterator could not be asked for anything else in between"
+    )]
     pub fn next(&mut self) -> Result<Option<Chunk>, Error> {
         Ok(self.ahead.next()?.map(|(chunk, consumed)| {
             self.consumed = consumed;
@@ -201,13 +250,15 @@ impl Input {
         }))
     }
 
-    /// Waits until the pieces given out, the latest one not counted, take no more than half of the memory allowed.
-    /// To be called when other threads are about to drop theirs; whoever keeps them all itself would wait for ever.
+    /// Waits until the pieces given out, the latest one not counted, take no more than half of the
+    /// memory allowed. To be called when other threads are about to drop theirs; whoever keeps them
+    /// all itself would wait for ever.
     pub fn wait_for_room(&self) {
         self.ahead.wait_for_room();
     }
 
-    /// Bytes that pieces take now, those not yet read and those that are still shared, and what is being decoded; and the most that they ever took.
+    /// Bytes that pieces take now, those not yet read and those that are still shared, and what is
+    /// being decoded; and the most that they ever took.
     pub fn held(&self) -> (u64, u64) {
         self.ahead.held()
     }
@@ -217,13 +268,15 @@ impl Input {
         self.consumed
     }
 
-    /// Bytes of the tar stream, where a regular file tells before it is read: one that is not compressed, or zstd frames whose headers all say it.
+    /// Bytes of the tar stream, where a regular file tells before it is read: one that is not
+    /// compressed, or zstd frames whose headers all say it.
     pub fn content(&self) -> Option<u64> {
         self.content
     }
 }
 
-/// How the archive in a regular file is compressed, and where its zstd frames are. Nothing is decoded, and the file's position stays as it is.
+/// How the archive in a regular file is compressed, and where its zstd frames are. Nothing is
+/// decoded, and the file's position stays as it is.
 pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
     let length = file.metadata().map_err(Error::Read)?.len();
     let source = file.try_clone().map_err(Error::Read)?;
@@ -247,7 +300,9 @@ fn detect(source: &mut Source) -> Result<Compression, Error> {
 
 /// Bytes of content in all frames, when each says it.
 fn content(frames: &[Frame]) -> Option<u64> {
-    frames.iter().try_fold(0_u64, |sum, frame| sum.checked_add(frame.content?))
+    frames
+        .iter()
+        .try_fold(0_u64, |sum, frame| sum.checked_add(frame.content?))
 }
 
 impl Drop for Input {

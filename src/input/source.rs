@@ -44,7 +44,13 @@ impl Source {
     }
 
     fn new(file: Arc<File>, reach: Reach) -> Source {
-        Source { file, reach, buffer: Vec::new(), position: 0, consumed: 0 }
+        Source {
+            file,
+            reach,
+            buffer: Vec::new(),
+            position: 0,
+            consumed: 0,
+        }
     }
 
     /// Bytes consumed so far.
@@ -65,7 +71,8 @@ impl Source {
         Ok(self.buffer.get(self.position..).unwrap_or_default())
     }
 
-    /// Appends bytes to `out` until its room is used up, without a detour over the buffer. False at the end.
+    /// Appends bytes to `out` until its room is used up, without a detour over the buffer. False at
+    /// the end.
     pub(super) fn fill(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         while out.len() < out.capacity() {
             let room = out.capacity() - out.len();
@@ -97,7 +104,8 @@ fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> 
                 if limit == 0 {
                     return Ok(0);
                 }
-                pread_append(file.as_fd(), *next, limit, out).inspect(|count| *next += *count as u64)
+                pread_append(file.as_fd(), *next, limit, out)
+                    .inspect(|count| *next += *count as u64)
             }
             Reach::Pipe(interrupt) => {
                 interrupt.wait_for(file)?;
@@ -105,7 +113,11 @@ fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> 
             }
         };
         match read {
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
             read => return read,
         }
     }
@@ -142,7 +154,10 @@ pub(super) struct Interrupt(OwnedFd);
 
 impl Interrupt {
     pub(super) fn new() -> io::Result<Interrupt> {
-        Ok(Interrupt(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Interrupt(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
     }
 
     /// From now on every wait ends with an error.
@@ -153,10 +168,15 @@ impl Interrupt {
 
     /// Waits until a read of `file` gives something.
     fn wait_for(&self, file: &File) -> io::Result<()> {
-        let mut waited = [PollFd::new(file, PollFlags::IN), PollFd::new(&self.0, PollFlags::IN)];
+        let mut waited = [
+            PollFd::new(file, PollFlags::IN),
+            PollFd::new(&self.0, PollFlags::IN),
+        ];
         loop {
             match poll(&mut waited, None) {
-                Ok(_) if !waited[1].revents().is_empty() => return Err(io::Error::other("interrupted")),
+                Ok(_) if !waited[1].revents().is_empty() => {
+                    return Err(io::Error::other("interrupted"));
+                }
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

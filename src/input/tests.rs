@@ -18,7 +18,12 @@ use crate::zst::frames::Fault;
 /// A piece of an archive.
 #[derive(Clone, Debug)]
 enum Cut {
-    Frame { size: usize, says_size: bool, has_checksum: bool, window_log: u32 },
+    Frame {
+        size: usize,
+        says_size: bool,
+        has_checksum: bool,
+        window_log: u32,
+    },
     Skippable(usize),
 }
 
@@ -42,7 +47,12 @@ fn frame(content: &[u8]) -> Vec<u8> {
 }
 
 fn skippable(size: usize) -> Vec<u8> {
-    [&[0x53, 0x2A, 0x4D, 0x18], (size as u32).to_le_bytes().as_slice(), &vec![0xAA; size]].concat()
+    [
+        &[0x53, 0x2A, 0x4D, 0x18],
+        (size as u32).to_le_bytes().as_slice(),
+        &vec![0xAA; size],
+    ]
+    .concat()
 }
 
 /// Bytes that compress to about half, different everywhere.
@@ -60,11 +70,25 @@ fn content(size: usize) -> Vec<u8> {
 
 fn archive(cuts: &[Cut]) -> (Vec<u8>, Vec<u8>) {
     let (mut all, mut archive) = (Vec::new(), Vec::new());
-    let total = cuts.iter().map(|cut| if let Cut::Frame { size, .. } = cut { *size } else { 0 }).sum();
+    let total = cuts
+        .iter()
+        .map(|cut| {
+            if let Cut::Frame { size, .. } = cut {
+                *size
+            } else {
+                0
+            }
+        })
+        .sum();
     let source = content(total);
     for cut in cuts {
         match cut {
-            Cut::Frame { size, says_size, has_checksum, window_log } => {
+            Cut::Frame {
+                size,
+                says_size,
+                has_checksum,
+                window_log,
+            } => {
                 let part = &source[all.len()..all.len() + size];
                 archive.extend(compress(part, *says_size, *has_checksum, *window_log));
                 all.extend_from_slice(part);
@@ -91,7 +115,12 @@ fn pipe(bytes: &[u8]) -> File {
 }
 
 fn options(threads: usize, memory: u64) -> Options {
-    Options { threads, memory, window_log: 27, eager: true }
+    Options {
+        threads,
+        memory,
+        window_log: 27,
+        eager: true,
+    }
 }
 
 fn read_all(input: &mut Input) -> Result<Vec<u8>, Error> {
@@ -112,7 +141,9 @@ fn read(file: File, options: Options) -> Result<Vec<u8>, Error> {
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(work()));
-    receiver.recv_timeout(Duration::from_secs(60)).expect("an answer within a minute")
+    receiver
+        .recv_timeout(Duration::from_secs(60))
+        .expect("an answer within a minute")
 }
 
 fn fault(result: Result<Vec<u8>, Error>) -> (u64, Fault) {
@@ -131,7 +162,10 @@ fn cuts() -> impl Strategy<Value = Vec<Cut>> {
             window_log,
         },
     );
-    proptest::collection::vec(prop_oneof![4 => frame, 1 => (0..5000_usize).prop_map(Cut::Skippable)], 1..12)
+    proptest::collection::vec(
+        prop_oneof![4 => frame, 1 => (0..5000_usize).prop_map(Cut::Skippable)],
+        1..12,
+    )
 }
 
 proptest! {
@@ -188,9 +222,15 @@ fn the_scan_reads_headers_and_not_the_data() {
     assert!(read < archive.len() / 10, "{read} of {}", archive.len());
 }
 
-/// Some frames of every kind, small enough to be damaged at each of their bytes. Frames that don't say their size come as streams.
+/// Some frames of every kind, small enough to be damaged at each of their bytes. Frames that don't
+/// say their size come as streams.
 fn small() -> (Vec<u8>, Vec<u8>) {
-    let frame = |size, says_size| Cut::Frame { size, says_size, has_checksum: true, window_log: 17 };
+    let frame = |size, says_size| Cut::Frame {
+        size,
+        says_size,
+        has_checksum: true,
+        window_log: 17,
+    };
     archive(&[
         frame(300, true),
         Cut::Skippable(9),
@@ -207,7 +247,11 @@ fn a_cut_is_an_error_unless_it_falls_between_frames() {
     let frames = frames::scan(&file(&archive), 0, archive.len() as u64).unwrap();
     for end in 1..archive.len() {
         let between = frames.iter().any(|frame| frame.offset == end as u64);
-        let inside = frames.iter().rfind(|frame| frame.offset < end as u64).unwrap().offset;
+        let inside = frames
+            .iter()
+            .rfind(|frame| frame.offset < end as u64)
+            .unwrap()
+            .offset;
         for source in [file, pipe] {
             let result = read(source(&archive[..end]), options(2, 1 << 20));
             match result {
@@ -215,7 +259,8 @@ fn a_cut_is_an_error_unless_it_falls_between_frames() {
                 // The magic number alone is no zstd archive.
                 Err(Error::Unknown) => assert!(end < 4),
                 Err(error) => assert!(
-                    !between && matches!(fault(Err(error)), (offset, Fault::Truncated) if offset == inside),
+                    !between
+                        && matches!(fault(Err(error)), (offset, Fault::Truncated) if offset == inside),
                     "cut at {end}"
                 ),
             }
@@ -252,24 +297,54 @@ fn what_is_wrong_with_a_frame_is_told_with_its_place() {
     let legacy = [0x27, 0xB5, 0x2F, 0xFD, 0, 0, 0, 0];
     type Expected = fn(&Fault) -> bool;
     let cases: &[(&str, &[u8], Expected)] = &[
-        ("checksum", &wrong_sum, |fault| matches!(fault, Fault::Checksum)),
-        ("reserved block", &reserved_block, |fault| matches!(fault, Fault::Corrupt(_))),
-        ("dictionary", &with_dictionary, |fault| matches!(fault, Fault::Dictionary(7))),
-        ("size", &lies_about_size, |fault| matches!(fault, Fault::Corrupt(_))),
-        ("legacy", &legacy, |fault| matches!(fault, Fault::Legacy)),
-        ("newline behind", b"\n", |fault| matches!(fault, Fault::NotAFrame)),
-        ("zeros behind", &[0; 1024], |fault| matches!(fault, Fault::NotAFrame)),
-        ("cut", &good[..50], |fault| matches!(fault, Fault::Truncated)),
-        ("window", &compress(&vec![7; 3 << 20], false, true, 21), |fault| {
-            matches!(fault, Fault::Window { window: 0x20_0000, limit: 0x10_0000 })
+        ("checksum", &wrong_sum, |fault| {
+            matches!(fault, Fault::Checksum)
         }),
+        ("reserved block", &reserved_block, |fault| {
+            matches!(fault, Fault::Corrupt(_))
+        }),
+        ("dictionary", &with_dictionary, |fault| {
+            matches!(fault, Fault::Dictionary(7))
+        }),
+        ("size", &lies_about_size, |fault| {
+            matches!(fault, Fault::Corrupt(_))
+        }),
+        ("legacy", &legacy, |fault| matches!(fault, Fault::Legacy)),
+        ("newline behind", b"\n", |fault| {
+            matches!(fault, Fault::NotAFrame)
+        }),
+        ("zeros behind", &[0; 1024], |fault| {
+            matches!(fault, Fault::NotAFrame)
+        }),
+        ("cut", &good[..50], |fault| {
+            matches!(fault, Fault::Truncated)
+        }),
+        (
+            "window",
+            &compress(&vec![7; 3 << 20], false, true, 21),
+            |fault| {
+                matches!(
+                    fault,
+                    Fault::Window {
+                        window: 0x20_0000,
+                        limit: 0x10_0000
+                    }
+                )
+            },
+        ),
     ];
     for (name, bad, expected) in cases {
         for source in [file, pipe] {
             let archive = [&good, *bad].concat();
-            let options = Options { window_log: 20, ..options(2, 1 << 20) };
+            let options = Options {
+                window_log: 20,
+                ..options(2, 1 << 20)
+            };
             let (offset, fault) = fault(read(source(&archive), options));
-            assert!(offset == place && expected(&fault), "{name}: {fault:?} at {offset}");
+            assert!(
+                offset == place && expected(&fault),
+                "{name}: {fault:?} at {offset}"
+            );
         }
     }
 }
@@ -278,7 +353,12 @@ fn what_is_wrong_with_a_frame_is_told_with_its_place() {
 fn a_large_frame_comes_in_pieces_while_the_next_ones_are_decoded() {
     let all = content(40 << 20);
     for says_size in [true, false] {
-        let archive = [compress(&all, says_size, true, 23), frame(&all[..1 << 20]), frame(b"end")].concat();
+        let archive = [
+            compress(&all, says_size, true, 23),
+            frame(&all[..1 << 20]),
+            frame(b"end"),
+        ]
+        .concat();
         let mut input = Input::open(file(&archive), &options(2, 64 << 20)).unwrap();
         let mut read = 0;
         let mut consumed = 0;
@@ -289,7 +369,10 @@ fn a_large_frame_comes_in_pieces_while_the_next_ones_are_decoded() {
             consumed = input.consumed();
         }
         assert_eq!(read, (41 << 20) + 3);
-        assert_eq!((consumed, input.content()), (archive.len() as u64, says_size.then_some(read as u64)));
+        assert_eq!(
+            (consumed, input.content()),
+            (archive.len() as u64, says_size.then_some(read as u64))
+        );
     }
 }
 
@@ -299,8 +382,17 @@ fn a_slow_reader_does_not_make_memory_grow() {
     let small: Vec<u8> = all.chunks(200 << 10).flat_map(frame).collect();
     let large = compress(&all, false, true, 17);
     let budget = 4 << 20;
-    for (archive, source) in [(&small, file as fn(&[u8]) -> File), (&large, file), (&large, pipe), (&all, pipe)] {
-        let archive = if *archive == all { tar_of(&all) } else { archive.clone() };
+    for (archive, source) in [
+        (&small, file as fn(&[u8]) -> File),
+        (&large, file),
+        (&large, pipe),
+        (&all, pipe),
+    ] {
+        let archive = if *archive == all {
+            tar_of(&all)
+        } else {
+            archive.clone()
+        };
         let mut input = Input::open(source(&archive), &options(8, budget)).unwrap();
         let mut read = 0;
         while let Some(chunk) = input.next().unwrap() {
@@ -359,11 +451,18 @@ fn waiting_for_room_bounds_what_other_threads_hold() {
 
 #[test]
 fn dropping_early_ends_all_threads_even_on_a_silent_pipe() {
-    let (_, archive) = archive(&[Cut::Frame { size: 900_000, says_size: false, has_checksum: true, window_log: 17 }]);
+    let (_, archive) = archive(&[Cut::Frame {
+        size: 900_000,
+        says_size: false,
+        has_checksum: true,
+        window_log: 17,
+    }]);
     for begun in [&archive[..archive.len() / 2], &tar_of(b"x")[..512]] {
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(&begun[..begun.len().min(60_000)]).unwrap();
-        in_time(move || drop(Input::open(File::from(OwnedFd::from(reader)), &options(1, 0)).unwrap()));
+        in_time(move || {
+            drop(Input::open(File::from(OwnedFd::from(reader)), &options(1, 0)).unwrap())
+        });
         // Nobody has the other end any more.
         assert!(writer.write_all(&[0; 1 << 17]).is_err());
     }
@@ -414,13 +513,25 @@ fn a_plain_tar_comes_as_it_is() {
 #[test]
 fn other_formats_and_nothing_at_all_are_named() {
     for source in [file, pipe] {
-        assert!(matches!(read(source(b""), options(1, 0)), Err(Error::Empty)));
-        assert!(matches!(read(source(b"hello"), options(1, 0)), Err(Error::Unknown)));
+        assert!(matches!(
+            read(source(b""), options(1, 0)),
+            Err(Error::Empty)
+        ));
+        assert!(matches!(
+            read(source(b"hello"), options(1, 0)),
+            Err(Error::Unknown)
+        ));
         let error = read(source(b"BZh91AY&SY"), options(1, 0)).unwrap_err();
-        assert!(error.to_string().starts_with("it is a bzip2 archive;"), "{error}");
+        assert!(
+            error.to_string().starts_with("it is a bzip2 archive;"),
+            "{error}"
+        );
     }
     let directory = File::open("/").unwrap();
-    assert_eq!(read(directory, options(1, 0)).unwrap_err().to_string(), "it is a directory, not an archive");
+    assert_eq!(
+        read(directory, options(1, 0)).unwrap_err().to_string(),
+        "it is a directory, not an archive"
+    );
 }
 
 /// A foreign compression, whole and damaged.
@@ -433,7 +544,9 @@ fn check_foreign(compression: Compression, tar: &[u8], archive: &[u8]) {
     }
     for end in (10..archive.len()).step_by(archive.len() / 40) {
         let result = read(file(&archive[..end]), options(1, 0));
-        let Err(Error::Damaged { cause, .. }) = result else { panic!("cut at {end}: {:?}", result.map(|_| ())) };
+        let Err(Error::Damaged { cause, .. }) = result else {
+            panic!("cut at {end}: {:?}", result.map(|_| ()))
+        };
         assert_eq!(cause.kind(), io::ErrorKind::UnexpectedEof, "cut at {end}");
     }
     for bit in (80..archive.len() * 8).step_by(archive.len() / 10 + 1) {
@@ -457,7 +570,11 @@ fn gzip_is_read_in_any_number_of_members() {
         encoder.finish().unwrap()
     };
     check_foreign(Compression::Gzip, &tar, &member(&tar));
-    let members: Vec<u8> = tar.chunks(70_000).chain([b"".as_slice()]).flat_map(member).collect();
+    let members: Vec<u8> = tar
+        .chunks(70_000)
+        .chain([b"".as_slice()])
+        .flat_map(member)
+        .collect();
     assert!(read(file(&members), options(1, 0)).unwrap() == tar);
 }
 
@@ -471,20 +588,35 @@ fn xz_is_read_in_any_number_of_streams_with_padding_within_a_memory_limit() {
         encoder.finish().unwrap()
     };
     check_foreign(Compression::Xz, &tar, &stream(&tar, 1));
-    let mut streams: Vec<u8> = tar.chunks(70_000).flat_map(|part| [stream(part, 0), vec![0; 8]].concat()).collect();
+    let mut streams: Vec<u8> = tar
+        .chunks(70_000)
+        .flat_map(|part| [stream(part, 0), vec![0; 8]].concat())
+        .collect();
     assert!(read(file(&streams), options(1, 0)).unwrap() == tar);
     streams.push(0);
-    assert!(read(file(&streams), options(1, 0)).is_err(), "padding is in fours");
+    assert!(
+        read(file(&streams), options(1, 0)).is_err(),
+        "padding is in fours"
+    );
     let wide = stream(&tar, 9);
-    let narrow = Options { window_log: 20, ..options(1, 0) };
-    assert!(matches!(read(file(&wide), narrow), Err(Error::XzMemory { limit: 0x110_0000 })));
+    let narrow = Options {
+        window_log: 20,
+        ..options(1, 0)
+    };
+    assert!(matches!(
+        read(file(&wide), narrow),
+        Err(Error::XzMemory { limit: 0x110_0000 })
+    ));
 }
 
 #[test]
 fn a_decoder_that_dies_is_an_error_and_not_a_hang() {
     let ahead = Ahead::new(2, Vec::new(), 0);
     drop(ahead.take(&mut Kept::<()>::new(&ahead), |_| 0).unwrap());
-    assert!(matches!(in_time(move || ahead.next().map(|_| ())), Err(Error::Broken)));
+    assert!(matches!(
+        in_time(move || ahead.next().map(|_| ())),
+        Err(Error::Broken)
+    ));
 }
 
 #[test]
@@ -495,7 +627,11 @@ fn a_decoder_is_kept_for_the_next_part_as_long_as_it_fits_the_budget() {
         let part = ahead.take(&mut kept, |_| needs).unwrap();
         kept.value = Some(());
         kept.settle();
-        assert_eq!((kept.value.is_some(), ahead.held().0), (is_kept, if is_kept { needs } else { 0 }), "{needs}");
+        assert_eq!(
+            (kept.value.is_some(), ahead.held().0),
+            (is_kept, if is_kept { needs } else { 0 }),
+            "{needs}"
+        );
         part.done(Ok(()));
     }
 }
@@ -512,8 +648,19 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
     };
     let planned = |contents: &[u64], threads, eager| {
         let frames = contents.iter().map(|content| mib(*content)).collect();
-        let frames = Frames { file: Arc::new(file(b"")), start: 0, frames, window_log: 27, threads, eager };
-        frames.early().iter().map(|early| (early.part, early.due)).collect::<Vec<_>>()
+        let frames = Frames {
+            file: Arc::new(file(b"")),
+            start: 0,
+            frames,
+            window_log: 27,
+            threads,
+            eager,
+        };
+        frames
+            .early()
+            .iter()
+            .map(|early| (early.part, early.due))
+            .collect::<Vec<_>>()
     };
     let due = |contents: &[u64], threads| planned(contents, threads, true);
     let late = [20, 20, 20, 20, 20, 20, 100, 20];
@@ -525,7 +672,11 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
     assert_eq!(due(&[20, 20, 90, 20, 60, 50], 2), [(2, 0), (4, 3)]);
     assert_eq!(due(&[20; 9], 2), []);
     assert_eq!(due(&[20, 20, 20, 20, 20, 192], 2), [(5, 0)]);
-    assert_eq!(due(&[20, 20, 20, 20, 20, 193], 2), [], "larger than what is decoded into one buffer");
+    assert_eq!(
+        due(&[20, 20, 20, 20, 20, 193], 2),
+        [],
+        "larger than what is decoded into one buffer"
+    );
     assert_eq!(planned(&late, 2, false), [], "larger than its window");
     assert_eq!(planned(&[20, 20, 20, 20, 64], 2, false), [(4, 1)]);
 }
@@ -533,48 +684,108 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
 #[test]
 fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_then() {
     const MIB: usize = 1 << 20;
-    let early = |size| vec![Early { part: 3, due: 1, size }];
+    let early = |size| {
+        vec![Early {
+            part: 3,
+            due: 1,
+            size,
+        }]
+    };
     let take = |ahead: &Arc<Ahead>| ahead.take(&mut Kept::<()>::new(ahead), |_| 0);
     let ahead = Ahead::new(5, early(4 * MIB), 10 * MIB as u64);
     let mut parts = [take(&ahead).unwrap(), take(&ahead).unwrap()];
     assert_eq!(parts.each_ref().map(|part| part.index), [0, 3]);
     assert_eq!(ahead.held().0, 4 * MIB as u64, "charged when it is taken");
     let room = parts[1].buffer(4 * MIB).unwrap();
-    assert_eq!((room.bytes.capacity(), ahead.held().0), (4 * MIB, 4 * MIB as u64), "and not once more");
+    assert_eq!(
+        (room.bytes.capacity(), ahead.held().0),
+        (4 * MIB, 4 * MIB as u64),
+        "and not once more"
+    );
     let rest: Vec<Part> = std::iter::from_fn(|| take(&ahead)).collect();
-    assert_eq!(rest.iter().map(|part| part.index).collect::<Vec<_>>(), [1, 2, 4]);
+    assert_eq!(
+        rest.iter().map(|part| part.index).collect::<Vec<_>>(),
+        [1, 2, 4]
+    );
 
     // Before it is due, no other part but the one that is read takes the room that it needs.
-    let ahead = Ahead::new(5, vec![Early { part: 3, due: 2, size: 4 * MIB }], 10 * MIB as u64);
+    let ahead = Ahead::new(
+        5,
+        vec![Early {
+            part: 3,
+            due: 2,
+            size: 4 * MIB,
+        }],
+        10 * MIB as u64,
+    );
     let (mut first, mut second) = (take(&ahead).unwrap(), take(&ahead).unwrap());
     let first = first.buffer(5 * MIB).unwrap();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(second.buffer(5 * MIB).map(|room| room.bytes.capacity())));
-    assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "5 of 10 are taken, and 4 are kept");
+    assert!(
+        receiver.recv_timeout(Duration::from_millis(100)).is_err(),
+        "5 of 10 are taken, and 4 are kept"
+    );
     assert_eq!(take(&ahead).unwrap().index, 3);
     drop(first);
-    assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap(), Some(5 * MIB));
+    assert_eq!(
+        receiver.recv_timeout(Duration::from_secs(60)).unwrap(),
+        Some(5 * MIB)
+    );
 
     // One that would leave too little for the others waits for its turn.
     let ahead = Ahead::new(5, early(7 * MIB), 10 * MIB as u64);
-    let order: Vec<usize> = std::iter::from_fn(|| take(&ahead)).map(|part| part.index).collect();
+    let order: Vec<usize> = std::iter::from_fn(|| take(&ahead))
+        .map(|part| part.index)
+        .collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
 }
 
 #[test]
 fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
     // As large as large frames are, and nearly nothing when compressed.
-    let sizes = [1 << 20, 2 << 20, 3 << 20, 1 << 20, 50 << 20, 1 << 20, 60 << 20, 5];
-    let contents: Vec<Vec<u8>> = sizes.iter().zip(1..).map(|(size, byte)| vec![byte; *size]).collect();
-    let frames: Vec<Vec<u8>> = contents.iter().map(|content| compress(content, true, true, 27)).collect();
+    let sizes = [
+        1 << 20,
+        2 << 20,
+        3 << 20,
+        1 << 20,
+        50 << 20,
+        1 << 20,
+        60 << 20,
+        5,
+    ];
+    let contents: Vec<Vec<u8>> = sizes
+        .iter()
+        .zip(1..)
+        .map(|(size, byte)| vec![byte; *size])
+        .collect();
+    let frames: Vec<Vec<u8>> = contents
+        .iter()
+        .map(|content| compress(content, true, true, 27))
+        .collect();
     let archive = frames.concat();
     // Windows narrower than a frame, too: what is taken early goes to one place all the same.
-    let narrow: Vec<u8> = contents.iter().flat_map(|content| compress(content, true, true, 20)).collect();
+    let narrow: Vec<u8> = contents
+        .iter()
+        .flat_map(|content| compress(content, true, true, 20))
+        .collect();
     for archive in [&archive, &narrow] {
-        for (threads, memory) in [(1, 256 << 20), (2, 256 << 20), (3, 128 << 20), (3, 80 << 20), (3, 0)] {
+        for (threads, memory) in [
+            (1, 256 << 20),
+            (2, 256 << 20),
+            (3, 128 << 20),
+            (3, 80 << 20),
+            (3, 0),
+        ] {
             for eager in [false, true] {
-                let options = Options { eager, ..options(threads, memory) };
-                assert!(read(file(archive), options).unwrap() == contents.concat(), "{threads} {memory} {eager}");
+                let options = Options {
+                    eager,
+                    ..options(threads, memory)
+                };
+                assert!(
+                    read(file(archive), options).unwrap() == contents.concat(),
+                    "{threads} {memory} {eager}"
+                );
             }
         }
     }
@@ -584,5 +795,8 @@ fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
     damaged[place] ^= 1;
     let at = frames[..6].iter().map(|frame| frame.len() as u64).sum();
     let (offset, fault) = fault(read(file(&damaged), options(3, 256 << 20)));
-    assert!(offset == at && matches!(fault, Fault::Checksum), "{offset} {fault:?}");
+    assert!(
+        offset == at && matches!(fault, Fault::Checksum),
+        "{offset} {fault:?}"
+    );
 }

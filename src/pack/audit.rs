@@ -43,13 +43,18 @@ fn named(first: &[(Vec<u8>, Owner)], count: usize) -> String {
 /// Finds the files of `tree` that no member can stand for as they are.
 pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
     let nodes = (0..tree.nodes.len() as NodeId).map(|id| (id, tree.node(id)));
-    let bad: Vec<NodeId> =
-        nodes.filter(|(_, node)| node.uid >= IDS || node.gid >= IDS || node.is_unmapped).map(|(id, _)| id).collect();
+    let bad: Vec<NodeId> = nodes
+        .filter(|(_, node)| node.uid >= IDS || node.gid >= IDS || node.is_unmapped)
+        .map(|(id, _)| id)
+        .collect();
     if bad.is_empty() {
         return None;
     }
     let owner = |node: &Node| (!node.is_unmapped).then_some((node.uid, node.gid));
-    let mut first: Vec<_> = bad.iter().map(|id| (tree.path(*id), owner(tree.node(*id)))).collect();
+    let mut first: Vec<_> = bad
+        .iter()
+        .map(|id| (tree.path(*id), owner(tree.node(*id))))
+        .collect();
     first.sort();
     first.truncate(NAMED);
     for (path, ..) in &mut first {
@@ -57,10 +62,14 @@ pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
             path.push(b'.');
         }
     }
-    Some(UnmappedIds { count: bad.len(), first })
+    Some(UnmappedIds {
+        count: bad.len(),
+        first,
+    })
 }
 
-/// The id under which an owner is stored. Above the map only when the user asked for squashing, else [`unmapped`] has refused the tree.
+/// The id under which an owner is stored. Above the map only when the user asked for squashing,
+/// else [`unmapped`] has refused the tree.
 pub fn stored_id(id: u32) -> u32 {
     if id < IDS { id } else { NOBODY }
 }

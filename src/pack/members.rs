@@ -55,7 +55,14 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader of `source`.
     pub fn new(source: &'a Source<'a>) -> Reader<'a> {
-        Reader { source, directory: None, is_unread: false, gaps: Vec::new(), data: 0, skipped_xattrs: 0 }
+        Reader {
+            source,
+            directory: None,
+            is_unread: false,
+            gaps: Vec::new(),
+            data: 0,
+            skipped_xattrs: 0,
+        }
     }
 
     /// Puts the bytes of a frame into `out`, whose former bytes go.
@@ -85,7 +92,10 @@ impl<'a> Reader<'a> {
             rest = &behind[*length as usize..];
         }
         bytes.extend_from_slice(rest);
-        Outline { bytes, gaps: self.gaps.clone() }
+        Outline {
+            bytes,
+            gaps: self.gaps.clone(),
+        }
     }
 
     /// The outline of a frame whose files need not be read. It has no extended attributes.
@@ -94,11 +104,20 @@ impl<'a> Reader<'a> {
         self.is_unread = true;
         let done = self.frame(content, &mut bytes);
         self.is_unread = false;
-        done.map(|()| Outline { bytes, gaps: self.gaps.clone() })
+        done.map(|()| Outline {
+            bytes,
+            gaps: self.gaps.clone(),
+        })
     }
 
-    /// Appends member `index`, or with `part` those bytes of its data, with the header before the first and the padding behind the last.
-    fn member(&mut self, index: usize, part: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<(), Error> {
+    /// Appends member `index`, or with `part` those bytes of its data, with the header before the
+    /// first and the padding behind the last.
+    fn member(
+        &mut self,
+        index: usize,
+        part: Option<Range<u64>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let Source { tree, plan, .. } = *self.source;
         let id = plan.order[index];
         let path = tree.path(id);
@@ -106,13 +125,21 @@ impl<'a> Reader<'a> {
         let linked = plan.hard_links.get(&id);
         let file = match node.kind {
             _ if self.is_unread => None,
-            NodeKind::File if linked.is_none() && !node.is_mount_point => Some(self.open(id, &path, OFlags::RDONLY)?),
+            NodeKind::File if linked.is_none() && !node.is_mount_point => {
+                Some(self.open(id, &path, OFlags::RDONLY)?)
+            }
             NodeKind::Directory if !node.is_mount_point => {
                 Some(self.open(id, &path, OFlags::RDONLY | OFlags::DIRECTORY)?)
             }
             _ => None,
         };
-        let data = part.unwrap_or(0..if linked.is_some() { 0 } else { stored(tree, id) });
+        let data = part.unwrap_or(
+            0..if linked.is_some() {
+                0
+            } else {
+                stored(tree, id)
+            },
+        );
         if data.start == 0 {
             let kept = if linked.is_some() || self.is_unread {
                 Kept::default()
@@ -128,7 +155,10 @@ impl<'a> Reader<'a> {
             self.data(id, file, &path, &data, out)?;
         }
         if data.start < data.end {
-            self.gaps.push(Gap { at: at - self.data, length: data.end - data.start });
+            self.gaps.push(Gap {
+                at: at - self.data,
+                length: data.end - data.start,
+            });
         }
         self.data += out.len() - at;
         if data.end == stored(tree, id) && linked.is_none() {
@@ -137,10 +167,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn data(&self, id: NodeId, file: &OwnedFd, path: &[u8], data: &Range<u64>, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn data(
+        &self,
+        id: NodeId,
+        file: &OwnedFd,
+        path: &[u8],
+        data: &Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let node = self.source.tree.node(id);
         if node.kind == NodeKind::File {
-            let whole = [Extent { offset: 0, length: node.size }];
+            let whole = [Extent {
+                offset: 0,
+                length: node.size,
+            }];
             let extents = self.source.tree.extents(id).unwrap_or(&whole);
             for Extent { offset, length } in slice(extents, data) {
                 read(file, offset, length, path, out)?;
@@ -170,14 +210,16 @@ impl<'a> Reader<'a> {
         Ok(kept)
     }
 
-    /// Opens a file or directory, and makes sure that it is the one that was walked before anything is read from it.
+    /// Opens a file or directory, and makes sure that it is the one that was walked before anything
+    /// is read from it.
     fn open(&mut self, id: NodeId, path: &[u8], flags: OFlags) -> Result<OwnedFd, Error> {
         let Source { root, tree, .. } = *self.source;
         if id == Tree::ROOT {
             return Ok(walk::open(root, b"", flags)?);
         }
         let directory = self.directory(tree.node(id).parent)?;
-        let file = walk::open(directory, tree.name(id), flags).map_err(|error| Error::gone(error, path))?;
+        let file = walk::open(directory, tree.name(id), flags)
+            .map_err(|error| Error::gone(error, path))?;
         unchanged(tree.node(id), &walk::stat(file.as_fd(), c"", path)?, path)?;
         Ok(file)
     }
@@ -186,8 +228,8 @@ impl<'a> Reader<'a> {
         let Source { root, tree, .. } = *self.source;
         if self.directory.as_ref().is_none_or(|(open, _)| *open != id) {
             let path = tree.path(id);
-            let directory =
-                walk::open(root, &path, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| Error::gone(error, &path))?;
+            let directory = walk::open(root, &path, OFlags::PATH | OFlags::DIRECTORY)
+                .map_err(|error| Error::gone(error, &path))?;
             let stat = walk::stat(directory.as_fd(), c"", &path)?;
             let Identity { device, inode, .. } = Identity::of(&stat);
             let walked = tree.node(id).identity;
@@ -208,21 +250,27 @@ fn unchanged(node: &walk::Node, now: &Statx, path: &[u8]) -> Result<(), Error> {
     let path = || path.to_vec();
     let identity = Identity::of(now);
     // The number of a file that has gone may be that of the next one: of another kind, perhaps.
-    let is_other_kind =
-        (node.kind == NodeKind::File) != (FileType::from_raw_mode(now.stx_mode.into()) == FileType::RegularFile);
-    if is_other_kind || (identity.device, identity.inode) != (node.identity.device, node.identity.inode) {
+    let is_other_kind = (node.kind == NodeKind::File)
+        != (FileType::from_raw_mode(now.stx_mode.into()) == FileType::RegularFile);
+    if is_other_kind
+        || (identity.device, identity.inode) != (node.identity.device, node.identity.inode)
+    {
         return Err(Error::Replaced { path: path() });
     }
     if identity.ctime == node.identity.ctime {
         return Ok(());
     }
     match node.kind {
-        NodeKind::File if now.stx_size < node.size => {
-            Err(Error::Shrank { path: path(), from: node.size, to: now.stx_size })
-        }
-        NodeKind::File if now.stx_size > node.size => {
-            Err(Error::Grew { path: path(), from: node.size, to: now.stx_size })
-        }
+        NodeKind::File if now.stx_size < node.size => Err(Error::Shrank {
+            path: path(),
+            from: node.size,
+            to: now.stx_size,
+        }),
+        NodeKind::File if now.stx_size > node.size => Err(Error::Grew {
+            path: path(),
+            from: node.size,
+            to: now.stx_size,
+        }),
         _ => Err(Error::Changed { path: path() }),
     }
 }
@@ -235,7 +283,10 @@ fn slice(extents: &[Extent], data: &Range<u64>) -> Vec<Extent> {
         let start = data.start.max(position);
         let end = data.end.min(position + extent.length);
         if start < end {
-            pieces.push(Extent { offset: extent.offset + (start - position), length: end - start });
+            pieces.push(Extent {
+                offset: extent.offset + (start - position),
+                length: end - start,
+            });
         }
         position += extent.length;
     }
@@ -243,11 +294,23 @@ fn slice(extents: &[Extent], data: &Range<u64>) -> Vec<Extent> {
 }
 
 /// Appends `length` bytes of `file` from `offset` on; fewer mean that it has shrunk.
-fn read(file: &OwnedFd, offset: u64, length: u64, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+fn read(
+    file: &OwnedFd,
+    offset: u64,
+    length: u64,
+    path: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     let mut have = 0;
     while have < length {
         match pread_append(file.as_fd(), offset + have, (length - have) as usize, out) {
-            Ok(0) => return Err(Error::Shrank { path: path.to_vec(), from: offset + length, to: offset + have }),
+            Ok(0) => {
+                return Err(Error::Shrank {
+                    path: path.to_vec(),
+                    from: offset + length,
+                    to: offset + have,
+                });
+            }
             Ok(count) => have += count as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(FileError::new(path, "read", error).into()),
@@ -258,13 +321,25 @@ fn read(file: &OwnedFd, offset: u64, length: u64, path: &[u8], out: &mut Vec<u8>
 
 /// The entry of node `id` as the archive stores it.
 fn entry(source: &Source<'_>, id: NodeId, path: Vec<u8>, kept: Kept) -> Entry {
-    let Source { tree, plan, options, .. } = source;
+    let Source {
+        tree,
+        plan,
+        options,
+        ..
+    } = source;
     let node = tree.node(id);
     let kind = match (plan.hard_links.get(&id), node.kind) {
-        (Some(first), _) => Kind::HardLink { target: tree.path(*first) },
+        (Some(first), _) => Kind::HardLink {
+            target: tree.path(*first),
+        },
         (None, NodeKind::Directory) => Kind::Directory,
-        (None, NodeKind::File) => Kind::File { size: node.size, extents: tree.extents(id).map(<[Extent]>::to_vec) },
-        (None, NodeKind::Symlink) => Kind::Symlink { target: tree.target(id).to_vec() },
+        (None, NodeKind::File) => Kind::File {
+            size: node.size,
+            extents: tree.extents(id).map(<[Extent]>::to_vec),
+        },
+        (None, NodeKind::Symlink) => Kind::Symlink {
+            target: tree.target(id).to_vec(),
+        },
         (None, NodeKind::Fifo) => Kind::Fifo,
         (None, NodeKind::CharDevice(major, minor)) => Kind::CharDevice { major, minor },
         (None, NodeKind::BlockDevice(major, minor)) => Kind::BlockDevice { major, minor },

@@ -1,7 +1,8 @@
 //! A directory tree into a chroot tarball.
 //!
-//! walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them down in order, hashing. No step looks at what a later one does,
-//! and which bytes come out depends on the tree and the options alone.
+//! walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them
+//! down in order, hashing. No step looks at what a later one does, and which bytes come out depends
+//! on the tree and the options alone.
 
 pub mod audit;
 mod members;
@@ -82,7 +83,10 @@ pub enum Error {
         path: Vec<u8>,
     },
     /// A file became shorter.
-    #[error("{}: shrank from {from} to {to} bytes while packing; {CALM}", Shown(path))]
+    #[error(
+        "{}: shrank from {from} to {to} bytes while packing; {CALM}",
+        Shown(path)
+    )]
     Shrank {
         /// The file.
         path: Vec<u8>,
@@ -92,7 +96,10 @@ pub enum Error {
         to: u64,
     },
     /// A file became longer.
-    #[error("{}: grew from {from} to {to} bytes while packing; {CALM}", Shown(path))]
+    #[error(
+        "{}: grew from {from} to {to} bytes while packing; {CALM}",
+        Shown(path)
+    )]
     Grew {
         /// The file.
         path: Vec<u8>,
@@ -113,10 +120,19 @@ impl Error {
     /// `error` from opening a file that the walk has seen.
     fn gone(error: FileError, path: &[u8]) -> Error {
         match error.cause.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT) => Error::Vanished { path: path.to_vec() },
-            // What O_NOFOLLOW, O_DIRECTORY and a socket give where something of another kind stands now.
-            Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Error::Replaced { path: path.to_vec() },
-            _ => FileError { path: path.to_vec(), ..error }.into(),
+            Some(Errno::NOENT) => Error::Vanished {
+                path: path.to_vec(),
+            },
+            // What O_NOFOLLOW, O_DIRECTORY and a socket give where something of another kind stands
+            // now.
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Error::Replaced {
+                path: path.to_vec(),
+            },
+            _ => FileError {
+                path: path.to_vec(),
+                ..error
+            }
+            .into(),
         }
     }
 }
@@ -143,7 +159,8 @@ pub enum Unmapped {
 /// How much memory is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// For up to two workers, in bytes. It alone decides how large frames may be, and so which bytes come out.
+    /// For up to two workers, in bytes. It alone decides how large frames may be, and so which
+    /// bytes come out.
     pub base: u64,
     /// For each further worker, in bytes.
     pub per_thread: u64,
@@ -151,16 +168,25 @@ pub struct Memory {
 
 impl Memory {
     /// Room for two of the largest frames with what they compress to.
-    pub const DEFAULT: Memory = Memory { base: 512 << 20, per_thread: 192 << 20 };
+    pub const DEFAULT: Memory = Memory {
+        base: 512 << 20,
+        per_thread: 192 << 20,
+    };
 
     /// No more than so many bytes with any number of workers.
     pub fn limit(bytes: u64) -> Memory {
-        Memory { base: bytes, per_thread: 0 }
+        Memory {
+            base: bytes,
+            per_thread: 0,
+        }
     }
 
     /// For so many workers, in bytes.
     pub fn of(self, threads: usize) -> u64 {
-        self.base.saturating_add(self.per_thread.saturating_mul(threads.saturating_sub(2) as u64))
+        self.base.saturating_add(
+            self.per_thread
+                .saturating_mul(threads.saturating_sub(2) as u64),
+        )
     }
 }
 
@@ -191,9 +217,19 @@ pub struct Options {
 
 impl Options {
     fn mtime(&self, mtime: Timestamp) -> Timestamp {
-        let clamp = self.clamp_mtime.map(|seconds| Timestamp { seconds, nanoseconds: 0 });
+        let clamp = self.clamp_mtime.map(|seconds| Timestamp {
+            seconds,
+            nanoseconds: 0,
+        });
         let mtime = clamp.map_or(mtime, |clamp| mtime.min(clamp));
-        Timestamp { nanoseconds: if self.whole_seconds { 0 } else { mtime.nanoseconds }, ..mtime }
+        Timestamp {
+            nanoseconds: if self.whole_seconds {
+                0
+            } else {
+                mtime.nanoseconds
+            },
+            ..mtime
+        }
     }
 }
 
@@ -220,15 +256,19 @@ pub struct Summary {
     pub reused_frames: u64,
     /// Bytes of the archive in them.
     pub reused_bytes: u64,
-    /// Frames that the older archive should have had, but which were not there as they were written; they were made anew.
+    /// Frames that the older archive should have had, but which were not there as they were
+    /// written; they were made anew.
     pub damaged_frames: u64,
 }
 
 /// Fills up an archive of which sbuild would not read enough to know what it is.
 ///
-/// sbuild 0.89 looks at the first 512 bytes of the file and refuses a shorter one; this text does not compress below that.
+/// sbuild 0.89 looks at the first 512 bytes of the file and refuses a shorter one; this text does
+/// not compress below that.
 fn filler() -> Vec<u8> {
-    (0..24u8).flat_map(|number| hex(&Sha256::digest([number]).into()).into_bytes()).collect()
+    (0..24u8)
+        .flat_map(|number| hex(&Sha256::digest([number]).into()).into_bytes())
+        .collect()
 }
 
 /// A digest as `sha256sum` prints it.
@@ -243,11 +283,13 @@ pub struct Packed {
     pub summary: Summary,
     /// sbuild's rules, run over all members. What they say of the file is still to be asked.
     pub rules: Making,
-    /// With which frames of this archive can be taken over into a later one. `None` where no reuse was asked for.
+    /// With which frames of this archive can be taken over into a later one. `None` where no reuse
+    /// was asked for.
     pub state: Option<State>,
 }
 
-/// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, frames are taken over from an older archive where it has them; the bytes are the same.
+/// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, frames are
+/// taken over from an older archive where it has them; the bytes are the same.
 ///
 /// Each frame is decoded again before it is written, and must give what it was made of.
 pub fn pack(
@@ -257,7 +299,11 @@ pub fn pack(
     reuse: Option<&Reuse>,
     out: &mut (impl Write + Send),
 ) -> Result<Packed, Error> {
-    let root = if options.walk.cross_mounts { root } else { walk::without_mounts(root) };
+    let root = if options.walk.cross_mounts {
+        root
+    } else {
+        walk::without_mounts(root)
+    };
     let tree = walk::walk(root.as_fd(), &options.walk, options.threads)?;
     let squashed = match (audit::unmapped(&tree), options.unmapped) {
         (Some(found), Unmapped::Error) => return Err(found.into()),
@@ -265,7 +311,13 @@ pub fn pack(
         (None, Unmapped::Error) => 0,
     };
     let shape = pipeline::Shape::new(options, &tree)?;
-    let plan = plan::plan(&tree, &Cuts { most: shape.max_frame, ..options.cuts });
+    let plan = plan::plan(
+        &tree,
+        &Cuts {
+            most: shape.max_frame,
+            ..options.cuts
+        },
+    );
     progress.total.store(plan.data(&tree), Ordering::Relaxed);
     let mut source = members::Source {
         root: root.as_fd(),
@@ -298,12 +350,22 @@ pub fn pack(
         reused_bytes: written.reused_bytes,
         damaged_frames: written.damaged_frames,
     };
-    let state = reuse.map(|reuse| State { context: reuse.context, frames: written.records });
-    Ok(Packed { summary, rules: written.rules, state })
+    let state = reuse.map(|reuse| State {
+        context: reuse.context,
+        frames: written.records,
+    });
+    Ok(Packed {
+        summary,
+        rules: written.rules,
+        state,
+    })
 }
 
 fn count(tree: &Tree, plan: &Plan) -> Members {
-    let mut members = Members { total: tree.nodes.len() as u64, ..Members::default() };
+    let mut members = Members {
+        total: tree.nodes.len() as u64,
+        ..Members::default()
+    };
     for id in &plan.order {
         match tree.node(*id).kind {
             _ if plan.hard_links.contains_key(id) => members.hard_links += 1,

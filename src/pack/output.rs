@@ -1,4 +1,5 @@
-//! A file that appears whole or not at all: written under a temporary name beside its place, then renamed.
+//! A file that appears whole or not at all: written under a temporary name beside its place, then
+//! renamed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -8,7 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -53,16 +55,29 @@ pub struct Output {
 }
 
 impl Output {
-    /// Makes the temporary file beside `path`, with mode 0666 less the umask, and removes those that killed runs have left there.
+    /// Makes the temporary file beside `path`, with mode 0666 less the umask, and removes those
+    /// that killed runs have left there.
     pub fn create(path: &Path) -> Result<Output, Error> {
         let shown = path.as_os_str().as_bytes();
         let no_name = || Error::NoName(path.to_owned());
-        let name = path.file_name().filter(|_| !shown.ends_with(b"/")).ok_or_else(no_name)?.to_owned();
+        let name = path
+            .file_name()
+            .filter(|_| !shown.ends_with(b"/"))
+            .ok_or_else(no_name)?
+            .to_owned();
         let directory = open_parent(path)?;
         refuse_special(&directory, &name, path)?;
         remove_abandoned(&directory, &name).at(shown, "remove what an earlier run has left")?;
-        let (temporary, file) = create_temporary(&directory, &name).at(shown, "create a file beside it")?;
-        Ok(Output { path: path.to_owned(), directory, name, temporary, file, is_published: false })
+        let (temporary, file) =
+            create_temporary(&directory, &name).at(shown, "create a file beside it")?;
+        Ok(Output {
+            path: path.to_owned(),
+            directory,
+            name,
+            temporary,
+            file,
+            is_published: false,
+        })
     }
 
     /// The temporary file, open for reading and writing.
@@ -73,7 +88,8 @@ impl Output {
     /// Would `other` replace what this puts into its place?
     pub fn is_place_of(&self, other: &Output) -> Result<bool, FileError> {
         let id = |output: &Output| {
-            let stat = fstat(&output.directory).at(output.path.as_os_str().as_bytes(), "find its place")?;
+            let stat = fstat(&output.directory)
+                .at(output.path.as_os_str().as_bytes(), "find its place")?;
             Ok((stat.st_dev, stat.st_ino))
         };
         Ok(self.name == other.name && id(self)? == id(other)?)
@@ -82,8 +98,13 @@ impl Output {
     /// Puts the file into its place, in one step. Its content must have been synced.
     pub fn publish(&mut self) -> Result<(), FileError> {
         let shown = self.path.as_os_str().as_bytes();
-        renameat(&self.directory, &self.temporary, &self.directory, &self.name)
-            .at(shown, "rename the finished file")?;
+        renameat(
+            &self.directory,
+            &self.temporary,
+            &self.directory,
+            &self.name,
+        )
+        .at(shown, "rename the finished file")?;
         self.is_published = true;
         fsync(&self.directory).at(shown, "sync its directory")
     }
@@ -98,8 +119,8 @@ impl Drop for Output {
     }
 }
 
-/// Writes a file from where it stands on, no more at a time than is cheap, and has the disk begin with what has been written: else all of it waits for the sync at
-/// the end.
+/// Writes a file from where it stands on, no more at a time than is cheap, and has the disk begin
+/// with what has been written: else all of it waits for the sync at the end.
 #[derive(Debug)]
 pub struct Early<'f> {
     file: &'f File,
@@ -110,7 +131,11 @@ pub struct Early<'f> {
 impl<'f> Early<'f> {
     /// A writer of `file`, which is empty.
     pub fn new(file: &'f File) -> Early<'f> {
-        Early { file, written: 0, begun: 0 }
+        Early {
+            file,
+            written: 0,
+            begun: 0,
+        }
     }
 }
 
@@ -134,16 +159,25 @@ impl Write for Early<'_> {
 /// How much is handed to the disk at a time, in bytes.
 const STRETCH: u64 = 8 << 20;
 
-/// Refuses a place inside the directory `tree`, whichever way `path` leads there. To be asked before anything is made: a temporary file would change the tree.
+/// Refuses a place inside the directory `tree`, whichever way `path` leads there. To be asked
+/// before anything is made: a temporary file would change the tree.
 pub fn refuse_inside(path: &Path, tree: &OwnedFd) -> Result<(), Error> {
-    if is_inside(path, tree.as_fd())? { Err(Error::InsideTree { path: path.to_owned() }) } else { Ok(()) }
+    if is_inside(path, tree.as_fd())? {
+        Err(Error::InsideTree {
+            path: path.to_owned(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn refuse_special(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
     let kind = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
         Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(FileError::new(path.as_os_str().as_bytes(), "look at it", error).into()),
+        Err(error) => {
+            return Err(FileError::new(path.as_os_str().as_bytes(), "look at it", error).into());
+        }
     };
     let kind = match kind {
         // A rename replaces a symbolic link, whatever it points to.
@@ -153,10 +187,14 @@ fn refuse_special(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), 
         FileType::Socket => "socket",
         _ => "device",
     };
-    Err(Error::NotAFile { path: path.to_owned(), kind })
+    Err(Error::NotAFile {
+        path: path.to_owned(),
+        kind,
+    })
 }
 
-/// Temporary names begin with this, so that a dot hides them from sbuild, which takes any `NAME.t*` in its cache for a chroot.
+/// Temporary names begin with this, so that a dot hides them from sbuild, which takes any `NAME.t*`
+/// in its cache for a chroot.
 fn temporary_prefix(name: &OsStr) -> Vec<u8> {
     let name = name.as_bytes();
     // A name may have 255 bytes; the rest is for the dots, the number and the ending.
@@ -171,10 +209,12 @@ fn create_temporary(directory: &OwnedFd, name: &OsStr) -> io::Result<(OsString, 
         temporary.extend_from_slice(format!("{}-{attempt}", std::process::id()).as_bytes());
         temporary.extend_from_slice(TEMPORARY_SUFFIX);
         let temporary = OsString::from_vec(temporary);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(directory, &temporary, flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => {
-                // The lock says that somebody still writes. Whoever had it for a moment took the file for abandoned and has removed it.
+                // The lock says that somebody still writes. Whoever had it for a moment took the
+                // file for abandoned and has removed it.
                 flock(&file, FlockOperation::LockExclusive)?;
                 if fstat(&file)?.st_nlink > 0 {
                     return Ok((temporary, File::from(file)));
@@ -193,12 +233,20 @@ fn remove_abandoned(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let found = entry.file_name().to_bytes();
-        let numbers = found.strip_prefix(prefix.as_slice()).and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX));
-        if !numbers.is_some_and(|numbers| numbers.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')) {
+        let numbers = found
+            .strip_prefix(prefix.as_slice())
+            .and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX));
+        if !numbers.is_some_and(|numbers| {
+            numbers
+                .iter()
+                .all(|byte| byte.is_ascii_digit() || *byte == b'-')
+        }) {
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(directory, entry.file_name(), flags, Mode::empty()) else { continue };
+        let Ok(file) = openat(directory, entry.file_name(), flags, Mode::empty()) else {
+            continue;
+        };
         if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
             match unlinkat(directory, entry.file_name(), AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -217,8 +265,10 @@ mod tests {
     use super::*;
 
     fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -264,10 +314,25 @@ mod tests {
     fn directories_and_nameless_paths_are_refused() {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("d")).unwrap();
-        assert!(matches!(Output::create(&scratch.path().join("d")), Err(Error::NotAFile { kind: "directory", .. })));
-        assert!(matches!(Output::create(&scratch.path().join("x/")), Err(Error::NoName(_))));
-        assert!(matches!(Output::create(Path::new("/")), Err(Error::NoName(_))));
-        assert!(matches!(Output::create(Path::new("/dev/null")), Err(Error::NotAFile { kind: "device", .. })));
+        assert!(matches!(
+            Output::create(&scratch.path().join("d")),
+            Err(Error::NotAFile {
+                kind: "directory",
+                ..
+            })
+        ));
+        assert!(matches!(
+            Output::create(&scratch.path().join("x/")),
+            Err(Error::NoName(_))
+        ));
+        assert!(matches!(
+            Output::create(Path::new("/")),
+            Err(Error::NoName(_))
+        ));
+        assert!(matches!(
+            Output::create(Path::new("/dev/null")),
+            Err(Error::NotAFile { kind: "device", .. })
+        ));
     }
 
     #[test]

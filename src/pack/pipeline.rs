@@ -30,7 +30,8 @@ const DETECTED: usize = 512;
 /// Frames smaller than this, in bytes, are not worth their headers.
 const LEAST_FRAME: u64 = 1 << 20;
 
-/// What a member usually takes beside its header and data, in bytes: a PAX header with the exact time.
+/// What a member usually takes beside its header and data, in bytes: a PAX header with the exact
+/// time.
 const EXTENSION: usize = 2 * header::BLOCK;
 
 /// Bytes that the program takes before anything else.
@@ -48,32 +49,62 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Fits threads and frames into the memory allowed. The size of frames depends on the options and the tree alone, not on the threads: it decides which bytes come out.
+    /// Fits threads and frames into the memory allowed. The size of frames depends on the options
+    /// and the tree alone, not on the threads: it decides which bytes come out.
     pub fn new(options: &Options, tree: &Tree) -> Result<Shape, Error> {
-        Shape::of(options.memory, options.threads, options.format, options.cuts.most, tree.nodes.len())
+        Shape::of(
+            options.memory,
+            options.threads,
+            options.format,
+            options.cuts.most,
+            tree.nodes.len(),
+        )
     }
 
-    fn of(memory: Memory, threads: usize, format: Format, most: u64, nodes: usize) -> Result<Shape, Error> {
+    fn of(
+        memory: Memory,
+        threads: usize,
+        format: Format,
+        most: u64,
+        nodes: usize,
+    ) -> Result<Shape, Error> {
         let tree = (nodes * size_of::<Node>() * 2) as u64;
         let (context, is_ultra) = match format {
             Format::Zstd(level) => (level.context(), level.is_ultra()),
             Format::Tar => (0, false),
         };
-        let free = |threads: usize| memory.of(threads).checked_sub(PROGRAM + tree + context * threads as u64);
-        // A frame and, at worst, as much again for what it compresses to; for two workers, where there is room for two and time counts at all.
+        let free = |threads: usize| {
+            memory
+                .of(threads)
+                .checked_sub(PROGRAM + tree + context * threads as u64)
+        };
+        // A frame and, at worst, as much again for what it compresses to; for two workers, where
+        // there is room for two and time counts at all.
         let two = free(2).filter(|free| !is_ultra && *free >= 2 * LEAST_FRAME);
         let room = two.or(free(1)).unwrap_or(0);
         let allowed = (memory.base / 3).min(room / 2);
         if allowed < LEAST_FRAME {
-            return Err(Error::Memory { memory: memory.base, least: PROGRAM + tree + context + 4 * LEAST_FRAME });
+            return Err(Error::Memory {
+                memory: memory.base,
+                least: PROGRAM + tree + context + 4 * LEAST_FRAME,
+            });
         }
         let (max_frame, mut threads) = (most.min(allowed), threads.max(1));
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
             threads -= 1;
         }
-        // A plain tar is written as fast as it is read: to read far ahead would only touch more memory.
-        let ahead = if format == Format::Tar { 4 * threads as u64 * max_frame } else { u64::MAX };
-        Ok(Shape { threads, max_frame, budget: free(threads).unwrap_or(0).min(ahead) })
+        // A plain tar is written as fast as it is read: to read far ahead would only touch more
+        // memory.
+        let ahead = if format == Format::Tar {
+            4 * threads as u64 * max_frame
+        } else {
+            u64::MAX
+        };
+        Ok(Shape {
+            threads,
+            max_frame,
+            budget: free(threads).unwrap_or(0).min(ahead),
+        })
     }
 }
 
@@ -116,8 +147,13 @@ struct Done {
     is_damaged: bool,
 }
 
-/// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know it.
-pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<Option<Written>, Error> {
+/// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know
+/// it.
+pub fn run(
+    source: &Source<'_>,
+    shape: &Shape,
+    out: &mut impl Write,
+) -> Result<Option<Written>, Error> {
     let queue = Queue::new(source.plan, shape.budget, shape.threads);
     let (sender, receiver) = unbounded();
     thread::scope(|scope| {
@@ -126,7 +162,8 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
             scope.spawn(move || {
                 if let Err(error) = work(source, queue, &sender) {
                     queue.stop();
-                    // The writer has gone when it failed first; then its error is the one that counts.
+                    // The writer has gone when it failed first; then its error is the one that
+                    // counts.
                     let _ = sender.send(Err(error));
                 }
             });
@@ -153,12 +190,20 @@ pub fn run(source: &Source<'_>, shape: &Shape, out: &mut impl Write) -> Result<O
         let (to_hash, hasher) = hashing.unzip();
         let written = write(receiver.iter(), &queue, to_hash, release, out);
         queue.stop();
-        let sha256 = hasher.map(|hasher| hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let sha256 = hasher.map(|hasher| {
+            hasher
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         Ok(written?.map(|written| Written { sha256, ..written }))
     })
 }
 
-fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Error>>) -> Result<(), Error> {
+fn work(
+    source: &Source<'_>,
+    queue: &Queue<'_>,
+    sender: &Sender<Result<Done, Error>>,
+) -> Result<(), Error> {
     let mut maker = Maker::new(source, queue)?;
     while let Some((index, charged)) = queue.take(&mut maker.content) {
         let mut done = match source.reuse {
@@ -166,7 +211,10 @@ fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Err
             None => maker.made(index)?,
         };
         done.archived.touch();
-        queue.finished(charged, (done.archived.touched + done.outline.bytes.len()) as u64);
+        queue.finished(
+            charged,
+            (done.archived.touched + done.outline.bytes.len()) as u64,
+        );
         if sender.send(Ok(done)).is_err() {
             break;
         }
@@ -174,7 +222,8 @@ fn work(source: &Source<'_>, queue: &Queue<'_>, sender: &Sender<Result<Done, Err
     Ok(())
 }
 
-/// A buffer that is used again from frame to frame: memory that is touched for the first time is dear.
+/// A buffer that is used again from frame to frame: memory that is touched for the first time is
+/// dear.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -226,7 +275,14 @@ impl<'a> Maker<'a> {
             Format::Tar => None,
         };
         let decoder = Decoder::new(SBUILD_WINDOW_LOG).map_err(|_| Error::Unverified)?;
-        Ok(Maker { source, reader: Reader::new(source), compressor, decoder, content: Buffer::default(), queue })
+        Ok(Maker {
+            source,
+            reader: Reader::new(source),
+            compressor,
+            decoder,
+            content: Buffer::default(),
+            queue,
+        })
     }
 
     /// Frame `index`, read and compressed.
@@ -237,27 +293,47 @@ impl<'a> Maker<'a> {
 
     /// Frame `index`, from an older archive if it is there, with a record in any case.
     fn reused_or_made(&mut self, index: usize, reuse: &Reuse) -> Result<Done, Error> {
-        let Source { tree, plan, options, .. } = *self.source;
+        let Source {
+            tree,
+            plan,
+            options,
+            ..
+        } = *self.source;
         let frame = &plan.frames[index];
         let seen = reuse::seen(self.source, frame, self.is_last(index));
         let mut archived = self.queue.spare(frame);
         let unread = reuse.by_metadata(&seen, options.format, frame.is_large, &mut archived.bytes);
         let mut is_damaged = matches!(unread, Found::Damaged);
         if let Found::Intact(record) = unread {
-            self.source.done.fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
+            self.source
+                .done
+                .fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
             let mut outline = self.reader.unread(&frame.content)?;
             outline.bytes.extend_from_slice(self.end(index));
             return Ok(reused(index, record, archived, outline));
         }
         self.read(index)?;
         let content = *blake3::hash(&self.content.bytes).as_bytes();
-        let recipe = reuse::recipe(options.format, self.content.bytes.len() as u64, frame.is_large);
+        let recipe = reuse::recipe(
+            options.format,
+            self.content.bytes.len() as u64,
+            frame.is_large,
+        );
         let metadata = reuse.lasting(&seen);
         let skipped_xattrs = self.reader.skipped_xattrs;
         match reuse.by_content(&content, &recipe, &mut archived.bytes) {
             Found::Intact(record) => {
                 let outline = self.reader.outline(&self.content.bytes);
-                return Ok(reused(index, Record { metadata, skipped_xattrs, ..record }, archived, outline));
+                return Ok(reused(
+                    index,
+                    Record {
+                        metadata,
+                        skipped_xattrs,
+                        ..record
+                    },
+                    archived,
+                    outline,
+                ));
             }
             Found::Damaged => is_damaged = true,
             Found::Missing => {}
@@ -272,7 +348,11 @@ impl<'a> Maker<'a> {
             compressed_bytes: done.archived.bytes.len() as u64,
             skipped_xattrs,
         };
-        Ok(Done { record: Some(record), is_damaged, ..done })
+        Ok(Done {
+            record: Some(record),
+            is_damaged,
+            ..done
+        })
     }
 
     fn read(&mut self, index: usize) -> Result<&'a Frame, Error> {
@@ -282,7 +362,8 @@ impl<'a> Maker<'a> {
             Content::Part { .. } => 1,
         };
         let end = self.end(index);
-        self.content.make_room(frame.size as usize + members * EXTENSION);
+        self.content
+            .make_room(frame.size as usize + members * EXTENSION);
         let bytes = &mut self.content.bytes;
         self.reader.frame(&frame.content, bytes)?;
         bytes.extend_from_slice(end);
@@ -300,7 +381,12 @@ impl<'a> Maker<'a> {
     }
 
     /// Puts what was read for frame `index` into `archived`.
-    fn compress(&mut self, index: usize, frame: &Frame, mut archived: Buffer) -> Result<Done, Error> {
+    fn compress(
+        &mut self,
+        index: usize,
+        frame: &Frame,
+        mut archived: Buffer,
+    ) -> Result<Done, Error> {
         let content = &mut self.content;
         let (tar_bytes, skipped_xattrs) = (content.bytes.len() as u64, self.reader.skipped_xattrs);
         let outline = self.reader.outline(&content.bytes);
@@ -315,12 +401,23 @@ impl<'a> Maker<'a> {
             }
             None => mem::swap(content, &mut archived),
         }
-        Ok(Done { index, tar_bytes, archived, outline, skipped_xattrs, ..Done::default() })
+        Ok(Done {
+            index,
+            tar_bytes,
+            archived,
+            outline,
+            skipped_xattrs,
+            ..Done::default()
+        })
     }
 }
 
 fn reused(index: usize, record: Record, archived: Buffer, outline: Outline) -> Done {
-    let Record { content_bytes, skipped_xattrs, .. } = record;
+    let Record {
+        content_bytes,
+        skipped_xattrs,
+        ..
+    } = record;
     Done {
         index,
         tar_bytes: content_bytes,
@@ -333,7 +430,8 @@ fn reused(index: usize, record: Record, archived: Buffer, outline: Outline) -> D
     }
 }
 
-/// Puts the frames down in order. Each is hashed meanwhile, if that is wanted, and released when both are done with it.
+/// Puts the frames down in order. Each is hashed meanwhile, if that is wanted, and released when
+/// both are done with it.
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
     queue: &Queue<'_>,
@@ -372,7 +470,9 @@ fn write(
             if written.archive_bytes < DETECTED as u64 {
                 head.extend_from_slice(bytes);
             } else {
-                out.write_all(&head).and_then(|()| out.write_all(bytes)).map_err(Error::Write)?;
+                out.write_all(&head)
+                    .and_then(|()| out.write_all(bytes))
+                    .map_err(Error::Write)?;
                 head = Vec::new();
             }
             release(archived);
@@ -385,11 +485,13 @@ fn write(
     Ok(Some(written))
 }
 
-/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all others waiting, then in order, and of the last few the largest
-/// again; but only what fits the budget.
+/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all
+/// others waiting, then in order, and of the last few the largest again; but only what fits the
+/// budget.
 ///
-/// The next frame to be written may always be made, else everybody could wait for it. So whatever is made before its turn leaves room for the costliest of the
-/// frames that nobody has taken yet, one of which that next frame may be.
+/// The next frame to be written may always be made, else everybody could wait for it. So whatever
+/// is made before its turn leaves room for the costliest of the frames that nobody has taken yet,
+/// one of which that next frame may be.
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
@@ -427,11 +529,24 @@ impl<'a> Queue<'a> {
             waiting.retain(|index| *index != largest);
             waiting.push(largest);
         }
-        let state = State { waiting, next: 0, held: 0, stopped: false, spare: Vec::new() };
-        Queue { plan, budget, last_few: 2 * threads, state: Mutex::new(state), changed: Condvar::new() }
+        let state = State {
+            waiting,
+            next: 0,
+            held: 0,
+            stopped: false,
+            spare: Vec::new(),
+        };
+        Queue {
+            plan,
+            budget,
+            last_few: 2 * threads,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
-    /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as much again.
+    /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as
+    /// much again.
     fn cost(&self, index: usize) -> u64 {
         2 * self.plan.frames[index].size
     }
@@ -448,9 +563,11 @@ impl<'a> Queue<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next frame to make, and for how many bytes it counts while it is made; waits for room. `None` when there is none left, or all has been stopped.
+    /// The next frame to make, and for how many bytes it counts while it is made; waits for room.
+    /// `None` when there is none left, or all has been stopped.
     ///
-    /// What of the buffer for its content the frame does not need counts as well, or goes where there is no room for that.
+    /// What of the buffer for its content the frame does not need counts as well, or goes where
+    /// there is no room for that.
     fn take(&self, content: &mut Buffer) -> Option<(usize, u64)> {
         let mut state = self.lock();
         loop {
@@ -476,7 +593,10 @@ impl<'a> Queue<'a> {
             }
             // Whoever waits counts for nothing, and so keeps nothing.
             *content = Buffer::default();
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -519,11 +639,12 @@ impl<'a> Queue<'a> {
         self.changed.notify_all();
     }
 
-    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that have been touched before and take no more than that, the one with
-    /// most, or a new one.
+    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that
+    /// have been touched before and take no more than that, the one with most, or a new one.
     fn spare(&self, frame: &Frame) -> Buffer {
         let mut state = self.lock();
-        let fitting = (0..state.spare.len()).filter(|place| state.spare[*place].touched as u64 <= frame.size);
+        let fitting =
+            (0..state.spare.len()).filter(|place| state.spare[*place].touched as u64 <= frame.size);
         let place = fitting.max_by_key(|place| state.spare[*place].touched);
         let mut spare = place.map_or_else(Buffer::default, |place| state.spare.remove(place));
         state.held -= spare.touched as u64;
@@ -549,27 +670,55 @@ mod tests {
     #[test]
     fn frames_get_smaller_before_threads_or_the_tree_take_too_much_memory() {
         let shape = |memory, level, threads, nodes| {
-            Shape::of(memory, threads, Format::Zstd(Level::new(level).unwrap()), 192 << 20, nodes)
+            Shape::of(
+                memory,
+                threads,
+                Format::Zstd(Level::new(level).unwrap()),
+                192 << 20,
+                nodes,
+            )
         };
         let limits = (50..1000).step_by(10).map(|mib| Memory::limit(mib << 20));
         for memory in limits.chain([Memory::DEFAULT]) {
-            for (level, nodes) in [(3, 1), (3, 10_000), (3, 1_000_000), (19, 10_000), (22, 10_000)] {
-                let Ok(one) = shape(memory, level, 1, nodes) else { continue };
+            for (level, nodes) in [
+                (3, 1),
+                (3, 10_000),
+                (3, 1_000_000),
+                (19, 10_000),
+                (22, 10_000),
+            ] {
+                let Ok(one) = shape(memory, level, 1, nodes) else {
+                    continue;
+                };
                 for threads in 1..20 {
                     let shape = shape(memory, level, threads, nodes).unwrap();
-                    assert_eq!(shape.max_frame, one.max_frame, "the bytes depend on the threads");
-                    assert!((1..=threads).contains(&shape.threads) && shape.budget >= 2 * shape.max_frame);
+                    assert_eq!(
+                        shape.max_frame, one.max_frame,
+                        "the bytes depend on the threads"
+                    );
+                    assert!(
+                        (1..=threads).contains(&shape.threads)
+                            && shape.budget >= 2 * shape.max_frame
+                    );
                     let contexts = Level::new(level).unwrap().context() * shape.threads as u64;
                     let fixed = PROGRAM + contexts + (nodes * size_of::<Node>() * 2) as u64;
                     assert!(fixed + shape.budget <= memory.of(shape.threads));
                 }
             }
         }
-        // A million files by default, with two workers; any level, with the compilers of a chroot in one frame; and what is said to be the least does.
-        assert!(matches!(shape(Memory::DEFAULT, 3, 2, 1_000_000), Ok(Shape { threads: 2, .. })));
+        // A million files by default, with two workers; any level, with the compilers of a chroot
+        // in one frame; and what is said to be the least does.
+        assert!(matches!(
+            shape(Memory::DEFAULT, 3, 2, 1_000_000),
+            Ok(Shape { threads: 2, .. })
+        ));
         for level in 1..=22 {
-            assert!(shape(Memory::DEFAULT, level, 2, 15_000).unwrap().max_frame > 137_000_000, "level {level}");
-            let Err(Error::Memory { least, .. }) = shape(Memory::limit(40 << 20), level, 1, 1000) else {
+            assert!(
+                shape(Memory::DEFAULT, level, 2, 15_000).unwrap().max_frame > 137_000_000,
+                "level {level}"
+            );
+            let Err(Error::Memory { least, .. }) = shape(Memory::limit(40 << 20), level, 1, 1000)
+            else {
                 panic!("40 MiB do not do")
             };
             assert!(shape(Memory::limit(least), level, 1, 1000).is_ok());
@@ -582,7 +731,10 @@ mod tests {
             size: *size,
             is_large: false,
         };
-        Plan { frames: sizes.iter().enumerate().map(frame).collect(), ..Plan::default() }
+        Plan {
+            frames: sizes.iter().enumerate().map(frame).collect(),
+            ..Plan::default()
+        }
     }
 
     #[test]
@@ -590,7 +742,9 @@ mod tests {
         let plan = plan(&[10, 30, 20, 10, 20, 10]);
         let order = |threads| -> Vec<usize> {
             let queue = Queue::new(&plan, 1000, threads);
-            std::iter::from_fn(|| queue.take(&mut Buffer::default())).map(|taken| taken.0).collect()
+            std::iter::from_fn(|| queue.take(&mut Buffer::default()))
+                .map(|taken| taken.0)
+                .collect()
         };
         assert_eq!(order(1), [1, 0, 2, 3, 4, 5]);
         assert_eq!(order(2), [1, 0, 2, 4, 3, 5]);
@@ -609,7 +763,8 @@ mod tests {
             for workers in 1..4 {
                 let queue = Queue::new(&plan, budget, workers);
                 let mut buffers: Vec<Buffer> = (0..workers).map(|_| Buffer::default()).collect();
-                let (mut working, mut made, mut next) = (VecDeque::new(), vec![false; sizes.len()], 0);
+                let (mut working, mut made, mut next) =
+                    (VecDeque::new(), vec![false; sizes.len()], 0);
                 while next < sizes.len() {
                     // A worker asks only when it would not have to wait.
                     while !buffers.is_empty() && can_take(&queue) {
@@ -617,18 +772,30 @@ mod tests {
                         let (index, charged) = queue.take(&mut own).unwrap();
                         // All that it takes meanwhile is charged.
                         own.touched = own.touched.max(sizes[index] as usize);
-                        assert!(own.touched as u64 + sizes[index] <= charged, "{sizes:?} {workers}");
+                        assert!(
+                            own.touched as u64 + sizes[index] <= charged,
+                            "{sizes:?} {workers}"
+                        );
                         working.push_back((index, charged, own));
                     }
-                    assert!(queue.lock().held <= budget, "{sizes:?} {workers}: {}", queue.lock().held);
-                    // The worst: the last one taken is ready first, and nothing could be compressed.
-                    let (index, charged, own) =
-                        working.pop_back().expect("somebody works as long as something is missing");
+                    assert!(
+                        queue.lock().held <= budget,
+                        "{sizes:?} {workers}: {}",
+                        queue.lock().held
+                    );
+                    // The worst: the last one taken is ready first, and nothing could be
+                    // compressed.
+                    let (index, charged, own) = working
+                        .pop_back()
+                        .expect("somebody works as long as something is missing");
                     queue.finished(charged, sizes[index]);
                     made[index] = true;
                     buffers.push(own);
                     while next < sizes.len() && made[next] {
-                        queue.written(Buffer { touched: sizes[next] as usize, ..Buffer::default() });
+                        queue.written(Buffer {
+                            touched: sizes[next] as usize,
+                            ..Buffer::default()
+                        });
                         next += 1;
                     }
                 }

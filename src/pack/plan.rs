@@ -1,7 +1,8 @@
 //! The order of an archive's members, and where its frames are cut: a pure function of the tree.
 //!
-//! Members stand in strict depth-first order; only the files of one directory are permuted among themselves, because some extractors
-//! set a directory's times wrong when they come back to it later.
+//! Members stand in strict depth-first order; only the files of one directory are permuted among
+//! themselves, because some extractors set a directory's times wrong when they come back to it
+//! later.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,14 +12,18 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::{header, sparse};
 use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 
-/// The largest content of a frame, in bytes. Enough for the compilers proper of gcc 14 to stand in one (137 MB), and little enough for a reader to hold.
+/// The largest content of a frame, in bytes. Enough for the compilers proper of gcc 14 to stand in
+/// one (137 MB), and little enough for a reader to hold.
 const MAX_FRAME: u64 = 192 << 20;
 
-/// The largest content of a frame, in bytes, unless it holds variants of one file. Two of these and what waits to be written fit the memory that two workers have by
-/// default, so that neither has to wait: 1.4 times as fast as with 128 MiB, and 1.1 % larger, on 1.2 GB of compilers with libraries of up to 200 MB.
+/// The largest content of a frame, in bytes, unless it holds variants of one file. Two of these and
+/// what waits to be written fit the memory that two workers have by default, so that neither has to
+/// wait: 1.4 times as fast as with 128 MiB, and 1.1 % larger, on 1.2 GB of compilers with libraries
+/// of up to 200 MB.
 const USUAL_FRAME: u64 = 48 << 20;
 
-/// From how many bytes on a file is large. In all forms of an archive, because the order of members depends on it.
+/// From how many bytes on a file is large. In all forms of an archive, because the order of members
+/// depends on it.
 const LARGE: u64 = 16 << 20;
 
 /// Where frames are cut.
@@ -30,26 +35,43 @@ pub struct Cuts {
     pub longest: u64,
     /// One path in so many is a boundary, where a frame may begin.
     pub boundaries: u64,
-    /// A file of this many bytes is large: large files of one directory stand together, because they tend to be variants of one another (the compilers proper of gcc).
+    /// A file of this many bytes is large: large files of one directory stand together, because
+    /// they tend to be variants of one another (the compilers proper of gcc).
     pub large: u64,
-    /// A frame of large files has more content than this many bytes only for files that are about as large as one another, and a file of more is cut into parts.
+    /// A frame of large files has more content than this many bytes only for files that are about
+    /// as large as one another, and a file of more is cut into parts.
     pub usual: u64,
     /// No frame has more content than this many bytes.
     pub most: u64,
 }
 
 impl Cuts {
-    /// Frames of small files of `least` bytes and more, up to 64 MiB. By default 12 MiB, with which a buildd chroot becomes as small as it gets while its frames decode in parallel.
+    /// Frames of small files of `least` bytes and more, up to 64 MiB. By default 12 MiB, with which
+    /// a buildd chroot becomes as small as it gets while its frames decode in parallel.
     pub fn sized(least: u64) -> Cuts {
         let least = least.clamp(1, 64 << 20);
         // Boundaries about as far apart, in files of 30 KiB on average, as a third of the frame.
         let boundaries = (least / (96 << 10)).max(1);
-        Cuts { least, longest: least * 10 / 3, boundaries, large: LARGE, usual: USUAL_FRAME, most: MAX_FRAME }
+        Cuts {
+            least,
+            longest: least * 10 / 3,
+            boundaries,
+            large: LARGE,
+            usual: USUAL_FRAME,
+            most: MAX_FRAME,
+        }
     }
 
-    /// For a plain tar, in which frames are only what is read and written at a time: what stays in the processor's cache.
-    pub const PLAIN: Cuts =
-        Cuts { least: 1 << 20, longest: 4 << 20, boundaries: 32, large: LARGE, usual: 4 << 20, most: 4 << 20 };
+    /// For a plain tar, in which frames are only what is read and written at a time: what stays in
+    /// the processor's cache.
+    pub const PLAIN: Cuts = Cuts {
+        least: 1 << 20,
+        longest: 4 << 20,
+        boundaries: 32,
+        large: LARGE,
+        usual: 4 << 20,
+        most: 4 << 20,
+    };
 }
 
 impl Default for Cuts {
@@ -78,7 +100,8 @@ pub enum Content {
     Part {
         /// Its place in [`Plan::order`].
         member: usize,
-        /// Which bytes of its stored data (holes left out). The part that begins at 0 holds the header too, the last one the padding.
+        /// Which bytes of its stored data (holes left out). The part that begins at 0 holds the
+        /// header too, the last one the padding.
         data: Range<u64>,
     },
 }
@@ -97,14 +120,19 @@ pub struct Plan {
 impl Plan {
     /// Bytes of file data in the archive.
     pub fn data(&self, tree: &Tree) -> u64 {
-        self.frames.iter().map(|frame| self.data_of(frame, tree)).sum()
+        self.frames
+            .iter()
+            .map(|frame| self.data_of(frame, tree))
+            .sum()
     }
 
     /// Bytes of file data in one frame.
     pub fn data_of(&self, frame: &Frame, tree: &Tree) -> u64 {
         match &frame.content {
             Content::Members(range) => {
-                let members = self.order[range.clone()].iter().filter(|id| !self.hard_links.contains_key(id));
+                let members = self.order[range.clone()]
+                    .iter()
+                    .filter(|id| !self.hard_links.contains_key(id));
                 members.map(|id| stored(tree, *id)).sum()
             }
             Content::Part { data, .. } => data.end - data.start,
@@ -114,18 +142,25 @@ impl Plan {
 
 /// Plans the archive of `tree`.
 pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
-    let mut plan = Plan { order: order(tree, cuts), ..Plan::default() };
+    let mut plan = Plan {
+        order: order(tree, cuts),
+        ..Plan::default()
+    };
     plan.hard_links = hard_links(tree, &plan.order);
     cut(tree, &mut plan, cuts);
     plan
 }
 
-/// Depth first. Siblings are permuted so that large files come together, those of neighbouring directories too: they tend to be variants of one another,
-/// and stand in one frame then, by size, which is how the nearest variants become neighbours (lto-dump, lto1, cc1, cc1plus). Small files go by kind and extension.
+/// Depth first. Siblings are permuted so that large files come together, those of neighbouring
+/// directories too: they tend to be variants of one another, and stand in one frame then, by size,
+/// which is how the nearest variants become neighbours (lto-dump, lto1, cc1, cc1plus). Small files
+/// go by kind and extension.
 ///
-/// The large files come late, because their frame takes longest to make: what stands before it is written meanwhile, what stands behind it has to wait in memory.
-/// Of two directories with large files the one that holds less is first. Its own member stands before its small files then, far from the large frame: of the
-/// directories of programs and of compilers (`usr/bin`, `usr/lib/gcc`), nearly every package changes the former, and would cost a repack that frame.
+/// The large files come late, because their frame takes longest to make: what stands before it is
+/// written meanwhile, what stands behind it has to wait in memory. Of two directories with large
+/// files the one that holds less is first. Its own member stands before its small files then, far
+/// from the large frame: of the directories of programs and of compilers (`usr/bin`,
+/// `usr/lib/gcc`), nearly every package changes the former, and would cost a repack that frame.
 fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
     let (holds_large, held) = (holds_large(tree, cuts), held(tree));
     let mut order = Vec::with_capacity(tree.nodes.len());
@@ -140,7 +175,8 @@ fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
         let mut children: Vec<NodeId> = tree.node(id).children.clone().collect();
         children.sort_by_cached_key(|child| {
             let is_directory = tree.node(*child).kind == NodeKind::Directory;
-            // Behind a large file the large ones come first and directories with such next; before one, they come last.
+            // Behind a large file the large ones come first and directories with such next; before
+            // one, they come last.
             let class = match (holds_large[*child as usize], after_large) {
                 (true, true) => u8::from(is_directory),
                 (false, true) => 3 - u8::from(is_directory),
@@ -148,8 +184,21 @@ fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
                 (true, false) => 2 + u8::from(is_directory),
             };
             let name = tree.name(*child).to_vec();
-            let size = if holds_large[*child as usize] { held[*child as usize] } else { 0 };
-            (class, size, if is_directory { Vec::new() } else { extension(&name) }, name)
+            let size = if holds_large[*child as usize] {
+                held[*child as usize]
+            } else {
+                0
+            };
+            (
+                class,
+                size,
+                if is_directory {
+                    Vec::new()
+                } else {
+                    extension(&name)
+                },
+                name,
+            )
         });
         // A stack gives back the last first.
         stack.extend(children.into_iter().rev());
@@ -176,7 +225,9 @@ fn holds_large(tree: &Tree, cuts: &Cuts) -> Vec<bool> {
 
 /// For each node: the bytes of data in it and below it.
 fn held(tree: &Tree) -> Vec<u64> {
-    let mut held: Vec<u64> = (0..tree.nodes.len() as NodeId).map(|id| stored(tree, id)).collect();
+    let mut held: Vec<u64> = (0..tree.nodes.len() as NodeId)
+        .map(|id| stored(tree, id))
+        .collect();
     for id in (1..tree.nodes.len()).rev() {
         held[tree.nodes[id].parent as usize] += held[id];
     }
@@ -196,7 +247,12 @@ fn hard_links(tree: &Tree, order: &[NodeId]) -> HashMap<NodeId, NodeId> {
     for id in order {
         let node = tree.node(*id);
         // Nothing can be linked to a device: each name of one stands for itself.
-        if node.links > 1 && matches!(node.kind, NodeKind::File | NodeKind::Symlink | NodeKind::Fifo) {
+        if node.links > 1
+            && matches!(
+                node.kind,
+                NodeKind::File | NodeKind::Symlink | NodeKind::Fifo
+            )
+        {
             let Identity { device, inode, .. } = node.identity;
             let target = *first.entry((device, inode)).or_insert(*id);
             if target != *id {
@@ -212,20 +268,32 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
     let mut open = Open::default();
     for index in 0..plan.order.len() {
         let id = plan.order[index];
-        let data = if plan.hard_links.contains_key(&id) { 0 } else { stored(tree, id) };
+        let data = if plan.hard_links.contains_key(&id) {
+            0
+        } else {
+            stored(tree, id)
+        };
         let size = data + header::padding(data) as u64 + header::BLOCK as u64;
         if data > usual {
             open.close(plan, index);
             for start in (0..data).step_by(usual as usize) {
                 let end = data.min(start + usual);
-                let content = Content::Part { member: index, data: start..end };
-                plan.frames.push(Frame { content, size: end - start, is_large: true });
+                let content = Content::Part {
+                    member: index,
+                    data: start..end,
+                };
+                plan.frames.push(Frame {
+                    content,
+                    size: end - start,
+                    is_large: true,
+                });
             }
             open.start = index + 1;
             continue;
         }
         // Directories between two large files stay with them.
-        let is_large = data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
+        let is_large =
+            data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
         let limit = if !is_large {
             cuts.longest.min(most)
         } else if data == 0 || are_variants(open.last_large, data) {
@@ -235,7 +303,9 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
         };
         let ends = open.is_large != is_large
             || open.size + size > limit
-            || !is_large && open.size >= cuts.least.min(most / 2) && is_boundary(&tree.path(id), cuts);
+            || !is_large
+                && open.size >= cuts.least.min(most / 2)
+                && is_boundary(&tree.path(id), cuts);
         if open.size > 0 && ends {
             open.close(plan, index);
         }
@@ -248,12 +318,14 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
     open.close(plan, plan.order.len());
 }
 
-/// May large files of these many bytes be variants of one another? Those that are (the compilers proper of gcc) differ by less than an eighth.
+/// May large files of these many bytes be variants of one another? Those that are (the compilers
+/// proper of gcc) differ by less than an eighth.
 fn are_variants(before: u64, after: u64) -> bool {
     before.abs_diff(after) <= before / 8
 }
 
-/// May a frame begin with the member at `path`? It depends on the path alone, so that a file that comes, goes or grows moves no cut but the next.
+/// May a frame begin with the member at `path`? It depends on the path alone, so that a file that
+/// comes, goes or grows moves no cut but the next.
 fn is_boundary(path: &[u8], cuts: &Cuts) -> bool {
     xxh3_64(path).is_multiple_of(cuts.boundaries)
 }
@@ -272,15 +344,29 @@ impl Open {
     fn close(&mut self, plan: &mut Plan, end: usize) {
         if self.start < end {
             let content = Content::Members(self.start..end);
-            plan.frames.push(Frame { content, size: self.size, is_large: self.is_large });
+            plan.frames.push(Frame {
+                content,
+                size: self.size,
+                is_large: self.is_large,
+            });
         }
-        *self = Open { start: end, ..Open::default() };
+        *self = Open {
+            start: end,
+            ..Open::default()
+        };
     }
 }
 
 /// How many bytes of data a file has in the archive, holes left out.
 pub fn stored(tree: &Tree, id: NodeId) -> u64 {
-    let Node { kind: NodeKind::File, size, .. } = tree.node(id) else { return 0 };
+    let Node {
+        kind: NodeKind::File,
+        size,
+        ..
+    } = tree.node(id)
+    else {
+        return 0;
+    };
     tree.extents(id).map_or(*size, sparse::data)
 }
 
@@ -294,7 +380,14 @@ mod tests {
     use crate::tree::exclude::Patterns;
     use crate::tree::walk;
 
-    const CUTS: Cuts = Cuts { least: 2000, longest: 6000, boundaries: 3, large: 5000, usual: 16_000, most: 20_000 };
+    const CUTS: Cuts = Cuts {
+        least: 2000,
+        longest: 6000,
+        boundaries: 3,
+        large: 5000,
+        usual: 16_000,
+        most: 20_000,
+    };
 
     /// The plan of a tree that has files of these lengths.
     fn planned(files: &[(&str, usize)], cuts: &Cuts) -> (Vec<String>, Plan) {
@@ -305,10 +398,18 @@ mod tests {
             fs::write(path, vec![b'x'; *length]).unwrap();
         }
         let root = fs::File::open(scratch.path()).unwrap();
-        let options = walk::Options { exclude: Patterns::new([]).unwrap(), cross_mounts: false, devices: false };
+        let options = walk::Options {
+            exclude: Patterns::new([]).unwrap(),
+            cross_mounts: false,
+            devices: false,
+        };
         let tree = walk::walk(root.as_fd(), &options, 1).unwrap();
         let plan = plan(&tree, cuts);
-        let order = plan.order.iter().map(|id| String::from_utf8(tree.path(*id)).unwrap()).collect();
+        let order = plan
+            .order
+            .iter()
+            .map(|id| String::from_utf8(tree.path(*id)).unwrap())
+            .collect();
         (order, plan)
     }
 
@@ -323,47 +424,83 @@ mod tests {
             ("lib/z", 4000),
             ("share/doc", 4000),
         ];
-        let (order, plan) = planned(&files, &Cuts { most: 40_000, ..CUTS });
+        let (order, plan) = planned(
+            &files,
+            &Cuts {
+                most: 40_000,
+                ..CUTS
+            },
+        );
         let place = |path: &str| order.iter().position(|here| here == path).unwrap();
         // Only the larger directory and those in it stand between them, and behind them its rest.
         let directories = ["lib", "lib/gcc"];
         let rest = ["lib/gcc/note", "lib/z"];
-        let large = [&["bin/dump"], &directories[..], &["lib/gcc/lto1", "lib/gcc/cc1"]].concat();
-        assert_eq!(order[place("bin/small")..], [&["bin/small"], &large[..], &rest].concat());
+        let large = [
+            &["bin/dump"],
+            &directories[..],
+            &["lib/gcc/lto1", "lib/gcc/cc1"],
+        ]
+        .concat();
+        assert_eq!(
+            order[place("bin/small")..],
+            [&["bin/small"], &large[..], &rest].concat()
+        );
         let frames: Vec<&Frame> = plan.frames.iter().filter(|frame| frame.is_large).collect();
-        assert!(matches!(&frames[..], [Frame { content: Content::Members(range), .. }]
-            if *range == (place("bin/dump")..place("lib/gcc/note"))));
+        assert!(
+            matches!(&frames[..], [Frame { content: Content::Members(range), .. }]
+            if *range == (place("bin/dump")..place("lib/gcc/note")))
+        );
     }
 
     #[test]
     fn a_frame_is_larger_than_usual_only_for_variants() {
-        let cuts = Cuts { usual: 20_000, most: 40_000, ..CUTS };
+        let cuts = Cuts {
+            usual: 20_000,
+            most: 40_000,
+            ..CUTS
+        };
         let large = |files: &[(&str, usize)]| {
             let (order, plan) = planned(files, &cuts);
             let content = |frame: &Frame| match &frame.content {
                 Content::Members(range) => order[range.clone()].concat(),
                 Content::Part { member, data } => format!("{} {data:?}", order[*member]),
             };
-            plan.frames.iter().filter(|frame| frame.is_large).map(content).collect::<Vec<_>>()
+            plan.frames
+                .iter()
+                .filter(|frame| frame.is_large)
+                .map(content)
+                .collect::<Vec<_>>()
         };
         assert_eq!(
             large(&[("a", 9000), ("b", 9900), ("c", 10_900)]),
             ["abc"],
             "each an eighth larger than the one before, or less"
         );
-        assert_eq!(large(&[("a", 7000), ("b", 8500), ("c", 12_000)]), ["ab", "c"]);
+        assert_eq!(
+            large(&[("a", 7000), ("b", 8500), ("c", 12_000)]),
+            ["ab", "c"]
+        );
         assert_eq!(
             large(&[("a", 12_000), ("b", 12_100), ("c", 12_200), ("d", 12_280)]),
             ["abc", "d"],
             "no more than the most"
         );
-        assert_eq!(large(&[("a", 30_000)]), ["a 0..20000", "a 20000..30000"], "cut into parts");
+        assert_eq!(
+            large(&[("a", 30_000)]),
+            ["a 0..20000", "a 20000..30000"],
+            "cut into parts"
+        );
     }
 
     #[test]
     fn frames_hold_every_byte_once_and_keep_to_their_limits() {
-        let names: Vec<(String, usize)> = (0..300).map(|n| (format!("d{}/f{n}", n % 7), n * 37 % 3000)).collect();
-        let mut files: Vec<(&str, usize)> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
+        let names: Vec<(String, usize)> = (0..300)
+            .map(|n| (format!("d{}/f{n}", n % 7), n * 37 % 3000))
+            .collect();
+        let mut files: Vec<(&str, usize)> = names
+            .iter()
+            .map(|(name, length)| (name.as_str(), *length))
+            .collect();
         files.push(("d3/huge", 90_000));
         let (order, plan) = planned(&files, &CUTS);
         let (mut next, mut parts) = (0, 0);
@@ -371,11 +508,17 @@ mod tests {
             match &frame.content {
                 Content::Members(range) => {
                     assert_eq!(range.start, next);
-                    assert!(frame.size <= CUTS.most && (frame.is_large || frame.size <= CUTS.longest), "{frame:?}");
+                    assert!(
+                        frame.size <= CUTS.most && (frame.is_large || frame.size <= CUTS.longest),
+                        "{frame:?}"
+                    );
                     next = range.end;
                 }
                 Content::Part { member, data } => {
-                    assert_eq!((order[*member].as_str(), *member, data.start), ("d3/huge", next, parts));
+                    assert_eq!(
+                        (order[*member].as_str(), *member, data.start),
+                        ("d3/huge", next, parts)
+                    );
                     assert!(data.end - data.start <= CUTS.most);
                     parts = data.end;
                     next += usize::from(parts == 90_000);

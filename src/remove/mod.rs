@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, chmod, chownat,
-    openat, openat2, renameat_with, statx, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes,
+    StatxFlags, chmod, chownat, openat, openat2, renameat_with, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::getegid;
@@ -48,7 +48,10 @@ pub enum Error {
         letter: char,
     },
     /// Somebody puts files into a directory as fast as they are removed.
-    #[error("{}: is filled while it is being removed; end what writes there, and remove it again", Shown(path))]
+    #[error(
+        "{}: is filled while it is being removed; end what writes there, and remove it again",
+        Shown(path)
+    )]
     Filled {
         /// The directory.
         path: Vec<u8>,
@@ -90,7 +93,8 @@ impl std::error::Error for Failed {}
 /// How many errors are kept.
 const KEPT_ERRORS: usize = 16;
 
-/// Beyond this many levels a directory is first moved to the top of the tree, so that the depth of a tree does not decide about open descriptors.
+/// Beyond this many levels a directory is first moved to the top of the tree, so that the depth of
+/// a tree does not decide about open descriptors.
 const MAX_DEPTH: u32 = 64;
 
 /// More workers than this only wait for the file system's journal.
@@ -106,7 +110,8 @@ pub struct Options {
     pub threads: usize,
     /// Only count.
     pub dry_run: bool,
-    /// Give the caller's directories the caller's group, so that root of a namespace that lacks the group they have may work in them.
+    /// Give the caller's directories the caller's group, so that root of a namespace that lacks the
+    /// group they have may work in them.
     pub take_group: bool,
 }
 
@@ -119,7 +124,8 @@ pub struct Removed {
     pub files: u64,
 }
 
-/// Removes everything below the directory `root` (open in any mode), but not the directory itself. Goes on after an error.
+/// Removes everything below the directory `root` (open in any mode), but not the directory itself.
+/// Goes on after an error.
 pub fn contents(root: BorrowedFd<'_>, options: &Options) -> Result<Removed, Failed> {
     let work = Work {
         options,
@@ -132,25 +138,41 @@ pub fn contents(root: BorrowedFd<'_>, options: &Options) -> Result<Removed, Fail
     };
     match work.open(root, c".") {
         Ok(directory) => {
-            work.clear(Arc::new(Directory { descriptor: directory, above: None, is_kept: AtomicBool::new(false) }), 0);
+            work.clear(
+                Arc::new(Directory {
+                    descriptor: directory,
+                    above: None,
+                    is_kept: AtomicBool::new(false),
+                }),
+                0,
+            );
             let threads = options.threads.clamp(1, MAX_WORKERS);
             std::thread::scope(|scope| {
                 // A machine that has no more threads to give is served by the ones that it gave.
                 let start = |_| std::thread::Builder::new().spawn_scoped(scope, || work.serve());
-                let _others: Vec<_> = (1..threads).map_while(|number| start(number).ok()).collect();
+                let _others: Vec<_> = (1..threads)
+                    .map_while(|number| start(number).ok())
+                    .collect();
                 work.serve();
             });
         }
         Err(error) => work.note(error.at(Vec::new(), "open")),
     }
-    let failed = work.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failed = work
+        .failed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     match failed.count {
-        0 => Ok(Removed { directories: work.directories.into_inner(), files: work.files.into_inner() }),
+        0 => Ok(Removed {
+            directories: work.directories.into_inner(),
+            files: work.files.into_inner(),
+        }),
         _ => Err(failed),
     }
 }
 
-/// An open directory. It is held by what is still to be done below it: whoever lets go of it last removes it.
+/// An open directory. It is held by what is still to be done below it: whoever lets go of it last
+/// removes it.
 struct Directory {
     descriptor: OwnedFd,
     above: Option<Above>,
@@ -200,7 +222,8 @@ impl NotOpened {
 }
 
 impl Work<'_> {
-    /// Until the stack is empty and nobody can fill it any more. Last in, first out: that keeps the number of open directories small.
+    /// Until the stack is empty and nobody can fill it any more. Last in, first out: that keeps the
+    /// number of open directories small.
     fn serve(&self) {
         let mut stack = lock(&self.stack);
         loop {
@@ -216,7 +239,10 @@ impl Work<'_> {
             } else if stack.busy == 0 {
                 return;
             } else {
-                stack = self.changed.wait(stack).unwrap_or_else(PoisonError::into_inner);
+                stack = self
+                    .changed
+                    .wait(stack)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -226,14 +252,21 @@ impl Work<'_> {
             Ok(descriptor) => {
                 let depth = place.depth;
                 self.clear(
-                    Arc::new(Directory { descriptor, above: Some(place), is_kept: AtomicBool::new(false) }),
+                    Arc::new(Directory {
+                        descriptor,
+                        above: Some(place),
+                        is_kept: AtomicBool::new(false),
+                    }),
                     depth,
                 );
             }
             // Somebody else was faster.
             Err(NotOpened::Errno(Errno::NOENT)) => self.leave(place.directory),
             Err(error) => {
-                self.keep(&place.directory, error.at(path(&place.directory, Some(&place.name)), "open"));
+                self.keep(
+                    &place.directory,
+                    error.at(path(&place.directory, Some(&place.name)), "open"),
+                );
                 self.leave(place.directory);
             }
         }
@@ -243,7 +276,13 @@ impl Work<'_> {
     fn clear(&self, directory: Arc<Directory>, depth: u32) {
         if self.options.take_group {
             // It is the caller's or it is not.
-            let _ = chownat(&directory.descriptor, c"", None, Some(getegid()), AtFlags::EMPTY_PATH);
+            let _ = chownat(
+                &directory.descriptor,
+                c"",
+                None,
+                Some(getegid()),
+                AtFlags::EMPTY_PATH,
+            );
         }
         let mut buffer = Vec::with_capacity(64 << 10);
         let mut below = Vec::new();
@@ -252,7 +291,8 @@ impl Work<'_> {
             let (name, kind) = match &entry {
                 Ok(entry) => (entry.file_name(), entry.file_type()),
                 Err(error) => {
-                    let error = FileError::new(path(&directory, None), "list the directory", *error);
+                    let error =
+                        FileError::new(path(&directory, None), "list the directory", *error);
                     self.keep(&directory, error.into());
                     break;
                 }
@@ -264,7 +304,10 @@ impl Work<'_> {
                 below.push(name.to_owned());
             }
         }
-        let places = below.into_iter().map(|name| self.place(&directory, name, depth)).collect::<Vec<_>>();
+        let places = below
+            .into_iter()
+            .map(|name| self.place(&directory, name, depth))
+            .collect::<Vec<_>>();
         if !places.is_empty() {
             lock(&self.stack).waiting.extend(places);
             self.changed.notify_all();
@@ -290,25 +333,49 @@ impl Work<'_> {
         true
     }
 
-    /// Where the directory below is removed from: here, or the top of the tree, where it is moved when it stands too deep.
+    /// Where the directory below is removed from: here, or the top of the tree, where it is moved
+    /// when it stands too deep.
     fn place(&self, directory: &Arc<Directory>, name: CString, depth: u32) -> Above {
         if depth >= MAX_DEPTH && !self.options.dry_run {
             let top = top(directory);
             let number = self.moved.fetch_add(1, Ordering::Relaxed);
-            let new = CString::new(format!(".removing-{}-{number}", std::process::id())).unwrap_or_default();
-            let moved = renameat_with(&directory.descriptor, &name, &top.descriptor, &new, RenameFlags::NOREPLACE);
-            // Where it cannot be moved (the lower layer of an overlay, a name that an interrupted run has left), the descent goes on.
+            let new = CString::new(format!(".removing-{}-{number}", std::process::id()))
+                .unwrap_or_default();
+            let moved = renameat_with(
+                &directory.descriptor,
+                &name,
+                &top.descriptor,
+                &new,
+                RenameFlags::NOREPLACE,
+            );
+            // Where it cannot be moved (the lower layer of an overlay, a name that an interrupted
+            // run has left), the descent goes on.
             if moved.is_ok() {
-                return Above { directory: top, name: new, depth: 1, scans: 0 };
+                return Above {
+                    directory: top,
+                    name: new,
+                    depth: 1,
+                    scans: 0,
+                };
             }
         }
-        Above { directory: Arc::clone(directory), name, depth: depth + 1, scans: 0 }
+        Above {
+            directory: Arc::clone(directory),
+            name,
+            depth: depth + 1,
+            scans: 0,
+        }
     }
 
     /// Lets go of a directory. When nobody else works in it, it is removed, and so on upwards.
     fn leave(&self, directory: Arc<Directory>) {
         let mut next = Some(directory);
-        while let Some(Directory { descriptor, above: Some(above), is_kept }) = next.and_then(Arc::into_inner) {
+        while let Some(Directory {
+            descriptor,
+            above: Some(above),
+            is_kept,
+        }) = next.and_then(Arc::into_inner)
+        {
             // ext4 does twice the work for a directory that is removed while it is open.
             drop(descriptor);
             if is_kept.into_inner() {
@@ -332,12 +399,25 @@ impl Work<'_> {
             Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) if above.scans < MAX_SCANS => {
                 let (directory, name) = (Arc::clone(&above.directory), above.name.clone());
-                return Some(Above { directory, name, depth: above.depth, scans: above.scans + 1 });
+                return Some(Above {
+                    directory,
+                    name,
+                    depth: above.depth,
+                    scans: above.scans + 1,
+                });
             }
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                self.keep(&above.directory, Error::Filled { path: path(&above.directory, Some(&above.name)) });
+                self.keep(
+                    &above.directory,
+                    Error::Filled {
+                        path: path(&above.directory, Some(&above.name)),
+                    },
+                );
             }
-            Err(error) => self.keep(&above.directory, why_not(&above.directory, &above.name, error)),
+            Err(error) => self.keep(
+                &above.directory,
+                why_not(&above.directory, &above.name, error),
+            ),
         }
         None
     }
@@ -391,9 +471,16 @@ fn open_below(parent: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<Own
         // A container may not know the call yet.
         Err(Errno::NOSYS) => {
             let opened = openat(parent, name, flags, Mode::empty()).map_err(NotOpened::Errno)?;
-            let mount =
-                |fd| walk::stat(fd, c"", b"").map(|stat| Mount::of(&stat)).map_err(|_| NotOpened::Errno(Errno::IO));
-            if mount(parent)? == mount(opened.as_fd())? { Ok(opened) } else { Err(NotOpened::Mounted) }
+            let mount = |fd| {
+                walk::stat(fd, c"", b"")
+                    .map(|stat| Mount::of(&stat))
+                    .map_err(|_| NotOpened::Errno(Errno::IO))
+            };
+            if mount(parent)? == mount(opened.as_fd())? {
+                Ok(opened)
+            } else {
+                Err(NotOpened::Mounted)
+            }
         }
         opened => opened.map_err(NotOpened::Errno),
     }
@@ -402,7 +489,11 @@ fn open_below(parent: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<Own
 /// Lets the owner, which this process may be, list and change the directory.
 fn make_accessible(directory: BorrowedFd<'_>) -> bool {
     // A descriptor opened with O_PATH can be changed by this name only.
-    chmod(format!("/proc/self/fd/{}", directory.as_raw_fd()), Mode::RWXU).is_ok()
+    chmod(
+        format!("/proc/self/fd/{}", directory.as_raw_fd()),
+        Mode::RWXU,
+    )
+    .is_ok()
 }
 
 fn top(directory: &Arc<Directory>) -> Arc<Directory> {
@@ -426,7 +517,12 @@ fn path(directory: &Directory, name: Option<&CStr>) -> Vec<u8> {
 }
 
 fn is_directory(directory: &Directory, name: &CStr) -> bool {
-    let stat = statx(&directory.descriptor, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    let stat = statx(
+        &directory.descriptor,
+        name,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::TYPE,
+    );
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
 }
 
@@ -448,12 +544,22 @@ fn why_not(directory: &Directory, name: &CStr, error: Errno) -> Error {
 
 fn protected(directory: &Directory, name: &CStr, path: Vec<u8>) -> Option<Error> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let attributes = statx(&directory.descriptor, name, flags, StatxFlags::TYPE).ok()?.stx_attributes;
+    let attributes = statx(&directory.descriptor, name, flags, StatxFlags::TYPE)
+        .ok()?
+        .stx_attributes;
     let path = if path.is_empty() { b".".to_vec() } else { path };
     if attributes.contains(StatxAttributes::IMMUTABLE) {
-        Some(Error::Protected { path, what: "immutable", letter: 'i' })
+        Some(Error::Protected {
+            path,
+            what: "immutable",
+            letter: 'i',
+        })
     } else if attributes.contains(StatxAttributes::APPEND) {
-        Some(Error::Protected { path, what: "append-only", letter: 'a' })
+        Some(Error::Protected {
+            path,
+            what: "append-only",
+            letter: 'a',
+        })
     } else {
         None
     }

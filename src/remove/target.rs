@@ -39,7 +39,11 @@ pub enum Refused {
     #[error("{}: something is mounted there; unmount it first", Shown(.0))]
     MountPoint(Vec<u8>),
     /// Something is mounted below it.
-    #[error("{}: something is mounted at {}; unmount it first", Shown(path), Shown(mounted))]
+    #[error(
+        "{}: something is mounted at {}; unmount it first",
+        Shown(path),
+        Shown(mounted)
+    )]
     MountBelow {
         /// The directory.
         path: Vec<u8>,
@@ -57,20 +61,31 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens the directory at `path` as the caller; `None` when there is none. `homes` are not touched.
+    /// Opens the directory at `path` as the caller; `None` when there is none. `homes` are not
+    /// touched.
     pub fn open(path: &Path, homes: &[PathBuf]) -> Result<Option<Target>, Refused> {
         let shown = path.as_os_str().as_bytes();
         let (above, name) = split(shown).ok_or_else(|| Refused::NoName(shown.to_vec()))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = match openat(CWD, above, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
-            opened => opened.map_err(|error| FileError::new(shown, "open the directory above it", error))?,
+            opened => opened
+                .map_err(|error| FileError::new(shown, "open the directory above it", error))?,
         };
-        let directory = match openat(&parent, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let directory = match openat(
+            &parent,
+            &name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Err(Errno::NOENT) => return Ok(None),
             opened => opened.map_err(|error| FileError::new(shown, "open", error))?,
         };
-        let target = Target { parent, name, directory };
+        let target = Target {
+            parent,
+            name,
+            directory,
+        };
         target.refuse(shown, homes)?;
         Ok(Some(target))
     }
@@ -83,7 +98,11 @@ impl Target {
             _ => return Err(Refused::NotADirectory(path.to_vec())),
         }
         let is_same = |other: &Path| {
-            let other = walk::stat(CWD, &CString::new(other.as_os_str().as_bytes()).unwrap_or_default(), path);
+            let other = walk::stat(
+                CWD,
+                &CString::new(other.as_os_str().as_bytes()).unwrap_or_default(),
+                path,
+            );
             other.is_ok_and(|other| file(&other) == file(&own))
         };
         if is_same(Path::new("/")) {
@@ -93,20 +112,28 @@ impl Target {
             return Err(Refused::Home(path.to_vec()));
         }
         let above = walk::stat(self.parent.as_fd(), c"", path)?;
-        if own.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) || Mount::of(&own) != Mount::of(&above) {
+        if own.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+            || Mount::of(&own) != Mount::of(&above)
+        {
             return Err(Refused::MountPoint(path.to_vec()));
         }
         match self.mount_below() {
-            Some(mounted) => Err(Refused::MountBelow { path: path.to_vec(), mounted }),
+            Some(mounted) => Err(Refused::MountBelow {
+                path: path.to_vec(),
+                mounted,
+            }),
             None => Ok(()),
         }
     }
 
-    /// A look ahead, so that nothing is removed from a tree with a mount in it. Where `/proc` does not tell, the removal stops at the mount.
+    /// A look ahead, so that nothing is removed from a tree with a mount in it. Where `/proc` does
+    /// not tell, the removal stops at the mount.
     fn mount_below(&self) -> Option<Vec<u8>> {
         let path = fs::read_link(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).ok()?;
         let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
-        mounts::below(&mountinfo, path.as_os_str().as_bytes()).into_iter().next()
+        mounts::below(&mountinfo, path.as_os_str().as_bytes())
+            .into_iter()
+            .next()
     }
 
     /// The directory, open with `O_PATH`.
@@ -144,9 +171,16 @@ fn split(path: &[u8]) -> Option<(&[u8], CString)> {
 /// The home directories in the text of `/etc/passwd`.
 pub fn homes(passwd: &[u8]) -> Vec<PathBuf> {
     let lines = passwd.split(|byte| *byte == b'\n');
-    let home =
-        |line: &[u8]| line.split(|byte| *byte == b':').nth(5).filter(|home| home.starts_with(b"/")).map(<[u8]>::to_vec);
-    lines.filter_map(home).map(|home| PathBuf::from(OsStr::from_bytes(&home))).collect()
+    let home = |line: &[u8]| {
+        line.split(|byte| *byte == b':')
+            .nth(5)
+            .filter(|home| home.starts_with(b"/"))
+            .map(<[u8]>::to_vec)
+    };
+    lines
+        .filter_map(home)
+        .map(|home| PathBuf::from(OsStr::from_bytes(&home)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,15 +204,17 @@ mod tests {
             ("a\0b", None),
         ] {
             let found = split(path.as_bytes());
-            let found =
-                found.as_ref().map(|(above, name)| (std::str::from_utf8(above).unwrap(), name.to_str().unwrap()));
+            let found = found
+                .as_ref()
+                .map(|(above, name)| (std::str::from_utf8(above).unwrap(), name.to_str().unwrap()));
             assert_eq!(found, expected, "{path:?}");
         }
     }
 
     #[test]
     fn homes_are_the_sixth_field() {
-        let passwd = b"root:x:0:0:root:/root:/bin/sh\nbroken\nanna:x:1:1::/home/anna:\nnone:x:2:2:::\n";
+        let passwd =
+            b"root:x:0:0:root:/root:/bin/sh\nbroken\nanna:x:1:1::/home/anna:\nnone:x:2:2:::\n";
         assert_eq!(homes(passwd), [Path::new("/root"), Path::new("/home/anna")]);
     }
 
@@ -199,8 +235,16 @@ mod tests {
         assert!(matches!(refused(at("tree/.")), Refused::NoName(_)));
         assert!(matches!(refused("/proc".into()), Refused::MountPoint(_)));
         assert!(Target::open(&at("missing"), &homes).unwrap().is_none());
-        assert!(Target::open(&at("missing/below"), &homes).unwrap().is_none());
-        Target::open(&at("tree"), &homes).unwrap().unwrap().remove().unwrap();
+        assert!(
+            Target::open(&at("missing/below"), &homes)
+                .unwrap()
+                .is_none()
+        );
+        Target::open(&at("tree"), &homes)
+            .unwrap()
+            .unwrap()
+            .remove()
+            .unwrap();
         assert!(!at("tree").exists());
     }
 }

@@ -4,7 +4,11 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-const ONE_THREAD: Options = Options { threads: 1, dry_run: false, take_group: false };
+const ONE_THREAD: Options = Options {
+    threads: 1,
+    dry_run: false,
+    take_group: false,
+};
 
 #[test]
 fn everything_below_goes_and_links_are_not_followed() {
@@ -17,10 +21,34 @@ fn everything_below_goes_and_links_are_not_followed() {
         fs::write(tree.join("a/b/file"), "x").unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
         let root = fs::File::open(&tree).unwrap();
-        let dry = contents(root.as_fd(), &Options { threads, dry_run: true, take_group: false }).unwrap();
+        let dry = contents(
+            root.as_fd(),
+            &Options {
+                threads,
+                dry_run: true,
+                take_group: false,
+            },
+        )
+        .unwrap();
         assert!(tree.join("a/b/file").exists());
-        let removed = contents(root.as_fd(), &Options { threads, ..ONE_THREAD }).unwrap();
-        assert_eq!((removed, dry), (Removed { directories: 3, files: 2 }, removed));
+        let removed = contents(
+            root.as_fd(),
+            &Options {
+                threads,
+                ..ONE_THREAD
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (removed, dry),
+            (
+                Removed {
+                    directories: 3,
+                    files: 2
+                },
+                removed
+            )
+        );
         assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
         assert!(outside.join("kept").exists());
     }
@@ -36,5 +64,8 @@ fn an_error_is_named_with_its_path_and_the_rest_goes() {
     assert_eq!(work.directories, 4);
     let file = fs::File::open("/dev/null").unwrap();
     let failed = contents(file.as_fd(), &ONE_THREAD).unwrap_err();
-    assert_eq!((failed.to_string().as_str(), failed.count), (".: open: Not a directory", 1));
+    assert_eq!(
+        (failed.to_string().as_str(), failed.count),
+        (".: open: Not a directory", 1)
+    );
 }

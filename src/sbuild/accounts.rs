@@ -1,4 +1,5 @@
-//! The files of a chroot that decide the [build users](super::build_user): from a directory, or from an archive.
+//! The files of a chroot that decide the [build users](super::build_user): from a directory, or
+//! from an archive.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -55,7 +56,8 @@ pub enum Error {
 }
 
 impl Accounts {
-    /// Reads them below `root`, a directory opened in any mode. Symbolic links are resolved as in the chroot: none leads out of it.
+    /// Reads them below `root`, a directory opened in any mode. Symbolic links are resolved as in
+    /// the chroot: none leads out of it.
     pub fn of_directory(root: BorrowedFd<'_>) -> Result<Accounts, Error> {
         Ok(Accounts {
             passwd: read(root, PASSWD)?.ok_or(Error::NoPasswd)?,
@@ -80,12 +82,29 @@ fn read(root: BorrowedFd<'_>, path: &'static [u8]) -> Result<Option<Vec<u8>>, Er
     let stat = walk::stat(file.as_fd(), c"", path)?;
     match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => {}
-        FileType::Directory => return Err(Error::NotAFile { path, kind: "directory" }),
-        _ => return Err(Error::NotAFile { path, kind: "special file" }),
+        FileType::Directory => {
+            return Err(Error::NotAFile {
+                path,
+                kind: "directory",
+            });
+        }
+        _ => {
+            return Err(Error::NotAFile {
+                path,
+                kind: "special file",
+            });
+        }
     }
     let mut content = Vec::new();
-    std::fs::File::from(file).take(LIMIT + 1).read_to_end(&mut content).at(path, "read")?;
-    if content.len() as u64 > LIMIT { Err(Error::TooLong { path }) } else { Ok(Some(content)) }
+    std::fs::File::from(file)
+        .take(LIMIT + 1)
+        .read_to_end(&mut content)
+        .at(path, "read")?;
+    if content.len() as u64 > LIMIT {
+        Err(Error::TooLong { path })
+    } else {
+        Ok(Some(content))
+    }
 }
 
 /// Picks them out of the events of an archive.
@@ -98,23 +117,41 @@ pub struct Picker {
 }
 
 impl Picker {
-    /// Takes the next event. Where a member stands twice, the later one counts, as it does when the archive is unpacked: so take them all.
+    /// Takes the next event. Where a member stands twice, the later one counts, as it does when the
+    /// archive is unpacked: so take them all.
     pub fn take(&mut self, event: &Event<'_>) -> Result<(), Error> {
         match event {
             Event::Member(member) => {
-                self.current = [PASSWD, LOGIN_DEFS].into_iter().find(|path| *path == member.entry.path);
-                let Some(path) = self.current else { return Ok(()) };
+                self.current = [PASSWD, LOGIN_DEFS]
+                    .into_iter()
+                    .find(|path| *path == member.entry.path);
+                let Some(path) = self.current else {
+                    return Ok(());
+                };
                 match &member.entry.kind {
-                    Kind::File { size, .. } if *size > LIMIT => return Err(Error::TooLong { path }),
-                    Kind::File { size, .. } => *self.slot(path) = Some(vec![0; usize::try_from(*size).unwrap_or(0)]),
-                    kind => return Err(Error::NotAFile { path, kind: kind.name() }),
+                    Kind::File { size, .. } if *size > LIMIT => {
+                        return Err(Error::TooLong { path });
+                    }
+                    Kind::File { size, .. } => {
+                        *self.slot(path) = Some(vec![0; usize::try_from(*size).unwrap_or(0)])
+                    }
+                    kind => {
+                        return Err(Error::NotAFile {
+                            path,
+                            kind: kind.name(),
+                        });
+                    }
                 }
             }
             Event::Data(offset, data) => {
-                let Some(path) = self.current else { return Ok(()) };
+                let Some(path) = self.current else {
+                    return Ok(());
+                };
                 let start = usize::try_from(*offset).unwrap_or(usize::MAX);
-                let room =
-                    self.slot(path).as_mut().and_then(|file| file.get_mut(start..start.checked_add(data.len())?));
+                let room = self
+                    .slot(path)
+                    .as_mut()
+                    .and_then(|file| file.get_mut(start..start.checked_add(data.len())?));
                 // The reader keeps data within the size.
                 room.ok_or(Error::TooLong { path })?.copy_from_slice(data);
             }
@@ -125,11 +162,18 @@ impl Picker {
 
     /// What was found, when the archive has ended.
     pub fn finish(self) -> Result<Accounts, Error> {
-        Ok(Accounts { passwd: self.passwd.ok_or(Error::NoPasswd)?, login_defs: self.login_defs.unwrap_or_default() })
+        Ok(Accounts {
+            passwd: self.passwd.ok_or(Error::NoPasswd)?,
+            login_defs: self.login_defs.unwrap_or_default(),
+        })
     }
 
     fn slot(&mut self, path: &[u8]) -> &mut Option<Vec<u8>> {
-        if path == PASSWD { &mut self.passwd } else { &mut self.login_defs }
+        if path == PASSWD {
+            &mut self.passwd
+        } else {
+            &mut self.login_defs
+        }
     }
 }
 
@@ -154,12 +198,19 @@ mod tests {
         fs::create_dir_all(scratch.path().join("usr/etc")).unwrap();
         fs::write(scratch.path().join("usr/etc/passwd"), "inside").unwrap();
         symlink("/usr/etc/passwd", scratch.path().join("etc/passwd")).unwrap();
-        symlink("../../../../../../../../etc/login.defs", scratch.path().join("etc/login.defs")).unwrap();
+        symlink(
+            "../../../../../../../../etc/login.defs",
+            scratch.path().join("etc/login.defs"),
+        )
+        .unwrap();
         assert!(
             matches!(of_directory(scratch.path()), Err(Error::File(error)) if error.to_string().contains("etc/login.defs"))
         );
         fs::remove_file(scratch.path().join("etc/login.defs")).unwrap();
-        let expected = Accounts { passwd: b"inside".to_vec(), login_defs: Vec::new() };
+        let expected = Accounts {
+            passwd: b"inside".to_vec(),
+            login_defs: Vec::new(),
+        };
         assert_eq!(of_directory(scratch.path()).unwrap(), expected);
     }
 
@@ -168,15 +219,28 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         assert!(matches!(of_directory(scratch.path()), Err(Error::NoPasswd)));
         fs::create_dir_all(scratch.path().join("etc/passwd")).unwrap();
-        assert!(matches!(of_directory(scratch.path()), Err(Error::NotAFile { kind: "directory", .. })));
+        assert!(matches!(
+            of_directory(scratch.path()),
+            Err(Error::NotAFile {
+                kind: "directory",
+                ..
+            })
+        ));
         fs::remove_dir(scratch.path().join("etc/passwd")).unwrap();
         let fifo = scratch.path().join("etc/passwd");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert!(matches!(of_directory(scratch.path()), Err(Error::NotAFile { kind: "special file", .. })));
+        assert!(matches!(
+            of_directory(scratch.path()),
+            Err(Error::NotAFile {
+                kind: "special file",
+                ..
+            })
+        ));
     }
 
     fn of_archive(tar: &[u8]) -> Result<Accounts, Error> {
-        let (mut reader, mut picker, mut input) = (Reader::new(Limits::default()), Picker::default(), tar);
+        let (mut reader, mut picker, mut input) =
+            (Reader::new(Limits::default()), Picker::default(), tar);
         while let Some(event) = reader.next(&mut input).unwrap() {
             picker.take(&event)?;
         }
@@ -188,7 +252,9 @@ mod tests {
         for (path, content) in members {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
-            builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+            builder
+                .append_data(&mut header, path, content.as_bytes())
+                .unwrap();
         }
         builder.into_inner().unwrap()
     }
@@ -201,12 +267,18 @@ mod tests {
             ("./etc/login.defs", "d"),
             ("etc/passwd", "new"),
         ]);
-        let expected = Accounts { passwd: b"new".to_vec(), login_defs: b"d".to_vec() };
+        let expected = Accounts {
+            passwd: b"new".to_vec(),
+            login_defs: b"d".to_vec(),
+        };
         assert_eq!(of_archive(&tar).unwrap(), expected);
     }
 
     #[test]
     fn an_archive_without_passwd_is_no_chroot() {
-        assert!(matches!(of_archive(&archive(&[("./etc/login.defs", "d")])), Err(Error::NoPasswd)));
+        assert!(matches!(
+            of_archive(&archive(&[("./etc/login.defs", "d")])),
+            Err(Error::NoPasswd)
+        ));
     }
 }

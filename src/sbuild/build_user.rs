@@ -1,12 +1,17 @@
-//! Which uid the user has that sbuild builds as, in unshare mode. Pure: the chroot's files in, numbers out.
+//! Which uid the user has that sbuild builds as, in unshare mode. Pure: the chroot's files in,
+//! numbers out.
 //!
-//! Both sbuilds see to it that the chroot has a user `sbuild` (`Sbuild/ChrootSetup.pm`, `basesetup`): one that is there keeps its uid, else the
-//! host's `useradd --system` makes it, with the chroot's passwd and login.defs (0.85 by `--root`, 0.89 by `--prefix`). Then they do the same for the
-//! user that the build runs as (`BUILD_USER` in `Sbuild/ConfBase.pm`): 0.89 has `sbuild` again, 0.85 a user named like the one that calls sbuild,
-//! unless `$build_user` is set. The group `sbuild` gets a gid of its own, which no uid depends on, so the chroot's group file does not matter here.
+//! Both sbuilds see to it that the chroot has a user `sbuild` (`Sbuild/ChrootSetup.pm`,
+//! `basesetup`): one that is there keeps its uid, else the host's `useradd --system` makes it, with
+//! the chroot's passwd and login.defs (0.85 by `--root`, 0.89 by `--prefix`). Then they do the same
+//! for the user that the build runs as (`BUILD_USER` in `Sbuild/ConfBase.pm`): 0.89 has `sbuild`
+//! again, 0.85 a user named like the one that calls sbuild, unless `$build_user` is set. The group
+//! `sbuild` gets a gid of its own, which no uid depends on, so the chroot's group file does not
+//! matter here.
 //!
-//! `useradd` of shadow 4.13 and 4.17 (`find_new_uid.c`, measured too) does not simply take the highest free system uid: it begins right below the lowest one in use.
-//! With a system user 105 in the chroot, `sbuild` gets 104 though 999 is free.
+//! `useradd` of shadow 4.13 and 4.17 (`find_new_uid.c`, measured too) does not simply take the
+//! highest free system uid: it begins right below the lowest one in use. With a system user 105 in
+//! the chroot, `sbuild` gets 104 though 999 is free.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +20,8 @@ use std::collections::BTreeSet;
 pub struct BuildUsers {
     /// Of the user `sbuild`, which sbuild 0.89 builds as.
     pub sbuild: u32,
-    /// Of the user named like the caller, which sbuild 0.85 builds as. `None` for a caller without a name: then 0.85 does not run at all.
+    /// Of the user named like the caller, which sbuild 0.85 builds as. `None` for a caller without
+    /// a name: then 0.85 does not run at all.
     pub caller: Option<u32>,
 }
 
@@ -33,7 +39,9 @@ pub enum Error {
         max: u32,
     },
     /// All of the range are in use.
-    #[error("its etc/passwd uses all uids for system users from {min} to {max}: sbuild cannot make its user there")]
+    #[error(
+        "its etc/passwd uses all uids for system users from {min} to {max}: sbuild cannot make its user there"
+    )]
     Full {
         /// The lowest.
         min: u32,
@@ -42,9 +50,17 @@ pub enum Error {
     },
 }
 
-/// The uids in a chroot with this `etc/passwd` and this `etc/login.defs` (empty when there is none), for a caller with this login name.
-pub fn build_users(passwd: &[u8], login_defs: &[u8], caller: Option<&[u8]>) -> Result<BuildUsers, Error> {
-    let users: Vec<(&[u8], u32)> = passwd.split(|byte| *byte == b'\n').filter_map(user).collect();
+/// The uids in a chroot with this `etc/passwd` and this `etc/login.defs` (empty when there is
+/// none), for a caller with this login name.
+pub fn build_users(
+    passwd: &[u8],
+    login_defs: &[u8],
+    caller: Option<&[u8]>,
+) -> Result<BuildUsers, Error> {
+    let users: Vec<(&[u8], u32)> = passwd
+        .split(|byte| *byte == b'\n')
+        .filter_map(user)
+        .collect();
     let mut used: BTreeSet<u32> = users.iter().map(|(_, uid)| *uid).collect();
     let range = system_range(login_defs);
     let mut uid = |name: &[u8]| match users.iter().find(|(user, _)| *user == name) {
@@ -78,11 +94,16 @@ fn user(line: &[u8]) -> Option<(&[u8], u32)> {
 fn system_range(login_defs: &[u8]) -> (u32, u32) {
     let min = setting(login_defs, b"SYS_UID_MIN").unwrap_or(101);
     let max = setting(login_defs, b"SYS_UID_MAX");
-    let max = max.unwrap_or_else(|| setting(login_defs, b"UID_MIN").unwrap_or(1000).saturating_sub(1));
+    let max = max.unwrap_or_else(|| {
+        setting(login_defs, b"UID_MIN")
+            .unwrap_or(1000)
+            .saturating_sub(1)
+    });
     (min, max)
 }
 
-/// The number that the last line for `name` sets; `None` when there is no such line, or the value is no number, which useradd passes over as well.
+/// The number that the last line for `name` sets; `None` when there is no such line, or the value
+/// is no number, which useradd passes over as well.
 fn setting(login_defs: &[u8], name: &[u8]) -> Option<u32> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let value = |line: &'_ [u8]| -> Option<Vec<u8>> {
@@ -94,7 +115,10 @@ fn setting(login_defs: &[u8], name: &[u8]) -> Option<u32> {
         let value = rest.get(start..)?.split(|byte| *byte == b'"').next()?;
         (key == name).then(|| value.to_vec())
     };
-    let last = login_defs.split(|byte| *byte == b'\n').filter_map(value).next_back()?;
+    let last = login_defs
+        .split(|byte| *byte == b'\n')
+        .filter_map(value)
+        .next_back()?;
     number(std::str::from_utf8(&last).ok()?)
 }
 
@@ -108,7 +132,8 @@ fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// The uid that `useradd --system` gives: the first free one from right below the lowest in use on downwards, and where that finds none, from the highest on.
+/// The uid that `useradd --system` gives: the first free one from right below the lowest in use on
+/// downwards, and where that finds none, from the highest on.
 fn next_system_uid(used: &BTreeSet<u32>, (min, max): (u32, u32)) -> Result<u32, Error> {
     // root's uid is never given.
     let range = min.max(1)..=max;
@@ -116,9 +141,16 @@ fn next_system_uid(used: &BTreeSet<u32>, (min, max): (u32, u32)) -> Result<u32, 
         return Err(Error::NoRange { min, max });
     }
     let is_free = |uid: &u32| !used.contains(uid) && !matches!(*uid, 0xffff | u32::MAX);
-    let below_lowest = used.range(range.clone()).next().map(|lowest| *range.start()..*lowest);
+    let below_lowest = used
+        .range(range.clone())
+        .next()
+        .map(|lowest| *range.start()..*lowest);
     let low = below_lowest.and_then(|mut below| below.rfind(is_free));
-    low.or_else(|| range.clone().rfind(is_free)).ok_or(Error::Full { min: *range.start(), max })
+    low.or_else(|| range.clone().rfind(is_free))
+        .ok_or(Error::Full {
+            min: *range.start(),
+            max,
+        })
 }
 
 #[cfg(test)]
@@ -127,7 +159,9 @@ mod tests {
     use super::*;
 
     fn passwd(users: &[(&str, u32)]) -> Vec<u8> {
-        let line = |(name, uid): &(&str, u32)| format!("{name}:x:{uid}:65534::/nonexistent:/usr/sbin/nologin\n");
+        let line = |(name, uid): &(&str, u32)| {
+            format!("{name}:x:{uid}:65534::/nonexistent:/usr/sbin/nologin\n")
+        };
         users.iter().map(line).collect::<String>().into_bytes()
     }
 
@@ -136,14 +170,19 @@ mod tests {
         Ok((found.sbuild, found.caller.unwrap()))
     }
 
-    // Each row was measured with `useradd --prefix` of shadow 4.13; tests/suite/grant_acl.rs does it again.
+    // Each row was measured with `useradd --prefix` of shadow 4.13; tests/suite/grant_acl.rs does
+    // it again.
     #[test]
     fn the_uids_are_those_that_useradd_gives() {
         let usual = [("root", 0), ("_apt", 42), ("nobody", 65534)];
         let with = |more: &[(&'static str, u32)]| [&usual[..], more].concat();
         for (users, login_defs, expected) in [
             (with(&[]), "", (999, 998)),
-            (with(&[]), "UID_MIN\t\t\t 1000\n#SYS_UID_MAX\t\t  999\n", (999, 998)),
+            (
+                with(&[]),
+                "UID_MIN\t\t\t 1000\n#SYS_UID_MAX\t\t  999\n",
+                (999, 998),
+            ),
             (with(&[("a", 999)]), "", (998, 997)),
             (with(&[("a", 997)]), "", (996, 995)),
             (with(&[("a", 105)]), "", (104, 103)),
@@ -157,13 +196,21 @@ mod tests {
             (with(&[]), "SYS_UID_MAX 500\n", (500, 499)),
             (with(&[]), "SYS_UID_MAX 500\nSYS_UID_MAX 400", (400, 399)),
             (with(&[]), "UID_MIN 500\n", (499, 498)),
-            (with(&[("a", 400)]), "SYS_UID_MIN 400\nSYS_UID_MAX 500\n", (500, 499)),
+            (
+                with(&[("a", 400)]),
+                "SYS_UID_MIN 400\nSYS_UID_MAX 500\n",
+                (500, 499),
+            ),
             (with(&[]), "  SYS_UID_MAX \"0x1F0\" junk\n", (496, 495)),
             (with(&[]), "SYS_UID_MAX 0700\n", (448, 447)),
             (with(&[]), "SYS_UID_MAX 500 # see below\n", (999, 998)),
             (with(&[]), "SYS_UID_MAX\n", (999, 998)),
         ] {
-            assert_eq!(uids(&users, login_defs), Ok(expected), "{users:?} {login_defs:?}");
+            assert_eq!(
+                uids(&users, login_defs),
+                Ok(expected),
+                "{users:?} {login_defs:?}"
+            );
         }
     }
 
@@ -171,19 +218,46 @@ mod tests {
     fn lines_that_are_no_users_are_passed_over() {
         let text =
             b"sbuild:x:120\n:x:121:1::/:\n+::::::\nx:x:-5:1::/:\nx:x:105:1::/:/bin/sh:more\n\xff:x:300:1::/:/bin/sh";
-        assert_eq!(build_users(text, b"", None), Ok(BuildUsers { sbuild: 299, caller: None }));
+        assert_eq!(
+            build_users(text, b"", None),
+            Ok(BuildUsers {
+                sbuild: 299,
+                caller: None
+            })
+        );
     }
 
     #[test]
     fn a_caller_named_sbuild_is_the_user_sbuild() {
-        assert_eq!(build_users(b"", b"", Some(b"sbuild")), Ok(BuildUsers { sbuild: 999, caller: Some(999) }));
+        assert_eq!(
+            build_users(b"", b"", Some(b"sbuild")),
+            Ok(BuildUsers {
+                sbuild: 999,
+                caller: Some(999)
+            })
+        );
     }
 
     #[test]
     fn a_chroot_without_room_is_refused_with_the_range() {
-        assert_eq!(uids(&[], "SYS_UID_MIN 600\nSYS_UID_MAX 500\n"), Err(Error::NoRange { min: 600, max: 500 }));
-        assert_eq!(uids(&[("a", 5)], "SYS_UID_MIN 5\nSYS_UID_MAX 5\n"), Err(Error::Full { min: 5, max: 5 }));
-        assert_eq!(uids(&[], "SYS_UID_MIN 0\nSYS_UID_MAX 0\n"), Err(Error::NoRange { min: 0, max: 0 }));
-        assert_eq!(uids(&[], "SYS_UID_MIN 65535\nSYS_UID_MAX 65535\n"), Err(Error::Full { min: 65535, max: 65535 }));
+        assert_eq!(
+            uids(&[], "SYS_UID_MIN 600\nSYS_UID_MAX 500\n"),
+            Err(Error::NoRange { min: 600, max: 500 })
+        );
+        assert_eq!(
+            uids(&[("a", 5)], "SYS_UID_MIN 5\nSYS_UID_MAX 5\n"),
+            Err(Error::Full { min: 5, max: 5 })
+        );
+        assert_eq!(
+            uids(&[], "SYS_UID_MIN 0\nSYS_UID_MAX 0\n"),
+            Err(Error::NoRange { min: 0, max: 0 })
+        );
+        assert_eq!(
+            uids(&[], "SYS_UID_MIN 65535\nSYS_UID_MAX 65535\n"),
+            Err(Error::Full {
+                min: 65535,
+                max: 65535
+            })
+        );
     }
 }

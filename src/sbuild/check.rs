@@ -79,12 +79,14 @@ pub enum Error {
     Input(input::Error),
 }
 
-/// Checks the archive in a regular file, from its beginning and whatever its position. Its `name` tells sbuild 0.85 the compression; without one that is not checked.
+/// Checks the archive in a regular file, from its beginning and whatever its position. Its `name`
+/// tells sbuild 0.85 the compression; without one that is not checked.
 pub fn check(archive: &File, name: Option<&[u8]>, options: &Options) -> Result<Report, Error> {
     check_watched(archive, name, options, |_, _| {})
 }
 
-/// The same, and `watch` is told how many bytes of the archive have been read, and how many there are.
+/// The same, and `watch` is told how many bytes of the archive have been read, and how many there
+/// are.
 pub fn check_watched(
     archive: &File,
     name: Option<&[u8]>,
@@ -97,13 +99,21 @@ pub fn check_watched(
     }
     let mut findings = Findings::default();
     if about.len() < BLOCK as u64 {
-        findings.add(&rules::TOO_SHORT, None, || Some(format!("{} bytes", about.len())));
+        findings.add(&rules::TOO_SHORT, None, || {
+            Some(format!("{} bytes", about.len()))
+        });
     }
     let mut input = match open(archive, options) {
         Ok(input) => input,
         Err(error) => return ended(findings, error).map(Report::from),
     };
-    file_rules(archive, name, input.compression(), input.frames(), &mut findings)?;
+    file_rules(
+        archive,
+        name,
+        input.compression(),
+        input.frames(),
+        &mut findings,
+    )?;
     let mut examination = Examination::new(findings);
     let mut reader = Reader::new(Limits::default());
     loop {
@@ -130,7 +140,8 @@ pub fn check_watched(
     .into())
 }
 
-/// The rules, run over an archive while it is made: its members come as an outline, its file when it is complete.
+/// The rules, run over an archive while it is made: its members come as an outline, its file when
+/// it is complete.
 #[derive(Debug)]
 pub struct Making {
     examination: Examination,
@@ -156,18 +167,24 @@ impl Making {
             return;
         }
         let examination = &mut self.examination;
-        let Err(mismatch) = outline.read(&mut self.reader, |member| examination.member(member)) else { return };
+        let Err(mismatch) = outline.read(&mut self.reader, |member| examination.member(member))
+        else {
+            return;
+        };
         let mut examination = mem::replace(examination, Examination::new(Findings::default()));
         self.broken = Some(match mismatch {
             Mismatch::Reader(error) => examination.broken(&error),
             Mismatch::Gap => {
-                examination.findings.add(&rules::MALFORMED, None, || Some("data where a header belongs".to_owned()));
+                examination.findings.add(&rules::MALFORMED, None, || {
+                    Some("data where a header belongs".to_owned())
+                });
                 examination.findings
             }
         });
     }
 
-    /// The archive is complete, in this regular file of this name. Its frames are found there again; what is in them has been verified by whoever made them.
+    /// The archive is complete, in this regular file of this name. Its frames are found there
+    /// again; what is in them has been verified by whoever made them.
     pub fn end(mut self, archive: &File, name: &[u8]) -> Result<Report, Error> {
         let mut findings = match (self.broken, self.reader.finish()) {
             (Some(findings), _) => findings,
@@ -180,7 +197,13 @@ impl Making {
         }
         match input::look(archive) {
             Ok((compression, frames)) => {
-                file_rules(archive, Some(name), compression, frames.as_deref(), &mut findings)?;
+                file_rules(
+                    archive,
+                    Some(name),
+                    compression,
+                    frames.as_deref(),
+                    &mut findings,
+                )?;
                 Ok(findings.into())
             }
             Err(error) => ended(findings, error).map(Report::from),
@@ -192,11 +215,26 @@ impl Making {
 fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     let position = archive.stream_position().map_err(input::Error::Read)?;
     archive.rewind().map_err(input::Error::Read)?;
-    // What sbuild takes, and wider windows as long as there is memory for them, to check the rest as well.
-    let window_log = options.memory.checked_ilog2().unwrap_or(0).clamp(SBUILD_WINDOW_LOG, 31);
-    let options = input::Options { threads: options.threads, memory: options.memory, window_log, eager: true };
-    let input = archive.try_clone().map_err(input::Error::Read).and_then(|file| Input::open(file, &options));
-    archive.seek(SeekFrom::Start(position)).map_err(input::Error::Read)?;
+    // What sbuild takes, and wider windows as long as there is memory for them, to check the rest
+    // as well.
+    let window_log = options
+        .memory
+        .checked_ilog2()
+        .unwrap_or(0)
+        .clamp(SBUILD_WINDOW_LOG, 31);
+    let options = input::Options {
+        threads: options.threads,
+        memory: options.memory,
+        window_log,
+        eager: true,
+    };
+    let input = archive
+        .try_clone()
+        .map_err(input::Error::Read)
+        .and_then(|file| Input::open(file, &options));
+    archive
+        .seek(SeekFrom::Start(position))
+        .map_err(input::Error::Read)?;
     input
 }
 
@@ -210,7 +248,9 @@ fn file_rules(
 ) -> Result<(), Error> {
     if let Some(name) = name.filter(|name| !is_told_by_suffix(name, compression)) {
         let is_what = compression_name(compression);
-        findings.add(&rules::SUFFIX, None, || Some(format!("{} is {is_what}", crate::error::Shown(name))));
+        findings.add(&rules::SUFFIX, None, || {
+            Some(format!("{} is {is_what}", crate::error::Shown(name)))
+        });
     }
     if compression == Compression::None {
         let mut block = [0; BLOCK];
@@ -225,7 +265,10 @@ fn file_rules(
     }
     for frame in frames.iter().filter(|frame| frame.window > MAX_WINDOW) {
         findings.add(&rules::WINDOW, None, || {
-            Some(format!("{} bytes in the frame at byte {}", frame.window, frame.offset))
+            Some(format!(
+                "{} bytes in the frame at byte {}",
+                frame.window, frame.offset
+            ))
         });
     }
     Ok(())
@@ -234,7 +277,8 @@ fn file_rules(
 /// The widest window that sbuild's zstd takes, in bytes: it compares with one byte more.
 const MAX_WINDOW: u64 = (1 << SBUILD_WINDOW_LOG) + 1;
 
-/// The archive could not be decoded to its end: what that says of it. An error where it says nothing.
+/// The archive could not be decoded to its end: what that says of it. An error where it says
+/// nothing.
 fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error> {
     let rule = match &error {
         input::Error::Empty | input::Error::Unknown => &rules::NOT_AN_ARCHIVE,
@@ -250,16 +294,21 @@ fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error>
     Ok(findings)
 }
 
-/// Does sbuild 0.85 choose a program for a file of this name (`get_tar_compress_options` of `Sbuild::Utility`) that reads this compression?
+/// Does sbuild 0.85 choose a program for a file of this name (`get_tar_compress_options` of
+/// `Sbuild::Utility`) that reads this compression?
 ///
 /// Debian's zstd reads gzip and xz as well; the others read their own format alone.
 fn is_told_by_suffix(name: &[u8], compression: Compression) -> bool {
-    let suffix = name.iter().rposition(|byte| *byte == b'.').map_or(&b""[..], |dot| &name[dot + 1..]);
+    let suffix = name
+        .iter()
+        .rposition(|byte| *byte == b'.')
+        .map_or(&b""[..], |dot| &name[dot + 1..]);
     match suffix {
         b"zst" => compression != Compression::None,
         b"gz" | b"tgz" | b"taz" => compression == Compression::Gzip,
         b"xz" | b"txz" => compression == Compression::Xz,
-        b"Z" | b"taZ" | b"bz2" | b"tbz" | b"tbz2" | b"tz2" | b"lz" | b"lzma" | b"tlz" | b"lzo" | b"lz4" => false,
+        b"Z" | b"taZ" | b"bz2" | b"tbz" | b"tbz2" | b"tz2" | b"lz" | b"lzma" | b"tlz" | b"lzo"
+        | b"lz4" => false,
         _ => compression == Compression::None,
     }
 }
@@ -295,7 +344,12 @@ mod tests {
         ] {
             for compression in [None, Zstd, Gzip, Xz] {
                 let is_told = told.contains(&compression);
-                assert_eq!(is_told_by_suffix(name, compression), is_told, "{} {compression:?}", name.escape_ascii());
+                assert_eq!(
+                    is_told_by_suffix(name, compression),
+                    is_told,
+                    "{} {compression:?}",
+                    name.escape_ascii()
+                );
             }
         }
     }

@@ -19,7 +19,9 @@ const MAX_PATH: usize = 4095;
 const MAX_COMPONENT: usize = 255;
 
 /// The device nodes that sbuild 0.85 excludes, below `./dev/`.
-const SKIPPED_DEVICES: [&[u8]; 8] = [b"urandom", b"random", b"full", b"null", b"console", b"zero", b"tty", b"ptmx"];
+const SKIPPED_DEVICES: [&[u8]; 8] = [
+    b"urandom", b"random", b"full", b"null", b"console", b"zero", b"tty", b"ptmx",
+];
 
 /// An archive as far as it has been examined.
 #[derive(Debug)]
@@ -52,7 +54,12 @@ struct FilterState {
 impl Examination {
     /// Nothing examined yet; `findings` is what the file itself gave.
     pub fn new(findings: Findings) -> Examination {
-        Examination { findings, tree: Extraction::default(), root: None, filter: FilterState::default() }
+        Examination {
+            findings,
+            tree: Extraction::default(),
+            root: None,
+            filter: FilterState::default(),
+        }
     }
 
     /// Examines the next member.
@@ -77,7 +84,8 @@ impl Examination {
             None => self.findings.add(&rules::NO_ROOT, None, || None),
             Some(root) if root.mode & 0o001 == 0 => {
                 let detail = || Some(format!("mode {:04o}", root.mode));
-                self.findings.add(&rules::ROOT_MODE, Some(&root.name), detail);
+                self.findings
+                    .add(&rules::ROOT_MODE, Some(&root.name), detail);
             }
             Some(_) => {}
         }
@@ -92,9 +100,10 @@ impl Examination {
             _ => &rules::MALFORMED,
         };
         let detail = || match rule {
-            rule if *rule == rules::MALFORMED => {
-                Some(format!("{} (at byte {} of the tar stream)", error.fault, error.offset))
-            }
+            rule if *rule == rules::MALFORMED => Some(format!(
+                "{} (at byte {} of the tar stream)",
+                error.fault, error.offset
+            )),
             _ => Some(format!("at byte {} of the tar stream", error.offset)),
         };
         self.findings.add(rule, error.member.as_deref(), detail);
@@ -105,8 +114,14 @@ impl Examination {
         self.findings.add(rule, Some(&member.name), || None);
     }
 
-    fn found_that(&mut self, rule: &'static Rule, member: &Member, detail: impl FnOnce() -> String) {
-        self.findings.add(rule, Some(&member.name), || Some(detail()));
+    fn found_that(
+        &mut self,
+        rule: &'static Rule,
+        member: &Member,
+        detail: impl FnOnce() -> String,
+    ) {
+        self.findings
+            .add(rule, Some(&member.name), || Some(detail()));
     }
 
     /// What the loaders make of the header blocks.
@@ -119,7 +134,9 @@ impl Examination {
                     let field = header.block[124..136].escape_ascii().to_string();
                     self.found_that(&rules::SIZE_FIELD, member, || format!("size \"{field}\""));
                 }
-                Seen::Header { data: seen } if seen != data => self.found(wrong_size(member, header), member),
+                Seen::Header { data: seen } if seen != data => {
+                    self.found(wrong_size(member, header), member)
+                }
                 Seen::Header { .. } if header.block[156] == b'S' && header.block[482] != 0 => {
                     self.found(&rules::OLD_GNU_SPARSE, member);
                 }
@@ -133,7 +150,9 @@ impl Examination {
         }
         let own = member.headers.last().map(|header| Header(&header.block));
         let is_without_data = !matches!(member.entry.kind, Kind::File { .. });
-        if is_skipped(&member.name) && is_without_data && own.is_some_and(|own| own.size().is_ok_and(|size| size != 0))
+        if is_skipped(&member.name)
+            && is_without_data
+            && own.is_some_and(|own| own.size().is_ok_and(|size| size != 0))
         {
             self.found(&rules::SIZE_OF_SKIPPED, member);
         }
@@ -145,9 +164,13 @@ impl Examination {
             self.found(&rules::DEVICE_NODE, member);
         }
         if let Some(first) = self.filter.stopped.take_if(|_| !is_whiteout) {
-            self.findings.add(&rules::DEVICE_CHECKSUM, Some(&first), || None);
+            self.findings
+                .add(&rules::DEVICE_CHECKSUM, Some(&first), || None);
         }
-        let seen = member.headers.last().map(|header| filter::see(&header.block));
+        let seen = member
+            .headers
+            .last()
+            .map(|header| filter::see(&header.block));
         match seen {
             Some(Seen::DeviceWithOddChecksum) => self.filter.stopped = Some(member.name.clone()),
             Some(Seen::Device) => {}
@@ -161,14 +184,19 @@ impl Examination {
         }
     }
 
-    /// Extension headers of device nodes that were dropped stand before this member now. Its own take their place, if it has any.
+    /// Extension headers of device nodes that were dropped stand before this member now. Its own
+    /// take their place, if it has any.
     fn after_device(&mut self, member: &Member) {
         let has_records = has_extension(member, b"x");
         if let Some(device) = self.filter.records_of.take().filter(|_| !has_records) {
             self.found_that(&rules::PAX_BEFORE_DEVICE, member, || of(&device));
         }
-        let own_name = member.headers.last().map(|header| Header(&header.block).name());
-        let is_named = has_extension(member, b"LK") || has_records && own_name.as_ref() != Some(&member.name);
+        let own_name = member
+            .headers
+            .last()
+            .map(|header| Header(&header.block).name());
+        let is_named =
+            has_extension(member, b"LK") || has_records && own_name.as_ref() != Some(&member.name);
         if let Some(device) = self.filter.long_name_of.take().filter(|_| !is_named) {
             self.found_that(&rules::LONG_NAME_BEFORE_DEVICE, member, || of(&device));
         }
@@ -181,12 +209,15 @@ impl Examination {
         }
         let (uname, gname) = &member.owner_names;
         let (uid, gid) = (member.entry.uid, member.entry.gid);
-        for (what, name, id, owner) in
-            [("user", uname, uid, owners::user(uname, uid)), ("group", gname, gid, owners::group(gname, gid))]
-        {
+        for (what, name, id, owner) in [
+            ("user", uname, uid, owners::user(uname, uid)),
+            ("group", gname, gid, owners::group(gname, gid)),
+        ] {
             let stored = || format!("{what} {id}, called {}", crate::error::Shown(name));
             match owner {
-                Owner::Id(other) if other != id => self.found_that(&rules::OWNER_NAME, member, stored),
+                Owner::Id(other) if other != id => {
+                    self.found_that(&rules::OWNER_NAME, member, stored)
+                }
                 Owner::Unknown => self.found_that(&rules::OWNER_NAME, member, stored),
                 Owner::Id(_) => {}
             }
@@ -197,8 +228,15 @@ impl Examination {
     }
 
     fn capability(&mut self, member: &Member) {
-        let value = member.entry.xattrs.iter().find(|(name, _)| name == b"security.capability").map(|(_, value)| value);
-        if value.is_some_and(|value| crate::tree::xattr::capability_v2(value, &member.name).is_err()) {
+        let value = member
+            .entry
+            .xattrs
+            .iter()
+            .find(|(name, _)| name == b"security.capability")
+            .map(|(_, value)| value);
+        if value
+            .is_some_and(|value| crate::tree::xattr::capability_v2(value, &member.name).is_err())
+        {
             self.found(&rules::FOREIGN_CAPABILITY, member);
         }
     }
@@ -212,7 +250,9 @@ impl Examination {
         if path.starts_with(b"/") {
             self.found(&rules::ABSOLUTE_NAME, member);
         }
-        if is_too_long(path) || matches!(&member.entry.kind, Kind::Symlink { target } if target.len() > MAX_PATH) {
+        if is_too_long(path)
+            || matches!(&member.entry.kind, Kind::Symlink { target } if target.len() > MAX_PATH)
+        {
             return self.found(&rules::NAME_TOO_LONG, member);
         }
         match self.tree.place(path) {
@@ -224,8 +264,15 @@ impl Examination {
 
     fn root(&mut self, member: &Member) {
         match member.entry.kind {
-            Kind::Directory => self.root = Some(Root { name: member.name.clone(), mode: member.entry.mode }),
-            _ => self.found_that(&rules::ROOT_NOT_DIRECTORY, member, || member.entry.kind.name().to_owned()),
+            Kind::Directory => {
+                self.root = Some(Root {
+                    name: member.name.clone(),
+                    mode: member.entry.mode,
+                })
+            }
+            _ => self.found_that(&rules::ROOT_NOT_DIRECTORY, member, || {
+                member.entry.kind.name().to_owned()
+            }),
         }
     }
 
@@ -239,7 +286,9 @@ impl Examination {
         let is_directory = matches!(member.entry.kind, Kind::Directory);
         match self.tree.standing(place) {
             Some(Standing::Link) if is_directory => self.found(&rules::DIRECTORY_OVER_LINK, member),
-            Some(Standing::LateLink) if is_directory => self.found(&rules::DIRECTORY_OVER_LATE_LINK, member),
+            Some(Standing::LateLink) if is_directory => {
+                self.found(&rules::DIRECTORY_OVER_LATE_LINK, member)
+            }
             Some(Standing::LateLink) => match &member.entry.kind {
                 Kind::HardLink { .. } => {}
                 Kind::Symlink { target } if self.tree.is_late_link_to(place, target) => {}
@@ -271,12 +320,16 @@ impl Examination {
             self.found_that(&rules::HARD_LINK_OUTSIDE, member, shown);
         }
         let place = self.tree.place(extraction::safe_suffix(target));
-        let standing = place.filter(|place| place.way != Way::Blocked).and_then(|place| self.tree.standing(place));
+        let standing = place
+            .filter(|place| place.way != Way::Blocked)
+            .and_then(|place| self.tree.standing(place));
         if place.is_some_and(|place| place.way == Way::Followed) {
             self.found_that(&rules::FOLLOWED_LINK, member, shown);
         }
         match standing {
-            None | Some(Standing::Directory { .. }) => self.found_that(&rules::HARD_LINK_TARGET, member, shown),
+            None | Some(Standing::Directory { .. }) => {
+                self.found_that(&rules::HARD_LINK_TARGET, member, shown)
+            }
             Some(Standing::Device) => self.found_that(&rules::HARD_LINK_TO_DEVICE, member, shown),
             Some(Standing::Skipped) => {
                 self.found_that(&rules::HARD_LINK_TO_SKIPPED, member, shown);
@@ -291,8 +344,12 @@ impl Examination {
 /// Why the filter expects another number of blocks after a header.
 fn wrong_size(member: &Member, header: &RawHeader) -> &'static Rule {
     let said = Header(&header.block).size().unwrap_or_default();
-    let is_own = member.headers.last().is_some_and(|own| own.offset == header.offset);
-    let eleven_digits = matches!(filter::see(&header.block), Seen::Header { data } if data == said.div_ceil(512));
+    let is_own = member
+        .headers
+        .last()
+        .is_some_and(|own| own.offset == header.offset);
+    let eleven_digits =
+        matches!(filter::see(&header.block), Seen::Header { data } if data == said.div_ceil(512));
     match member.entry.kind {
         _ if !eleven_digits => &rules::SIZE_FIELD,
         Kind::File { .. } if is_own => &rules::PAX_SIZE,
@@ -301,22 +358,27 @@ fn wrong_size(member: &Member, header: &RawHeader) -> &'static Rule {
 }
 
 fn has_extension(member: &Member, types: &[u8]) -> bool {
-    member
-        .headers
-        .split_last()
-        .is_some_and(|(_, extensions)| extensions.iter().any(|header| types.contains(&header.block[156])))
+    member.headers.split_last().is_some_and(|(_, extensions)| {
+        extensions
+            .iter()
+            .any(|header| types.contains(&header.block[156]))
+    })
 }
 
 fn of(device: &[u8]) -> String {
     format!("after {}", crate::error::Shown(device))
 }
 
-/// Do the exclude patterns of sbuild 0.85 match? They are not anchored, and what is below a match goes with it.
+/// Do the exclude patterns of sbuild 0.85 match? They are not anchored, and what is below a match
+/// goes with it.
 fn is_skipped(name: &[u8]) -> bool {
     let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').collect();
-    parts.windows(3).any(|parts| matches!(parts, [b".", b"dev", device] if SKIPPED_DEVICES.contains(device)))
+    parts
+        .windows(3)
+        .any(|parts| matches!(parts, [b".", b"dev", device] if SKIPPED_DEVICES.contains(device)))
 }
 
 fn is_too_long(path: &[u8]) -> bool {
-    path.len() > MAX_PATH || extraction::components(path).any(|component| component.len() > MAX_COMPONENT)
+    path.len() > MAX_PATH
+        || extraction::components(path).any(|component| component.len() > MAX_COMPONENT)
 }

@@ -1,9 +1,11 @@
-//! What stands where while GNU tar extracts an archive: enough to tell whether it can put the next member into its place.
+//! What stands where while GNU tar extracts an archive: enough to tell whether it can put the next
+//! member into its place.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// The most paths that are kept in mind. Each takes about 34 bytes, so that this is less than 300 MiB.
+/// The most paths that are kept in mind. Each takes about 34 bytes, so that this is less than 300
+/// MiB.
 const MAX_PATHS: usize = 1 << 23;
 
 /// The most symbolic links that are followed on the way to one path (`MAXSYMLINKS` of Linux).
@@ -49,7 +51,8 @@ pub struct Place {
     pub way: Way,
 }
 
-/// The paths so far. They are kept as hashes under a random key, so no archive can make two of them meet.
+/// The paths so far. They are kept as hashes under a random key, so no archive can make two of them
+/// meet.
 #[derive(Debug)]
 pub struct Extraction {
     key: RandomState,
@@ -65,7 +68,11 @@ const ROOT: u64 = 0;
 impl Default for Extraction {
     fn default() -> Extraction {
         let standing = HashMap::from([(ROOT, Standing::Directory { is_occupied: false })]);
-        Extraction { key: RandomState::new(), standing, links: HashMap::new() }
+        Extraction {
+            key: RandomState::new(),
+            standing,
+            links: HashMap::new(),
+        }
     }
 }
 
@@ -90,7 +97,11 @@ impl Extraction {
             match self.follow(id) {
                 Some(target) if target == id => {}
                 Some(target) => {
-                    way = if way == Way::Plain { Way::Followed } else { way };
+                    way = if way == Way::Plain {
+                        Way::Followed
+                    } else {
+                        way
+                    };
                     id = target;
                 }
                 None => way = Way::Blocked,
@@ -145,11 +156,13 @@ impl Extraction {
             }
             id = self.child(id, component);
             id = self.follow(id).unwrap_or(id);
-            self.standing.insert(id, Standing::Directory { is_occupied: true });
+            self.standing
+                .insert(id, Standing::Directory { is_occupied: true });
         }
     }
 
-    /// The directory that a component in the middle of a path leads to; one that is missing will be made.
+    /// The directory that a component in the middle of a path leads to; one that is missing will be
+    /// made.
     fn follow(&self, mut id: u64) -> Option<u64> {
         for links in 0..=MAX_LINKS {
             match self.standing.get(&id) {
@@ -174,10 +187,12 @@ pub fn is_outside(path: &[u8]) -> bool {
 
 /// Is a component of it `..`?
 pub fn has_dot_dot(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|component| component == b"..")
+    path.split(|byte| *byte == b'/')
+        .any(|component| component == b"..")
 }
 
-/// The target of a hard link as GNU tar takes it: without what stands before the last `..`, and without `/` in front.
+/// The target of a hard link as GNU tar takes it: without what stands before the last `..`, and
+/// without `/` in front.
 pub fn safe_suffix(target: &[u8]) -> &[u8] {
     let mut rest = target;
     let mut begin = 0;
@@ -192,7 +207,8 @@ pub fn safe_suffix(target: &[u8]) -> &[u8] {
 
 /// The components that mean something.
 pub fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|component| !matches!(*component, b"" | b"."))
+    path.split(|byte| *byte == b'/')
+        .filter(|component| !matches!(*component, b"" | b"."))
 }
 
 #[cfg(test)]
@@ -236,7 +252,12 @@ mod tests {
             (b"usr/up/x", Way::Blocked),
             (b"file/x", Way::Blocked),
         ] {
-            assert_eq!(tree.place(path).unwrap().way, way, "{}", path.escape_ascii());
+            assert_eq!(
+                tree.place(path).unwrap().way,
+                way,
+                "{}",
+                path.escape_ascii()
+            );
         }
     }
 
@@ -247,7 +268,10 @@ mod tests {
         link(&mut tree, b"lib", b"usr/lib");
         put(&mut tree, b"lib/x", Standing::File);
         let place = tree.place(b"usr/lib/x").unwrap();
-        assert_eq!((place.way, tree.standing(place)), (Way::Plain, Some(Standing::File)));
+        assert_eq!(
+            (place.way, tree.standing(place)),
+            (Way::Plain, Some(Standing::File))
+        );
     }
 
     #[test]
@@ -256,11 +280,18 @@ mod tests {
         put(&mut tree, b"a/b/c", Standing::File);
         for path in [&b"a"[..], b"a/b"] {
             let place = tree.place(path).unwrap();
-            assert_eq!(tree.standing(place), Some(Standing::Directory { is_occupied: true }));
+            assert_eq!(
+                tree.standing(place),
+                Some(Standing::Directory { is_occupied: true })
+            );
         }
         put(&mut tree, b"a/b", DIRECTORY);
         let place = tree.place(b"a/b").unwrap();
-        assert_eq!(tree.standing(place), Some(Standing::Directory { is_occupied: true }), "it keeps what it has");
+        assert_eq!(
+            tree.standing(place),
+            Some(Standing::Directory { is_occupied: true }),
+            "it keeps what it has"
+        );
     }
 
     #[test]

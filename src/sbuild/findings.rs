@@ -48,7 +48,12 @@ pub struct Findings {
 
 impl Findings {
     /// Adds one. `detail` is asked for only when it is kept.
-    pub fn add(&mut self, rule: &'static Rule, member: Option<&[u8]>, detail: impl FnOnce() -> Option<String>) {
+    pub fn add(
+        &mut self,
+        rule: &'static Rule,
+        member: Option<&[u8]>,
+        detail: impl FnOnce() -> Option<String>,
+    ) {
         let count = match self.counts.iter_mut().find(|(known, _)| *known == rule) {
             Some((_, count)) => count,
             None => {
@@ -61,7 +66,11 @@ impl Findings {
         };
         *count += 1;
         if *count <= MAX_PER_RULE {
-            self.kept.push(Finding { rule, member: member.map(<[u8]>::to_vec), detail: detail() });
+            self.kept.push(Finding {
+                rule,
+                member: member.map(<[u8]>::to_vec),
+                detail: detail(),
+            });
         }
     }
 
@@ -77,13 +86,16 @@ impl Findings {
 
     /// How many of each rule are not kept, where there are any.
     pub fn left_out(&self) -> impl Iterator<Item = (&'static Rule, u64)> {
-        let more = |(rule, count): &(&'static Rule, u64)| (*rule, count.saturating_sub(MAX_PER_RULE));
+        let more =
+            |(rule, count): &(&'static Rule, u64)| (*rule, count.saturating_sub(MAX_PER_RULE));
         self.counts.iter().map(more).filter(|(_, more)| *more > 0)
     }
 
     /// Would this loader make of the archive what it says?
     pub fn loads(&self, loader: Loader) -> bool {
-        self.counts.iter().all(|(rule, _)| !rule.loaders.contains(&loader))
+        self.counts
+            .iter()
+            .all(|(rule, _)| !rule.loaders.contains(&loader))
     }
 
     /// Is the archive whole: no damage, nothing cut off, an end?
@@ -111,7 +123,10 @@ mod tests {
         findings.add(&rules::NO_END, None, || None);
         assert_eq!(findings.kept().len(), 21);
         assert_eq!(
-            findings.left_out().map(|(rule, more)| (rule.name, more)).collect::<Vec<_>>(),
+            findings
+                .left_out()
+                .map(|(rule, more)| (rule.name, more))
+                .collect::<Vec<_>>(),
             [("id-range", 999_980)]
         );
         assert!(!findings.loads(Loader::V0_85) && !findings.is_intact() && findings.is_safe());
@@ -119,7 +134,15 @@ mod tests {
 
     #[test]
     fn names_cannot_forge_lines() {
-        let finding = Finding { rule: &rules::ID_RANGE, member: Some(b"a\nb".to_vec()), detail: None };
-        assert!(finding.to_string().starts_with("id-range: a\\nb: the user namespace"));
+        let finding = Finding {
+            rule: &rules::ID_RANGE,
+            member: Some(b"a\nb".to_vec()),
+            detail: None,
+        };
+        assert!(
+            finding
+                .to_string()
+                .starts_with("id-range: a\\nb: the user namespace")
+        );
     }
 }

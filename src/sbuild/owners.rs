@@ -1,4 +1,5 @@
-//! Owners by name: GNU tar looks a stored name up on the build host, and takes the id in the archive only for a name that it does not find there.
+//! Owners by name: GNU tar looks a stored name up on the build host, and takes the id in the
+//! archive only for a name that it does not find there.
 
 /// Users with the same id on every Debian system (`passwd.master` of base-passwd).
 const USERS: &[(&str, u32)] = &[

@@ -1,8 +1,10 @@
-//! What sbuild's loaders make of the features of an archive: one table, measured with the loaders themselves.
+//! What sbuild's loaders make of the features of an archive: one table, measured with the loaders
+//! themselves.
 //!
-//! Version 0.85 tells the compression by the file's suffix and runs `tar --exclude=./dev/null … --extract` (seven more names of devices are excluded).
-//! Version 0.89 tells it by the first 512 bytes, and leads the tar stream through a filter that drops device nodes (see [`super::filter`]) into `tar --extract`.
-//! Both run GNU tar as root of a user namespace that maps the ids 0 to 65535.
+//! Version 0.85 tells the compression by the file's suffix and runs `tar --exclude=./dev/null …
+//! --extract` (seven more names of devices are excluded). Version 0.89 tells it by the first 512
+//! bytes, and leads the tar stream through a filter that drops device nodes (see [`super::filter`])
+//! into `tar --extract`. Both run GNU tar as root of a user namespace that maps the ids 0 to 65535.
 
 use std::fmt;
 
@@ -68,10 +70,22 @@ struct State {
     is_safe: bool,
 }
 
-const SOUND: State = State { is_intact: true, is_safe: true };
-const UNSAFE: State = State { is_intact: true, is_safe: false };
-const BROKEN: State = State { is_intact: false, is_safe: false };
-const UNFINISHED: State = State { is_intact: false, is_safe: true };
+const SOUND: State = State {
+    is_intact: true,
+    is_safe: true,
+};
+const UNSAFE: State = State {
+    is_intact: true,
+    is_safe: false,
+};
+const BROKEN: State = State {
+    is_intact: false,
+    is_safe: false,
+};
+const UNFINISHED: State = State {
+    is_intact: false,
+    is_safe: true,
+};
 
 macro_rules! table {
     ($($rule:ident $name:literal $loaders:ident $state:ident $cause:literal => $effect:literal)*) => {
@@ -236,8 +250,16 @@ mod tests {
     #[test]
     fn names_are_unique_and_causes_and_effects_are_told() {
         for (index, rule) in ALL.iter().enumerate() {
-            assert!(ALL.iter().skip(index + 1).all(|other| *other != *rule), "{rule}");
-            assert!(rule.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{rule}");
+            assert!(
+                ALL.iter().skip(index + 1).all(|other| *other != *rule),
+                "{rule}"
+            );
+            assert!(
+                rule.name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{rule}"
+            );
             assert!(!rule.cause.is_empty() && !rule.effect.is_empty(), "{rule}");
         }
     }

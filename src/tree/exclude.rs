@@ -39,13 +39,21 @@ impl Patterns {
             };
             let anchored = anchored(pattern);
             if anchored.is_empty() {
-                return Err(Error::NamesRoot { pattern: pattern.to_owned() });
+                return Err(Error::NamesRoot {
+                    pattern: pattern.to_owned(),
+                });
             }
-            set.add(GlobBuilder::new(anchored).literal_separator(true).build().map_err(malformed)?);
+            set.add(
+                GlobBuilder::new(anchored)
+                    .literal_separator(true)
+                    .build()
+                    .map_err(malformed)?,
+            );
         }
-        let set = set
-            .build()
-            .map_err(|error| Error::Malformed { pattern: String::from("(all of them)"), cause: error.to_string() })?;
+        let set = set.build().map_err(|error| Error::Malformed {
+            pattern: String::from("(all of them)"),
+            cause: error.to_string(),
+        })?;
         Ok(Patterns(set))
     }
 
@@ -54,15 +62,23 @@ impl Patterns {
         self.0.is_empty()
     }
 
-    /// Does a pattern match `path`, which has no `./` in front? What lies below a match is not asked for: a walk does not go there.
+    /// Does a pattern match `path`, which has no `./` in front? What lies below a match is not
+    /// asked for: a walk does not go there.
     pub fn matches(&self, path: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(OsStr::from_bytes(path))
     }
 
     /// Does a pattern match `path` or a directory above it?
     pub fn covers(&self, path: &[u8]) -> bool {
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
-        !self.0.is_empty() && slashes.chain([path.len()]).any(|end| self.matches(&path[..end]))
+        let slashes = path
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(index, _)| index);
+        !self.0.is_empty()
+            && slashes
+                .chain([path.len()])
+                .any(|end| self.matches(&path[..end]))
     }
 }
 
@@ -101,7 +117,11 @@ mod tests {
             ("usr/[ab]?", "usr/cx", false),
         ];
         for (pattern, path, expected) in cases {
-            assert_eq!(Patterns::new([*pattern]).unwrap().matches(path.as_bytes()), *expected, "{pattern} on {path}");
+            assert_eq!(
+                Patterns::new([*pattern]).unwrap().matches(path.as_bytes()),
+                *expected,
+                "{pattern} on {path}"
+            );
         }
     }
 

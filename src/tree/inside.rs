@@ -8,16 +8,24 @@ use rustix::fs::{Mode, OFlags, fstat, openat};
 
 use crate::error::{At, FileError};
 
-/// True when the directory that holds `path`, or one above that, is `tree`. The name itself need not exist, and is not followed.
+/// True when the directory that holds `path`, or one above that, is `tree`. The name itself need
+/// not exist, and is not followed.
 pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
     let shown = path.as_os_str().as_bytes();
-    let id = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).at(shown, "find its place");
+    let id = |fd: BorrowedFd<'_>| {
+        fstat(fd)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .at(shown, "find its place")
+    };
     let tree = id(tree)?;
     let mut at = open_parent(path)?;
     let mut here = id(at.as_fd())?;
     while here != tree {
-        // A directory above that cannot be searched ends the look: the tree was reached another way then.
-        let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(false) };
+        // A directory above that cannot be searched ends the look: the tree was reached another way
+        // then.
+        let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
+            return Ok(false);
+        };
         let next = id(above.as_fd())?;
         if next == here {
             return Ok(false);
@@ -29,9 +37,16 @@ pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
 
 /// The directory that holds `path`.
 pub fn open_parent(path: &Path) -> Result<OwnedFd, FileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at(parent.as_os_str().as_bytes(), "open the directory")
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    rustix::fs::open(
+        parent,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .at(parent.as_os_str().as_bytes(), "open the directory")
 }
 
 #[cfg(test)]
@@ -46,11 +61,20 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir_all(scratch.path().join("rootfs/etc")).unwrap();
         std::os::unix::fs::symlink("rootfs/etc", scratch.path().join("link")).unwrap();
-        let root = rustix::fs::open(scratch.path().join("rootfs"), OFlags::PATH, Mode::empty()).unwrap();
-        for (path, inside) in
-            [("rootfs/a", true), ("rootfs/etc/a", true), ("link/a", true), ("a", false), ("rootfs/../a", false)]
-        {
-            assert_eq!(is_inside(&scratch.path().join(path), root.as_fd()).unwrap(), inside, "{path}");
+        let root =
+            rustix::fs::open(scratch.path().join("rootfs"), OFlags::PATH, Mode::empty()).unwrap();
+        for (path, inside) in [
+            ("rootfs/a", true),
+            ("rootfs/etc/a", true),
+            ("link/a", true),
+            ("a", false),
+            ("rootfs/../a", false),
+        ] {
+            assert_eq!(
+                is_inside(&scratch.path().join(path), root.as_fd()).unwrap(),
+                inside,
+                "{path}"
+            );
         }
     }
 }

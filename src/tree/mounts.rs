@@ -10,8 +10,15 @@ pub fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
 
 /// Those of them that lie below the directory `path`, an absolute path without symbolic links.
 pub fn below(mountinfo: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
-    let is_below = |point: &Vec<u8>| point.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
-    mount_points(mountinfo).into_iter().filter(is_below).collect()
+    let is_below = |point: &Vec<u8>| {
+        point
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    };
+    mount_points(mountinfo)
+        .into_iter()
+        .filter(is_below)
+        .collect()
 }
 
 /// Space, tab, newline and backslash are written as `\` and three octal digits.
@@ -20,7 +27,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
         rest = tail;
-        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = tail
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) if *first == b'\\' => {
                 text.push(byte);
@@ -40,7 +49,10 @@ mod tests {
     fn mount_points_are_found_by_whole_components_and_unescaped() {
         let text = b"22 27 0:21 / /proc rw - proc proc rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n\
             30 27 0:1 / /a/b rw - tmpfs t rw\n31 27 0:1 / /a/b\\040c/d rw - tmpfs t rw\nbroken\n";
-        assert_eq!(mount_points(text), [&b"/proc"[..], b"/", b"/a/b", b"/a/b c/d"]);
+        assert_eq!(
+            mount_points(text),
+            [&b"/proc"[..], b"/", b"/a/b", b"/a/b c/d"]
+        );
         assert_eq!(below(text, b"/a"), [&b"/a/b"[..], b"/a/b c/d"]);
         assert_eq!(below(text, b"/a/b"), Vec::<Vec<u8>>::new());
         assert_eq!(below(text, b"/a/b c"), [&b"/a/b c/d"[..]]);

@@ -28,9 +28,16 @@ impl Selection {
                 Err(exclude::Error::NamesRoot { .. }) if !text.is_empty() => None,
                 Err(error) => return Err(error),
             };
-            Ok(Wanted { text: text.to_owned(), literal: clean(text.as_bytes()), pattern, is_found: false })
+            Ok(Wanted {
+                text: text.to_owned(),
+                literal: clean(text.as_bytes()),
+                pattern,
+                is_found: false,
+            })
         };
-        Ok(Selection { wanted: names.into_iter().map(wanted).collect::<Result<_, _>>()? })
+        Ok(Selection {
+            wanted: names.into_iter().map(wanted).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Are all files wanted?
@@ -43,8 +50,14 @@ impl Selection {
         let mut is_wanted = self.wanted.is_empty();
         for wanted in &mut self.wanted {
             let rest = path.strip_prefix(wanted.literal.as_slice());
-            let is_literal = wanted.literal.is_empty() || rest.is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
-            if is_literal || wanted.pattern.as_ref().is_some_and(|pattern| pattern.covers(path)) {
+            let is_literal = wanted.literal.is_empty()
+                || rest.is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+            if is_literal
+                || wanted
+                    .pattern
+                    .as_ref()
+                    .is_some_and(|pattern| pattern.covers(path))
+            {
                 wanted.is_found = true;
                 is_wanted = true;
             }
@@ -54,14 +67,22 @@ impl Selection {
 
     /// What was named and not met.
     pub fn missing(&self) -> Vec<String> {
-        self.wanted.iter().filter(|wanted| !wanted.is_found).map(|wanted| wanted.text.clone()).collect()
+        self.wanted
+            .iter()
+            .filter(|wanted| !wanted.is_found)
+            .map(|wanted| wanted.text.clone())
+            .collect()
     }
 }
 
-/// A stored or typed name as a path below the root: components joined by single slashes, `.` left out. `..` stays as it is.
+/// A stored or typed name as a path below the root: components joined by single slashes, `.` left
+/// out. `..` stays as it is.
 pub fn clean(name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(name.len());
-    for part in name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+    for part in name
+        .split(|byte| *byte == b'/')
+        .filter(|part| !matches!(*part, b"" | b"."))
+    {
         if !path.is_empty() {
             path.push(b'/');
         }
@@ -88,8 +109,16 @@ mod tests {
             ("usr/bin", "usr", false),
         ] {
             let mut selection = Selection::new([name]).unwrap();
-            assert_eq!(selection.takes(path.as_bytes()), expected, "{name} and {path}");
-            assert_eq!(selection.missing().is_empty(), expected, "{name} and {path}");
+            assert_eq!(
+                selection.takes(path.as_bytes()),
+                expected,
+                "{name} and {path}"
+            );
+            assert_eq!(
+                selection.missing().is_empty(),
+                expected,
+                "{name} and {path}"
+            );
         }
         assert!(Selection::default().takes(b"anything"));
         assert!(Selection::new(["."]).unwrap().takes(b"anything"));
@@ -98,7 +127,12 @@ mod tests {
 
     #[test]
     fn names_become_paths_below_the_root() {
-        for (name, path) in [("./", ""), ("/a//b/./c/", "a/b/c"), ("..a/..", "..a/.."), (".", "")] {
+        for (name, path) in [
+            ("./", ""),
+            ("/a//b/./c/", "a/b/c"),
+            ("..a/..", "..a/.."),
+            (".", ""),
+        ] {
             assert_eq!(clean(name.as_bytes()), path.as_bytes());
         }
     }

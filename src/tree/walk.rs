@@ -1,7 +1,8 @@
 //! The files of a tree, without their contents.
 //!
-//! Goes by descriptors and mount ids, which the crate `walkdir` does not: it opens by path, so that a directory swapped for a symbolic link leads it out of the
-//! tree, and tells file systems apart by device number, so that a bind mount of the same one is entered.
+//! Goes by descriptors and mount ids, which the crate `walkdir` does not: it opens by path, so that
+//! a directory swapped for a symbolic link leads it out of the tree, and tells file systems apart
+//! by device number, so that a bind mount of the same one is entered.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -10,8 +11,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat, readlinkat, seek,
-    statx,
+    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat,
+    readlinkat, seek, statx,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -28,7 +29,10 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] FileError),
     /// Something else stands where a file was seen a moment before.
-    #[error("{}: replaced by another file while it was being read; let nothing write there meanwhile", Shown(path))]
+    #[error(
+        "{}: replaced by another file while it was being read; let nothing write there meanwhile",
+        Shown(path)
+    )]
     Replaced {
         /// The path.
         path: Vec<u8>,
@@ -96,11 +100,13 @@ pub struct Node {
     pub mtime: Timestamp,
     /// What it was when walked.
     pub identity: Identity,
-    /// No id of this namespace stands for its owner or group; what `uid` and `gid` say of that one (65534) is made up by the kernel.
+    /// No id of this namespace stands for its owner or group; what `uid` and `gid` say of that one
+    /// (65534) is made up by the kernel.
     pub is_unmapped: bool,
     /// Number of names that the file has, in this tree or elsewhere.
     pub links: u32,
-    /// A directory that was not entered, or a file that is not read, because something is mounted there. It counts as empty.
+    /// A directory that was not entered, or a file that is not read, because something is mounted
+    /// there. It counts as empty.
     pub is_mount_point: bool,
     /// Its files, when it is a directory: ids in byte order of their names.
     pub children: Range<NodeId>,
@@ -123,7 +129,12 @@ pub struct Skipped {
 
 impl Skipped {
     fn add(&mut self, more: Skipped) {
-        let Skipped { sockets, devices, excluded, mounts } = more;
+        let Skipped {
+            sockets,
+            devices,
+            excluded,
+            mounts,
+        } = more;
         self.sockets += sockets;
         self.devices += devices;
         self.excluded += excluded;
@@ -138,7 +149,8 @@ pub struct Tree {
     pub nodes: Vec<Node>,
     /// What was left out.
     pub skipped: Skipped,
-    /// Names and link targets of all nodes, one behind the other: a million small allocations would cost more than the walk.
+    /// Names and link targets of all nodes, one behind the other: a million small allocations would
+    /// cost more than the walk.
     text: Vec<u8>,
     extents: std::collections::HashMap<NodeId, Vec<Extent>>,
 }
@@ -191,36 +203,59 @@ impl Tree {
 
     /// Adds what was found in directory `id`.
     fn add(&mut self, id: NodeId, listing: Tree) -> Result<(), FileError> {
-        let Tree { nodes, skipped, text, extents } = listing;
-        let added = self.add_text(&text).map_err(|error| FileError::new(self.path(id), "remember the names", error))?;
+        let Tree {
+            nodes,
+            skipped,
+            text,
+            extents,
+        } = listing;
+        let added = self
+            .add_text(&text)
+            .map_err(|error| FileError::new(self.path(id), "remember the names", error))?;
         let first = self.nodes.len() as NodeId;
         let shifted = |range: Range<u32>| added.start + range.start..added.start + range.end;
-        let moved = |node: Node| Node { name: shifted(node.name), target: shifted(node.target), ..node };
+        let moved = |node: Node| Node {
+            name: shifted(node.name),
+            target: shifted(node.target),
+            ..node
+        };
         self.nodes.extend(nodes.into_iter().map(moved));
         self.nodes[id as usize].children = first..self.nodes.len() as NodeId;
-        self.extents.extend(extents.into_iter().map(|(id, extents)| (first + id, extents)));
+        self.extents.extend(
+            extents
+                .into_iter()
+                .map(|(id, extents)| (first + id, extents)),
+        );
         self.skipped.add(skipped);
         Ok(())
     }
 }
 
-/// The same directory as `root` seen without anything mounted below it, where the kernel lets this process make such a view; else `root` again.
+/// The same directory as `root` seen without anything mounted below it, where the kernel lets this
+/// process make such a view; else `root` again.
 ///
-/// So the directory under a mount point can be stored as it is, rather than what is mounted over it.
+/// So the directory under a mount point can be stored as it is, rather than what is mounted over
+/// it.
 pub fn without_mounts(root: OwnedFd) -> OwnedFd {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(&root, c"", flags).unwrap_or(root)
 }
 
 /// How many directories are listed at a time. What they hold is in memory twice for a moment.
 const BATCH: usize = 128;
 
-/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do), with up to `threads` threads. The result is the same for any number.
+/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do), with up to
+/// `threads` threads. The result is the same for any number.
 pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
     let mut tree = Tree::default();
     let is_unmapped = is_unmapped(root, c".", &stat);
-    tree.nodes.push(Node { is_unmapped, ..node(Tree::ROOT, NodeKind::Directory, &stat) });
+    tree.nodes.push(Node {
+        is_unmapped,
+        ..node(Tree::ROOT, NodeKind::Directory, &stat)
+    });
     let mut next = 0;
     // Directories' files are added behind all that is there, so this goes through every level.
     while next < tree.nodes.len() {
@@ -240,7 +275,8 @@ pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<T
             listing: Tree::default(),
             buffer: Vec::with_capacity(64 << 10),
         };
-        let listings = parallel::each(&directories, threads, lister, |lister, id| lister.list(*id))?;
+        let listings =
+            parallel::each(&directories, threads, lister, |lister, id| lister.list(*id))?;
         for (id, listing) in directories.into_iter().zip(listings) {
             tree.add(id, listing)?;
         }
@@ -265,7 +301,9 @@ impl Lister<'_> {
     fn list(&mut self, id: NodeId) -> Result<Tree, Error> {
         let path = self.tree.path(id);
         let directory = open(self.root, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        if id != Tree::ROOT && Identity::of(&stat(directory.as_fd(), c"", &path)?) != self.tree.node(id).identity {
+        if id != Tree::ROOT
+            && Identity::of(&stat(directory.as_fd(), c"", &path)?) != self.tree.node(id).identity
+        {
             return Err(Error::Replaced { path });
         }
         let mut names = self.names(directory.as_fd(), &path)?;
@@ -294,34 +332,53 @@ impl Lister<'_> {
     }
 
     /// Adds the file `name` of an open directory, unless it is one that is left out.
-    fn add(&mut self, parent: NodeId, directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        parent: NodeId,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        path: &[u8],
+    ) -> Result<(), Error> {
         if self.options.exclude.matches(path) {
             self.listing.skipped.excluded += 1;
             return Ok(());
         }
         let stat = stat(directory, name, path)?;
-        let Some(kind) = self.kind(&stat) else { return Ok(()) };
+        let Some(kind) = self.kind(&stat) else {
+            return Ok(());
+        };
         let mut node = node(parent, kind, &stat);
         node.is_unmapped = is_unmapped(directory, name, &stat);
-        node.name = self.listing.add_text(name.to_bytes()).at(path, "remember the name")?;
+        node.name = self
+            .listing
+            .add_text(name.to_bytes())
+            .at(path, "remember the name")?;
         match kind {
-            NodeKind::Directory | NodeKind::File if !self.options.cross_mounts && Mount::of(&stat) != self.mount => {
+            NodeKind::Directory | NodeKind::File
+                if !self.options.cross_mounts && Mount::of(&stat) != self.mount =>
+            {
                 self.listing.skipped.mounts += 1;
                 node.is_mount_point = true;
                 (node.size, node.links) = (0, 1);
-                // What is seen is the owner of something that is not packed. The tree's own directory, which cannot be seen, is root's as others are.
+                // What is seen is the owner of something that is not packed. The tree's own
+                // directory, which cannot be seen, is root's as others are.
                 if node.is_unmapped {
                     (node.uid, node.gid, node.is_unmapped) = (0, 0, false);
                 }
             }
             NodeKind::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).at(path, "read the link")?;
-                node.target = self.listing.add_text(target.to_bytes()).at(path, "remember the link")?;
+                node.target = self
+                    .listing
+                    .add_text(target.to_bytes())
+                    .at(path, "remember the link")?;
             }
             // Fewer blocks than bytes: there may be holes.
             NodeKind::File if stat.stx_blocks.saturating_mul(512) < stat.stx_size => {
                 if let Some(extents) = extents(directory, name, stat.stx_size, path)? {
-                    self.listing.extents.insert(self.listing.nodes.len() as NodeId, extents);
+                    self.listing
+                        .extents
+                        .insert(self.listing.nodes.len() as NodeId, extents);
                 }
             }
             _ => {}
@@ -338,12 +395,14 @@ impl Lister<'_> {
             FileType::RegularFile => Some(NodeKind::File),
             FileType::Symlink => Some(NodeKind::Symlink),
             FileType::Fifo => Some(NodeKind::Fifo),
-            FileType::CharacterDevice if self.options.devices => {
-                Some(NodeKind::CharDevice(stat.stx_rdev_major, stat.stx_rdev_minor))
-            }
-            FileType::BlockDevice if self.options.devices => {
-                Some(NodeKind::BlockDevice(stat.stx_rdev_major, stat.stx_rdev_minor))
-            }
+            FileType::CharacterDevice if self.options.devices => Some(NodeKind::CharDevice(
+                stat.stx_rdev_major,
+                stat.stx_rdev_minor,
+            )),
+            FileType::BlockDevice if self.options.devices => Some(NodeKind::BlockDevice(
+                stat.stx_rdev_major,
+                stat.stx_rdev_minor,
+            )),
             FileType::CharacterDevice | FileType::BlockDevice => {
                 skipped.devices += 1;
                 None
@@ -387,7 +446,10 @@ impl Identity {
         Identity {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
-            ctime: Timestamp { seconds: stat.stx_ctime.tv_sec, nanoseconds: stat.stx_ctime.tv_nsec },
+            ctime: Timestamp {
+                seconds: stat.stx_ctime.tv_sec,
+                nanoseconds: stat.stx_ctime.tv_nsec,
+            },
         }
     }
 }
@@ -399,8 +461,15 @@ fn node(parent: NodeId, kind: NodeKind, stat: &Statx) -> Node {
         mode: stat.stx_mode & 0o7777,
         uid: stat.stx_uid,
         gid: stat.stx_gid,
-        size: if kind == NodeKind::File { stat.stx_size } else { 0 },
-        mtime: Timestamp { seconds: stat.stx_mtime.tv_sec, nanoseconds: stat.stx_mtime.tv_nsec },
+        size: if kind == NodeKind::File {
+            stat.stx_size
+        } else {
+            0
+        },
+        mtime: Timestamp {
+            seconds: stat.stx_mtime.tv_sec,
+            nanoseconds: stat.stx_mtime.tv_nsec,
+        },
         identity: Identity::of(stat),
         is_unmapped: false,
         links: stat.stx_nlink,
@@ -411,15 +480,24 @@ fn node(parent: NodeId, kind: NodeKind, stat: &Statx) -> Node {
     }
 }
 
-/// The attributes of `name` in an open directory, or with an empty name those of the open file itself. Symbolic links are not followed.
+/// The attributes of `name` in an open directory, or with an empty name those of the open file
+/// itself. Symbolic links are not followed.
 pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx, FileError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    statx(directory, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).at(path, "read its attributes")
+    statx(
+        directory,
+        name,
+        flags,
+        StatxFlags::BASIC_STATS | StatxFlags::MNT_ID,
+    )
+    .at(path, "read its attributes")
 }
 
-/// Opens `path` below `root` (empty: the root itself) without following a symbolic link at its end, without waiting for the other end of a pipe.
+/// Opens `path` below `root` (empty: the root itself) without following a symbolic link at its end,
+/// without waiting for the other end of a pipe.
 ///
-/// A directory on the way may have been swapped meanwhile: compare the [`Identity`] of what was opened.
+/// A directory on the way may have been swapped meanwhile: compare the [`Identity`] of what was
+/// opened.
 pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let name = if path.is_empty() { b"." } else { path };
@@ -427,7 +505,12 @@ pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd,
 }
 
 /// Where a file's data lies, `None` when all of it is data.
-fn extents(directory: BorrowedFd<'_>, name: &CStr, size: u64, path: &[u8]) -> Result<Option<Vec<Extent>>, FileError> {
+fn extents(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    size: u64,
+    path: &[u8],
+) -> Result<Option<Vec<Extent>>, FileError> {
     let file = open(directory, name.to_bytes(), OFlags::RDONLY)?;
     let mut extents = Vec::new();
     let mut at = 0;
@@ -439,23 +522,33 @@ fn extents(directory: BorrowedFd<'_>, name: &CStr, size: u64, path: &[u8]) -> Re
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             offset => offset.at(path, "find its holes")?,
         };
-        let end = seek(&file, SeekFrom::Hole(offset)).at(path, "find its holes")?.min(size);
+        let end = seek(&file, SeekFrom::Hole(offset))
+            .at(path, "find its holes")?
+            .min(size);
         if end <= offset {
             break;
         }
-        extents.push(Extent { offset, length: end - offset });
+        extents.push(Extent {
+            offset,
+            length: end - offset,
+        });
         at = end;
     }
-    let whole = extents.first().is_some_and(|first| first.offset == 0 && first.length == size);
+    let whole = extents
+        .first()
+        .is_some_and(|first| first.offset == 0 && first.length == size);
     Ok((!whole).then_some(extents))
 }
 
-/// What the kernel calls an owner that the namespace has no id for (`/proc/sys/kernel/overflowuid`, which nobody changes).
+/// What the kernel calls an owner that the namespace has no id for (`/proc/sys/kernel/overflowuid`,
+/// which nobody changes).
 const OVERFLOW_ID: u32 = 65534;
 
-/// Does no id of this namespace stand for the owner or group of the file, so that what `stat` says (65534) is made up?
+/// Does no id of this namespace stand for the owner or group of the file, so that what `stat` says
+/// (65534) is made up?
 ///
-/// The kernel lets nobody write to such a file, root of the namespace included (`inode_permission`). On a read-only mount it does not tell.
+/// The kernel lets nobody write to such a file, root of the namespace included
+/// (`inode_permission`). On a read-only mount it does not tell.
 fn is_unmapped(directory: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EACCESS;
     [stat.stx_uid, stat.stx_gid].contains(&OVERFLOW_ID)

@@ -78,7 +78,8 @@ pub struct Kept {
 pub enum Handle<'a> {
     /// Open for reading.
     Open(BorrowedFd<'a>),
-    /// A name in an open directory; a symbolic link of that name is not followed. For what is better not opened: named pipes, devices.
+    /// A name in an open directory; a symbolic link of that name is not followed. For what is
+    /// better not opened: named pipes, devices.
     Named(BorrowedFd<'a>, &'a OsStr),
 }
 
@@ -97,13 +98,16 @@ impl Handle<'_> {
         }
     }
 
-    /// Attributes have no call that takes a directory and a name before Linux 6.13; this path serves as one.
+    /// Attributes have no call that takes a directory and a name before Linux 6.13; this path
+    /// serves as one.
     fn path(&self) -> PathBuf {
         let (fd, name) = match self {
             Handle::Open(file) => (file, OsStr::new("")),
             Handle::Named(directory, name) => (directory, *name),
         };
-        Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string()).join(name)
+        Path::new("/proc/self/fd")
+            .join(fd.as_raw_fd().to_string())
+            .join(name)
     }
 }
 
@@ -120,7 +124,8 @@ impl FileExt for Open<'_> {}
 
 /// Reads the attributes of a file, called `path` in messages.
 ///
-/// Symbolic links are not worth asking: none of the attributes that are kept can be set on one (`xattr(7)`).
+/// Symbolic links are not worth asking: none of the attributes that are kept can be set on one
+/// (`xattr(7)`).
 pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
     let names = match file.list() {
         Ok(names) => names,
@@ -129,7 +134,8 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
     };
     let mut kept = Kept::default();
     for name in names {
-        // `None`: it has gone between listing and reading; the look at the file's ctime afterwards reports that.
+        // `None`: it has gone between listing and reading; the look at the file's ctime afterwards
+        // reports that.
         let value = || file.get(&name).at(path, "read an extended attribute");
         match name.as_bytes() {
             user if user.starts_with(b"user.") => {
@@ -138,15 +144,24 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
                 }
             }
             b"security.capability" => match file.get(&name) {
-                Ok(Some(value)) => kept.xattrs.push((name.as_bytes().to_vec(), capability_v2(&value, path)?)),
+                Ok(Some(value)) => kept
+                    .xattrs
+                    .push((name.as_bytes().to_vec(), capability_v2(&value, path)?)),
                 Ok(None) => {}
                 Err(error) if error.raw_os_error() == Some(Errno::OVERFLOW.raw_os_error()) => {
-                    return Err(Error::ForeignCapability { path: path.to_vec(), root: None });
+                    return Err(Error::ForeignCapability {
+                        path: path.to_vec(),
+                        root: None,
+                    });
                 }
-                Err(error) => return Err(FileError::new(path, "read security.capability", error).into()),
+                Err(error) => {
+                    return Err(FileError::new(path, "read security.capability", error).into());
+                }
             },
             b"system.posix_acl_access" => kept.access_acl = acl_text(value()?, path, "access ACL")?,
-            b"system.posix_acl_default" => kept.default_acl = acl_text(value()?, path, "default ACL")?,
+            b"system.posix_acl_default" => {
+                kept.default_acl = acl_text(value()?, path, "default ACL")?
+            }
             _ => kept.skipped += 1,
         }
     }
@@ -159,12 +174,23 @@ fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
 }
 
-fn acl_text(raw: Option<Vec<u8>>, path: &[u8], name: &'static str) -> Result<Option<Vec<u8>>, Error> {
-    raw.map(|raw| acl::to_text(&raw)).transpose().map_err(|cause| Error::Acl { path: path.to_vec(), name, cause })
+fn acl_text(
+    raw: Option<Vec<u8>>,
+    path: &[u8],
+    name: &'static str,
+) -> Result<Option<Vec<u8>>, Error> {
+    raw.map(|raw| acl::to_text(&raw))
+        .transpose()
+        .map_err(|cause| Error::Acl {
+            path: path.to_vec(),
+            name,
+            cause,
+        })
 }
 
-// Layout of the value (linux/capability.h, struct vfs_ns_cap_data): magic with the revision in its top byte and the effective flag
-// in its lowest bit, then permitted and inheritable, 32 bits each, once (revision 1) or twice (2 and 3), then the root's user id (3); little-endian.
+// Layout of the value (linux/capability.h, struct vfs_ns_cap_data): magic with the revision in its
+// top byte and the effective flag in its lowest bit, then permitted and inheritable, 32 bits each,
+// once (revision 1) or twice (2 and 3), then the root's user id (3); little-endian.
 const REVISION_1: u32 = 0x0100_0000;
 const REVISION_2: u32 = 0x0200_0000;
 const REVISION_3: u32 = 0x0300_0000;
@@ -172,7 +198,10 @@ const REVISION_MASK: u32 = 0xff00_0000;
 
 /// The value of `security.capability` as revision 2 of the format.
 pub fn capability_v2(value: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
-    let unknown = || Error::UnknownCapability { path: path.to_vec(), length: value.len() };
+    let unknown = || Error::UnknownCapability {
+        path: path.to_vec(),
+        length: value.len(),
+    };
     let (magic, sets) = value.split_first_chunk::<4>().ok_or_else(unknown)?;
     let magic = u32::from_le_bytes(*magic);
     let sets = match (magic & REVISION_MASK, sets.len()) {
@@ -182,13 +211,20 @@ pub fn capability_v2(value: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
             let (sets, root) = sets.split_last_chunk::<4>().ok_or_else(unknown)?;
             let root = u32::from_le_bytes(*root);
             if root != 0 {
-                return Err(Error::ForeignCapability { path: path.to_vec(), root: Some(root) });
+                return Err(Error::ForeignCapability {
+                    path: path.to_vec(),
+                    root: Some(root),
+                });
             }
             sets.to_vec()
         }
         _ => return Err(unknown()),
     };
-    Ok([&(magic & !REVISION_MASK | REVISION_2).to_le_bytes(), sets.as_slice()].concat())
+    Ok([
+        &(magic & !REVISION_MASK | REVISION_2).to_le_bytes(),
+        sets.as_slice(),
+    ]
+    .concat())
 }
 
 #[cfg(test)]
@@ -209,19 +245,30 @@ mod tests {
     fn capabilities_are_stored_as_revision_2() {
         assert_eq!(capability_v2(&V2, b"ping").unwrap(), V2);
         assert_eq!(capability_v2(&v3(0), b"ping").unwrap(), V2);
-        assert_eq!(capability_v2(&[1, 0, 0, 1, 0, 32, 0, 0, 0, 0, 0, 0], b"ping").unwrap(), V2);
+        assert_eq!(
+            capability_v2(&[1, 0, 0, 1, 0, 32, 0, 0, 0, 0, 0, 0], b"ping").unwrap(),
+            V2
+        );
     }
 
     #[test]
     fn a_capability_of_a_foreign_root_is_an_error_that_says_so() {
-        let error = capability_v2(&v3(100_000), b"usr/bin/ping").unwrap_err().to_string();
-        assert!(error.starts_with("usr/bin/ping: ") && error.contains("root id 100000"), "{error}");
+        let error = capability_v2(&v3(100_000), b"usr/bin/ping")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("usr/bin/ping: ") && error.contains("root id 100000"),
+            "{error}"
+        );
     }
 
     #[test]
     fn capabilities_of_unknown_form_are_refused() {
         for value in [&b""[..], &V2[..19], &[0; 20], &v3(0)[..23]] {
-            assert!(matches!(capability_v2(value, b"x"), Err(Error::UnknownCapability { .. })));
+            assert!(matches!(
+                capability_v2(value, b"x"),
+                Err(Error::UnknownCapability { .. })
+            ));
         }
     }
 }

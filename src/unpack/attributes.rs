@@ -1,15 +1,16 @@
 //! Owner, mode, extended attributes, ACLs and times of what was unpacked, in that order.
 //!
-//! chown takes setuid, setgid and capabilities away, so the owner comes first; writing takes them away too, so all of this comes after the data;
-//! an ACL changes the mode's group bits, and everything but atime changes no mtime, which comes last.
+//! chown takes setuid, setgid and capabilities away, so the owner comes first; writing takes them
+//! away too, so all of this comes after the data; an ACL changes the mode's group bits, and
+//! everything but atime changes no mtime, which comes last.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags, chmod, chownat, fchmod, fchown, fremovexattr,
-    fsetxattr, futimens, removexattr, setxattr, utimensat,
+    AtFlags, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags, chmod, chownat, fchmod, fchown,
+    fremovexattr, fsetxattr, futimens, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -57,14 +58,23 @@ pub struct Handle<'a> {
     pub is_path: bool,
     /// Its path for messages.
     pub path: &'a [u8],
-    /// The permission bits that it has, when it is new and nothing was inherited from its directory; `None` when anything is possible.
+    /// The permission bits that it has, when it is new and nothing was inherited from its
+    /// directory; `None` when anything is possible.
     pub mode: Option<u32>,
 }
 
 impl Attributes {
-    /// Those of `entry`, and how many of its extended attributes are passed over. Ids must have a place in `maps`.
-    pub fn of(entry: &Entry, maps: &IdMaps, with_xattrs: bool) -> Result<(Attributes, u64), Refusal> {
-        for (map, kind, id) in [(&maps.uids, "owner", entry.uid), (&maps.gids, "group", entry.gid)] {
+    /// Those of `entry`, and how many of its extended attributes are passed over. Ids must have a
+    /// place in `maps`.
+    pub fn of(
+        entry: &Entry,
+        maps: &IdMaps,
+        with_xattrs: bool,
+    ) -> Result<(Attributes, u64), Refusal> {
+        for (map, kind, id) in [
+            (&maps.uids, "owner", entry.uid),
+            (&maps.gids, "group", entry.gid),
+        ] {
             if map.to_outer(id).is_none() {
                 return Err(Refusal::Unmapped { kind, id });
             }
@@ -87,7 +97,9 @@ impl Attributes {
         let is_plain = matches!(entry.kind, Kind::File { .. } | Kind::Directory);
         for (name, value) in &entry.xattrs {
             let value = match name.as_slice() {
-                b"security.capability" => capability_v2(value, &entry.path).map_err(CapabilityError::from)?,
+                b"security.capability" => {
+                    capability_v2(value, &entry.path).map_err(CapabilityError::from)?
+                }
                 user if user.starts_with(b"user.") && is_plain => value.clone(),
                 _ => {
                     skipped += 1;
@@ -95,10 +107,15 @@ impl Attributes {
                 }
             };
             // A name with a NUL has been refused by the reader.
-            attributes.xattrs.push((CString::new(name.as_slice()).unwrap_or_default(), value));
+            attributes
+                .xattrs
+                .push((CString::new(name.as_slice()).unwrap_or_default(), value));
         }
         attributes.access_acl = raw_acl(entry.access_acl.as_deref(), "access ACL", maps)?;
-        match (raw_acl(entry.default_acl.as_deref(), "default ACL", maps)?, &entry.kind) {
+        match (
+            raw_acl(entry.default_acl.as_deref(), "default ACL", maps)?,
+            &entry.kind,
+        ) {
             (default_acl, Kind::Directory) => attributes.default_acl = default_acl,
             (default_acl, _) => skipped += u64::from(default_acl.is_some()),
         }
@@ -125,7 +142,8 @@ impl Attributes {
 
     /// Would it run as id 0 for whoever starts it?
     pub fn is_setuid_root(&self) -> bool {
-        (self.mode & 0o4000 != 0 && self.uid == 0) || (self.mode & 0o2010 == 0o2010 && self.gid == 0)
+        (self.mode & 0o4000 != 0 && self.uid == 0)
+            || (self.mode & 0o2010 == 0o2010 && self.gid == 0)
     }
 
     /// Gives all of it to a file whose content is complete.
@@ -133,20 +151,29 @@ impl Attributes {
         let is_new = file.mode.is_some();
         let has_owner = is_new && (self.uid, self.gid) == (own.uid, own.gid);
         if !has_owner {
-            file.chown(self.uid, self.gid).at(file.path, "change its owner")?;
+            file.chown(self.uid, self.gid)
+                .at(file.path, "change its owner")?;
         }
         if !is_new {
-            file.remove_acls().at(file.path, "remove the ACL that it inherited")?;
+            file.remove_acls()
+                .at(file.path, "remove the ACL that it inherited")?;
         }
         if file.mode != Some(self.mode) || (!has_owner && self.mode & 0o6000 != 0) {
             file.chmod(self.mode).at(file.path, "change its mode")?;
         }
         for (name, value) in &self.xattrs {
-            file.set_xattr(name, value).map_err(explained).at(file.path, "set an extended attribute")?;
+            file.set_xattr(name, value)
+                .map_err(explained)
+                .at(file.path, "set an extended attribute")?;
         }
-        for (name, acl) in [(ACCESS_ACL, &self.access_acl), (DEFAULT_ACL, &self.default_acl)] {
+        for (name, acl) in [
+            (ACCESS_ACL, &self.access_acl),
+            (DEFAULT_ACL, &self.default_acl),
+        ] {
             if let Some(acl) = acl {
-                file.set_xattr(name, acl).map_err(explained).at(file.path, "set its ACL")?;
+                file.set_xattr(name, acl)
+                    .map_err(explained)
+                    .at(file.path, "set its ACL")?;
             }
         }
         file.set_mtime(self.mtime).at(file.path, "set its times")
@@ -155,7 +182,8 @@ impl Attributes {
     /// Gives owner and time to a symbolic link, which has nothing else.
     pub fn apply_to_symlink(&self, link: Handle<'_>, own: Own) -> Result<(), FileError> {
         if link.mode.is_none() || (self.uid, self.gid) != (own.uid, own.gid) {
-            link.chown(self.uid, self.gid).at(link.path, "change its owner")?;
+            link.chown(self.uid, self.gid)
+                .at(link.path, "change its owner")?;
         }
         link.set_mtime(self.mtime).at(link.path, "set its times")
     }
@@ -164,12 +192,20 @@ impl Attributes {
 impl Handle<'_> {
     fn chown(&self, uid: u32, gid: u32) -> Result<(), Errno> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        if self.is_path { chownat(self.file, c"", uid, gid, AtFlags::EMPTY_PATH) } else { fchown(self.file, uid, gid) }
+        if self.is_path {
+            chownat(self.file, c"", uid, gid, AtFlags::EMPTY_PATH)
+        } else {
+            fchown(self.file, uid, gid)
+        }
     }
 
     fn chmod(&self, mode: u32) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(mode);
-        if self.is_path { chmod(self.magic_path(), mode) } else { fchmod(self.file, mode) }
+        if self.is_path {
+            chmod(self.magic_path(), mode)
+        } else {
+            fchmod(self.file, mode)
+        }
     }
 
     fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
@@ -184,8 +220,11 @@ impl Handle<'_> {
     /// Takes away what a directory's default ACL has given.
     fn remove_acls(&self) -> Result<(), Errno> {
         for name in [ACCESS_ACL, DEFAULT_ACL] {
-            let removed =
-                if self.is_path { removexattr(self.magic_path(), name) } else { fremovexattr(self.file, name) };
+            let removed = if self.is_path {
+                removexattr(self.magic_path(), name)
+            } else {
+                fremovexattr(self.file, name)
+            };
             match removed {
                 // What can have none has none.
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
@@ -204,10 +243,23 @@ impl Handle<'_> {
 
     fn set_mtime(&self, mtime: Option<Timestamp>) -> Result<(), Errno> {
         let Some(mtime) = mtime else { return Ok(()) };
-        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let mtime = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-        let times = Timestamps { last_access: omit, last_modification: mtime };
-        if self.is_path { utimensat(self.file, c"", &times, AtFlags::EMPTY_PATH) } else { futimens(self.file, &times) }
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        let mtime = Timespec {
+            tv_sec: mtime.seconds,
+            tv_nsec: mtime.nanoseconds.into(),
+        };
+        let times = Timestamps {
+            last_access: omit,
+            last_modification: mtime,
+        };
+        if self.is_path {
+            utimensat(self.file, c"", &times, AtFlags::EMPTY_PATH)
+        } else {
+            futimens(self.file, &times)
+        }
     }
 
     /// A path to the open file itself: chmod and attributes have no call for `O_PATH` descriptors.
@@ -217,7 +269,11 @@ impl Handle<'_> {
 }
 
 /// The kernel's form of an ACL whose ids all have a place in `maps`.
-fn raw_acl(text: Option<&[u8]>, which: &'static str, maps: &IdMaps) -> Result<Option<Vec<u8>>, Refusal> {
+fn raw_acl(
+    text: Option<&[u8]>,
+    which: &'static str,
+    maps: &IdMaps,
+) -> Result<Option<Vec<u8>>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let raw = acl::from_text(text).map_err(|cause| Refusal::Acl { which, cause })?;
     for named in acl::named(&raw) {

@@ -34,9 +34,12 @@ impl Hashed {
         Ok((Hashed { thread }, File::from(reader)))
     }
 
-    /// The digest of all that has come. To be called when the pipe has been read to its end, or closed.
+    /// The digest of all that has come. To be called when the pipe has been read to its end, or
+    /// closed.
     pub fn finish(self) -> io::Result<[u8; 32]> {
-        self.thread.join().map_err(|_| io::Error::from(ErrorKind::Other))?
+        self.thread
+            .join()
+            .map_err(|_| io::Error::from(ErrorKind::Other))?
     }
 }
 
@@ -74,6 +77,9 @@ mod tests {
         let (hashed, mut pipe) = Hashed::begin(file).unwrap();
         let mut through = Vec::new();
         pipe.read_to_end(&mut through).unwrap();
-        assert_eq!((through.as_slice(), hex(&hashed.finish().unwrap()).as_str()), (&b"abc"[..], ABC));
+        assert_eq!(
+            (through.as_slice(), hex(&hashed.finish().unwrap()).as_str()),
+            (&b"abc"[..], ABC)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The directories of the tree: held open while files go into them, given their attributes when all is there.
+//! The directories of the tree: held open while files go into them, given their attributes when all
+//! is there.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstat, fstatfs, ioctl_getflags, ioctl_setflags, major, minor,
-    mkdirat, unlinkat,
+    AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstat, fstatfs, ioctl_getflags,
+    ioctl_setflags, major, minor, mkdirat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -62,8 +63,9 @@ impl<'a> Directories<'a> {
     /// The root's id.
     pub const ROOT: Id = 0;
 
-    /// Those below `root`, which is open for reading. At most `max_open` are held open at a time. With `made`, what stands there already is kept when
-    /// the work fails, and what is new is noted.
+    /// Those below `root`, which is open for reading. At most `max_open` are held open at a time.
+    /// With `made`, what stands there already is kept when the work fails, and what is new is
+    /// noted.
     pub fn new(
         root: BorrowedFd<'a>,
         own: Own,
@@ -90,7 +92,14 @@ impl<'a> Directories<'a> {
     pub fn descriptor(&mut self, id: Id, member: &[u8]) -> Result<BorrowedFd<'_>, Error> {
         if id != Directories::ROOT && self.table[id].descriptor.is_none() {
             let path = Arc::clone(&self.table[id].path);
-            let replaced = || Error::refused(member, Refusal::Replaced { path: path.to_vec() });
+            let replaced = || {
+                Error::refused(
+                    member,
+                    Refusal::Replaced {
+                        path: path.to_vec(),
+                    },
+                )
+            };
             let opened = match self.root.open_directory(&path) {
                 Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => return Err(replaced()),
                 opened => opened.at(&path, "open")?,
@@ -120,12 +129,17 @@ impl<'a> Directories<'a> {
     }
 
     fn opened(&self, id: Id) -> BorrowedFd<'_> {
-        self.table[id].descriptor.as_ref().map_or(self.root.directory(), AsFd::as_fd)
+        self.table[id]
+            .descriptor
+            .as_ref()
+            .map_or(self.root.directory(), AsFd::as_fd)
     }
 
     fn hold(&mut self, id: Id, descriptor: OwnedFd) {
         if self.open >= self.max_open {
-            self.table.iter_mut().for_each(|directory| directory.descriptor = None);
+            self.table
+                .iter_mut()
+                .for_each(|directory| directory.descriptor = None);
             self.open = 0;
         }
         self.table[id].descriptor = Some(descriptor);
@@ -151,7 +165,10 @@ impl<'a> Directories<'a> {
         };
         while known.len() < path.len() {
             let begin = if known.is_empty() { 0 } else { known.len() + 1 };
-            let end = path[begin..].iter().position(|byte| *byte == b'/').map_or(path.len(), |length| begin + length);
+            let end = path[begin..]
+                .iter()
+                .position(|byte| *byte == b'/')
+                .map_or(path.len(), |length| begin + length);
             known = &path[..end];
             id = self.make(id, known, member, false)?;
         }
@@ -160,7 +177,12 @@ impl<'a> Directories<'a> {
     }
 
     /// A directory is a member: it is made where it is missing, and gets `attributes` at the end.
-    pub fn describe(&mut self, path: &[u8], attributes: Attributes, member: &[u8]) -> Result<(), Error> {
+    pub fn describe(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        member: &[u8],
+    ) -> Result<(), Error> {
         let id = match self.ids.get(path) {
             Some(id) => *id,
             None => {
@@ -177,7 +199,8 @@ impl<'a> Directories<'a> {
         self.table[Directories::ROOT].attributes = Some(Box::new(attributes));
     }
 
-    /// Makes the directory at `path` in `above`, or takes the one that stands there; with `replaces`, in place of a file.
+    /// Makes the directory at `path` in `above`, or takes the one that stands there; with
+    /// `replaces`, in place of a file.
     fn make(&mut self, above: Id, path: &[u8], member: &[u8], replaces: bool) -> Result<Id, Error> {
         let (_, name) = split(path);
         self.note(above, path, member)?;
@@ -186,26 +209,53 @@ impl<'a> Directories<'a> {
             Ok(()) => true,
             Err(Errno::EXIST) => match root::kind(parent, name).at(path, "read its attributes")? {
                 FileType::Directory => false,
-                FileType::Symlink => return Err(Error::refused(member, Refusal::Symlink { path: path.to_vec() })),
+                FileType::Symlink => {
+                    return Err(Error::refused(
+                        member,
+                        Refusal::Symlink {
+                            path: path.to_vec(),
+                        },
+                    ));
+                }
                 _ if replaces => {
                     unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?;
-                    mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED)).at(path, "make the directory")?;
+                    mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED))
+                        .at(path, "make the directory")?;
                     true
                 }
-                _ => return Err(Error::refused(member, Refusal::NotADirectory { path: path.to_vec() })),
+                _ => {
+                    return Err(Error::refused(
+                        member,
+                        Refusal::NotADirectory {
+                            path: path.to_vec(),
+                        },
+                    ));
+                }
             },
             Err(error) => return Err(FileError::new(path, "make the directory", error).into()),
         };
         let descriptor = match root::open_directory_in(parent, name) {
             Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {
-                return Err(Error::refused(member, Refusal::Replaced { path: path.to_vec() }));
+                return Err(Error::refused(
+                    member,
+                    Refusal::Replaced {
+                        path: path.to_vec(),
+                    },
+                ));
             }
             opened => opened.at(path, "open")?,
         };
         let inherited = is_new && self.table[above].passes_on;
         if inherited {
-            let handle = Handle { file: descriptor.as_fd(), is_path: false, path, mode: None };
-            handle.reset(self.own, UNFINISHED).at(path, "take away what it inherited")?;
+            let handle = Handle {
+                file: descriptor.as_fd(),
+                is_path: false,
+                path,
+                mode: None,
+            };
+            handle
+                .reset(self.own, UNFINISHED)
+                .at(path, "take away what it inherited")?;
         }
         let id = self.add(path, Some(descriptor), is_new)?;
         if is_new {
@@ -214,12 +264,21 @@ impl<'a> Directories<'a> {
         Ok(id)
     }
 
-    fn add(&mut self, path: &[u8], descriptor: Option<OwnedFd>, is_new: bool) -> Result<Id, FileError> {
+    fn add(
+        &mut self,
+        path: &[u8],
+        descriptor: Option<OwnedFd>,
+        is_new: bool,
+    ) -> Result<Id, FileError> {
         let id = self.table.len();
-        let file = descriptor.as_ref().map_or(self.root.directory(), AsFd::as_fd);
+        let file = descriptor
+            .as_ref()
+            .map_or(self.root.directory(), AsFd::as_fd);
         let stat = root::stat(file, b"").at(path, "read its attributes")?;
         let path: Arc<[u8]> = path.into();
-        let is_spread = self.spreads && (is_new || (id == Directories::ROOT && self.made.is_none())) && spread(file);
+        let is_spread = self.spreads
+            && (is_new || (id == Directories::ROOT && self.made.is_none()))
+            && spread(file);
         self.table.push(Directory {
             path: Arc::clone(&path),
             descriptor: None,
@@ -237,9 +296,12 @@ impl<'a> Directories<'a> {
         Ok(id)
     }
 
-    /// Notes that `path` is about to be made, unless something stands there or the directory is new itself.
+    /// Notes that `path` is about to be made, unless something stands there or the directory is new
+    /// itself.
     pub fn note(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
-        let Some(made) = self.made.filter(|_| !self.table[above].is_new) else { return Ok(()) };
+        let Some(made) = self.made.filter(|_| !self.table[above].is_new) else {
+            return Ok(());
+        };
         let parent = self.descriptor(above, member)?;
         match root::stat(parent, split(path).1) {
             Err(Errno::NOENT) => made.note(path).map_err(Error::Note),
@@ -253,7 +315,9 @@ impl<'a> Directories<'a> {
         let parent = self.descriptor(above, member)?;
         match root::kind(parent, name) {
             Ok(FileType::Directory) => match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(Error::refused(member, Refusal::DirectoryInPlace)),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                    return Err(Error::refused(member, Refusal::DirectoryInPlace));
+                }
                 removed => removed.at(path, "replace")?,
             },
             Ok(_) => unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?,
@@ -268,7 +332,8 @@ impl<'a> Directories<'a> {
         Ok(())
     }
 
-    /// Gives all directories their attributes, those below before those above: the last may shut the way.
+    /// Gives all directories their attributes, those below before those above: the last may shut
+    /// the way.
     pub fn finish(mut self) -> Result<(), Error> {
         for id in (0..self.table.len()).rev() {
             if self.table[id].is_gone {
@@ -280,34 +345,62 @@ impl<'a> Directories<'a> {
             }
             let path = Arc::clone(&self.table[id].path);
             let own = self.own;
-            let Directory { is_new, is_spread, .. } = self.table[id];
+            let Directory {
+                is_new, is_spread, ..
+            } = self.table[id];
             let mode = is_new.then_some(UNFINISHED);
             let file = self.descriptor(id, &path)?;
             if is_spread {
                 gather(file);
             }
             if let Some(attributes) = attributes {
-                attributes.apply(Handle { file, is_path: false, path: &path, mode }, own)?;
+                attributes.apply(
+                    Handle {
+                        file,
+                        is_path: false,
+                        path: &path,
+                        mode,
+                    },
+                    own,
+                )?;
             }
         }
         Ok(())
     }
 }
 
-/// Is it an ext4 without a journal? The kernel says so of a mounted one in the attribute `journal_task`; what does not say it gets no special treatment.
+/// Is it an ext4 without a journal? The kernel says so of a mounted one in the attribute
+/// `journal_task`; what does not say it gets no special treatment.
 fn has_no_journal(directory: BorrowedFd<'_>) -> bool {
     let is_ext4 = fstatfs(directory).is_ok_and(|fs| fs.f_type == EXT4);
-    let Some(device) = fstat(directory).ok().filter(|_| is_ext4).map(|stat| stat.st_dev) else { return false };
-    let link = fs::read_link(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
-    let name = link.ok().and_then(|link| link.file_name().map(ToOwned::to_owned));
-    name.and_then(|name| fs::read_to_string(Path::new("/sys/fs/ext4").join(name).join("journal_task")).ok())
-        .is_some_and(|task| task.trim() == "<none>")
+    let Some(device) = fstat(directory)
+        .ok()
+        .filter(|_| is_ext4)
+        .map(|stat| stat.st_dev)
+    else {
+        return false;
+    };
+    let link = fs::read_link(format!(
+        "/sys/dev/block/{}:{}",
+        major(device),
+        minor(device)
+    ));
+    let name = link
+        .ok()
+        .and_then(|link| link.file_name().map(ToOwned::to_owned));
+    name.and_then(|name| {
+        fs::read_to_string(Path::new("/sys/fs/ext4").join(name).join("journal_task")).ok()
+    })
+    .is_some_and(|task| task.trim() == "<none>")
 }
 
-/// Has ext4 put each subdirectory, and with it its files, into another part of the disk, as it does for those of the top directory.
+/// Has ext4 put each subdirectory, and with it its files, into another part of the disk, as it does
+/// for those of the top directory.
 ///
-/// Files go where their directory is. Without a journal the kernel does not use the inodes of removed files again for a minute or more (`recently_deleted()` in
-/// `fs/ext4/ialloc.c`), and passes over all of them for every new file; spread out, new directories find room elsewhere. It is an optimisation: no error counts.
+/// Files go where their directory is. Without a journal the kernel does not use the inodes of
+/// removed files again for a minute or more (`recently_deleted()` in `fs/ext4/ialloc.c`), and
+/// passes over all of them for every new file; spread out, new directories find room elsewhere. It
+/// is an optimisation: no error counts.
 fn spread(directory: BorrowedFd<'_>) -> bool {
     let set = |flags: IFlags| ioctl_setflags(directory, flags | IFlags::TOPDIR);
     match ioctl_getflags(directory) {

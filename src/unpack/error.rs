@@ -98,7 +98,10 @@ pub enum Refusal {
     #[error("a directory that is not empty stands in its place")]
     DirectoryInPlace,
     /// Somebody else changed the tree meanwhile.
-    #[error("{} was replaced by another process; let nothing else write there meanwhile", Shown(path))]
+    #[error(
+        "{} was replaced by another process; let nothing else write there meanwhile",
+        Shown(path)
+    )]
     Replaced {
         /// The file.
         path: Vec<u8>,
@@ -144,14 +147,18 @@ pub enum CapabilityError {
     )]
     Foreign(u32),
     /// In no known form.
-    #[error("its capability has a form that is not known ({0} bytes); --no-xattrs unpacks without capabilities")]
+    #[error(
+        "its capability has a form that is not known ({0} bytes); --no-xattrs unpacks without capabilities"
+    )]
     Unknown(usize),
 }
 
 impl From<xattr::Error> for CapabilityError {
     fn from(error: xattr::Error) -> CapabilityError {
         match error {
-            xattr::Error::ForeignCapability { root: Some(root), .. } => CapabilityError::Foreign(root),
+            xattr::Error::ForeignCapability {
+                root: Some(root), ..
+            } => CapabilityError::Foreign(root),
             xattr::Error::UnknownCapability { length, .. } => CapabilityError::Unknown(length),
             _ => CapabilityError::Unknown(0),
         }
@@ -161,6 +168,9 @@ impl From<xattr::Error> for CapabilityError {
 impl Error {
     /// `member` is refused because of `cause`.
     pub fn refused(member: &[u8], cause: impl Into<Refusal>) -> Error {
-        Error::Member { member: member.to_vec(), cause: cause.into() }
+        Error::Member {
+            member: member.to_vec(),
+            cause: cause.into(),
+        }
     }
 }

@@ -32,7 +32,8 @@ pub struct Extractor<'a> {
     summary: Summary,
     /// Members read, those left out included.
     read: u64,
-    /// Hashes of the paths of all that is no directory. The hash is keyed by chance: no archive can be made so that two meet.
+    /// Hashes of the paths of all that is no directory. The hash is keyed by chance: no archive can
+    /// be made so that two meet.
     unpacked: HashSet<u64>,
     hasher: RandomState,
     skipped_devices: HashSet<Vec<u8>>,
@@ -49,7 +50,12 @@ struct Placed<'m> {
 
 impl<'a> Extractor<'a> {
     /// For the tree of `directories`.
-    pub fn new(options: &'a Options, own: Own, directories: Directories<'a>, batch: Batch<'a>) -> Extractor<'a> {
+    pub fn new(
+        options: &'a Options,
+        own: Own,
+        directories: Directories<'a>,
+        batch: Batch<'a>,
+    ) -> Extractor<'a> {
         Extractor {
             options,
             own,
@@ -67,13 +73,25 @@ impl<'a> Extractor<'a> {
 
     /// A member begins.
     pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
-        let Member { mut entry, name, .. } = *member;
+        let Member {
+            mut entry, name, ..
+        } = *member;
         let refused = |cause: Refusal| Error::refused(&name, cause);
         self.read += 1;
-        if self.options.limit_members.is_some_and(|limit| self.read > limit) {
-            return Err(Error::Members(self.options.limit_members.unwrap_or_default()));
+        if self
+            .options
+            .limit_members
+            .is_some_and(|limit| self.read > limit)
+        {
+            return Err(Error::Members(
+                self.options.limit_members.unwrap_or_default(),
+            ));
         }
-        let path = self.options.names.path(&entry.path).map_err(|error| refused(Refusal::Name(error)))?;
+        let path = self
+            .options
+            .names
+            .path(&entry.path)
+            .map_err(|error| refused(Refusal::Name(error)))?;
         let Some(path) = path.filter(|path| self.is_wanted(path)) else {
             self.summary.left_out += 1;
             return Ok(());
@@ -83,8 +101,17 @@ impl<'a> Extractor<'a> {
         }
         if let Kind::HardLink { target } = &entry.kind {
             let cleaned = self.options.names.path(target);
-            let cause = |cause| refused(Refusal::TargetName { target: target.clone(), cause });
-            let target = cleaned.map_err(cause)?.ok_or_else(|| refused(Refusal::Target { target: target.clone() }))?;
+            let cause = |cause| {
+                refused(Refusal::TargetName {
+                    target: target.clone(),
+                    cause,
+                })
+            };
+            let target = cleaned.map_err(cause)?.ok_or_else(|| {
+                refused(Refusal::Target {
+                    target: target.clone(),
+                })
+            })?;
             return self.hard_link(&path, &target, &name);
         }
         if entry.kind.is_device() && self.options.devices == Devices::Skip {
@@ -93,7 +120,8 @@ impl<'a> Extractor<'a> {
             return Ok(());
         }
         self.summary.members.total += 1;
-        let (attributes, skipped) = Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
+        let (attributes, skipped) =
+            Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;
         if entry.kind == Kind::Directory {
             self.summary.members.directories += 1;
@@ -102,14 +130,24 @@ impl<'a> Extractor<'a> {
         self.summary.setuid_root += u64::from(attributes.is_setuid_root());
         let above = self.directories.enter(split(&path).0, &name)?;
         self.directories.note(above, &path, &name)?;
-        let placed = Placed { member: &name, path: &path, above };
+        let placed = Placed {
+            member: &name,
+            path: &path,
+            above,
+        };
         self.summary.members.add(&entry.kind);
         match std::mem::replace(&mut entry.kind, Kind::Fifo) {
             Kind::File { size, extents } => {
-                let end = extents
-                    .as_ref()
-                    .map(|extents| extents.last().map_or(0, |last| last.offset.saturating_add(last.length)));
-                self.file(&placed, attributes, end.filter(|end| *end < size).map(|_| size))?;
+                let end = extents.as_ref().map(|extents| {
+                    extents
+                        .last()
+                        .map_or(0, |last| last.offset.saturating_add(last.length))
+                });
+                self.file(
+                    &placed,
+                    attributes,
+                    end.filter(|end| *end < size).map(|_| size),
+                )?;
             }
             Kind::Symlink { target } => self.symlink(&placed, &target, &attributes)?,
             kind => self.special(&placed, &kind, &attributes)?,
@@ -126,7 +164,11 @@ impl<'a> Extractor<'a> {
     pub fn data(&mut self, offset: u64, chunk: &Chunk, bytes: Range<usize>) {
         if let Some(job) = &mut self.current {
             self.summary.data_bytes += bytes.len() as u64;
-            job.pieces.push(Piece { offset, chunk: chunk.clone(), bytes });
+            job.pieces.push(Piece {
+                offset,
+                chunk: chunk.clone(),
+                bytes,
+            });
         }
     }
 
@@ -152,7 +194,11 @@ impl<'a> Extractor<'a> {
     pub fn finish(mut self) -> Result<(Summary, Directories<'a>), Error> {
         self.flush()?;
         let missing = self.selection.missing();
-        if missing.is_empty() { Ok((self.summary, self.directories)) } else { Err(Error::NotFound(missing)) }
+        if missing.is_empty() {
+            Ok((self.summary, self.directories))
+        } else {
+            Err(Error::NotFound(missing))
+        }
     }
 
     /// Makes something in the directory of `placed`; what stands there goes first.
@@ -163,70 +209,140 @@ impl<'a> Extractor<'a> {
         make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
     ) -> Result<T, Error> {
         let (_, name) = split(placed.path);
-        let made = match make(self.directories.descriptor(placed.above, placed.member)?, name) {
+        let made = match make(
+            self.directories.descriptor(placed.above, placed.member)?,
+            name,
+        ) {
             Err(Errno::EXIST) => {
-                self.directories.clear(placed.above, placed.path, placed.member)?;
-                make(self.directories.descriptor(placed.above, placed.member)?, name)
+                self.directories
+                    .clear(placed.above, placed.path, placed.member)?;
+                make(
+                    self.directories.descriptor(placed.above, placed.member)?,
+                    name,
+                )
             }
             made => made,
         };
         Ok(made.at(placed.path, act)?)
     }
 
-    fn file(&mut self, placed: &Placed<'_>, attributes: Attributes, length: Option<u64>) -> Result<(), Error> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fn file(
+        &mut self,
+        placed: &Placed<'_>,
+        attributes: Attributes,
+        length: Option<u64>,
+    ) -> Result<(), Error> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(attributes.initial_mode());
-        let file = self.place(placed, "make the file", |above, name| openat(above, name, flags, mode))?;
+        let file = self.place(placed, "make the file", |above, name| {
+            openat(above, name, flags, mode)
+        })?;
         let has_inherited = self.directories.passes_on(placed.above);
-        let file = Arc::new(OpenFile { file, path: placed.path.into(), attributes, length, has_inherited });
-        self.current = Some(Job { file, pieces: Vec::new() });
+        let file = Arc::new(OpenFile {
+            file,
+            path: placed.path.into(),
+            attributes,
+            length,
+            has_inherited,
+        });
+        self.current = Some(Job {
+            file,
+            pieces: Vec::new(),
+        });
         Ok(())
     }
 
-    fn symlink(&mut self, placed: &Placed<'_>, target: &[u8], attributes: &Attributes) -> Result<(), Error> {
-        self.place(placed, "make the symbolic link", |above, name| symlinkat(target, above, name))?;
+    fn symlink(
+        &mut self,
+        placed: &Placed<'_>,
+        target: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), Error> {
+        self.place(placed, "make the symbolic link", |above, name| {
+            symlinkat(target, above, name)
+        })?;
         let link = self.open_made(placed, FileType::Symlink)?;
         let mode = (!self.directories.passes_on(placed.above)).then_some(0o777);
-        let handle = Handle { file: link.as_fd(), is_path: true, path: placed.path, mode };
+        let handle = Handle {
+            file: link.as_fd(),
+            is_path: true,
+            path: placed.path,
+            mode,
+        };
         Ok(attributes.apply_to_symlink(handle, self.own)?)
     }
 
     /// A named pipe or a device.
-    fn special(&mut self, placed: &Placed<'_>, kind: &Kind, attributes: &Attributes) -> Result<(), Error> {
+    fn special(
+        &mut self,
+        placed: &Placed<'_>,
+        kind: &Kind,
+        attributes: &Attributes,
+    ) -> Result<(), Error> {
         let (file_type, device) = match *kind {
             Kind::CharDevice { major, minor } => (FileType::CharacterDevice, makedev(major, minor)),
             Kind::BlockDevice { major, minor } => (FileType::BlockDevice, makedev(major, minor)),
             _ => (FileType::Fifo, 0),
         };
         let mode = attributes.initial_mode();
-        let act = if file_type == FileType::Fifo { "make the named pipe" } else { "make the device" };
-        self.place(placed, act, |above, name| mknodat(above, name, file_type, Mode::from_raw_mode(mode), device))?;
+        let act = if file_type == FileType::Fifo {
+            "make the named pipe"
+        } else {
+            "make the device"
+        };
+        self.place(placed, act, |above, name| {
+            mknodat(above, name, file_type, Mode::from_raw_mode(mode), device)
+        })?;
         let made = self.open_made(placed, file_type)?;
         let mode = (!self.directories.passes_on(placed.above)).then_some(mode);
-        Ok(attributes.apply(Handle { file: made.as_fd(), is_path: true, path: placed.path, mode }, self.own)?)
+        Ok(attributes.apply(
+            Handle {
+                file: made.as_fd(),
+                is_path: true,
+                path: placed.path,
+                mode,
+            },
+            self.own,
+        )?)
     }
 
-    /// A handle on what was just made by name. Another process may have put something else there meanwhile.
+    /// A handle on what was just made by name. Another process may have put something else there
+    /// meanwhile.
     fn open_made(&mut self, placed: &Placed<'_>, kind: FileType) -> Result<OwnedFd, Error> {
         let above = self.directories.descriptor(placed.above, placed.member)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = openat(above, split(placed.path).1, flags, Mode::empty()).at(placed.path, "open")?;
+        let made =
+            openat(above, split(placed.path).1, flags, Mode::empty()).at(placed.path, "open")?;
         let stat = root::stat(made.as_fd(), b"").at(placed.path, "read its attributes")?;
         if FileType::from_raw_mode(stat.stx_mode.into()) == kind && stat.stx_nlink == 1 {
             Ok(made)
         } else {
-            Err(Error::refused(placed.member, Refusal::Replaced { path: placed.path.to_vec() }))
+            Err(Error::refused(
+                placed.member,
+                Refusal::Replaced {
+                    path: placed.path.to_vec(),
+                },
+            ))
         }
     }
 
-    /// Another name for what was unpacked before. The target is not followed: linked is what has that very name.
+    /// Another name for what was unpacked before. The target is not followed: linked is what has
+    /// that very name.
     fn hard_link(&mut self, path: &[u8], target: &[u8], member: &[u8]) -> Result<(), Error> {
         if self.skipped_devices.contains(target) {
             self.summary.skipped_devices += 1;
             self.skipped_devices.insert(path.to_vec());
             return Ok(());
         }
-        let no_target = || Error::refused(member, Refusal::Target { target: target.to_vec() });
+        let no_target = || {
+            Error::refused(
+                member,
+                Refusal::Target {
+                    target: target.to_vec(),
+                },
+            )
+        };
         if !self.unpacked.contains(&self.hasher.hash_one(target)) {
             return Err(no_target());
         }

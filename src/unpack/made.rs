@@ -1,4 +1,5 @@
-//! What an unpacking has made, written down where it outlives the process: so that another one can remove it.
+//! What an unpacking has made, written down where it outlives the process: so that another one can
+//! remove it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,7 +14,8 @@ use super::root::{self, Root};
 use crate::error::FileError;
 use crate::remove;
 
-/// A list of new files and directories in memory that a process shares with those that it forks. Nothing below a new directory is in it.
+/// A list of new files and directories in memory that a process shares with those that it forks.
+/// Nothing below a new directory is in it.
 #[derive(Debug)]
 pub struct Made {
     list: File,
@@ -22,7 +24,9 @@ pub struct Made {
 impl Made {
     /// An empty list.
     pub fn new() -> io::Result<Made> {
-        Ok(Made { list: File::from(memfd_create("made", MemfdFlags::CLOEXEC)?) })
+        Ok(Made {
+            list: File::from(memfd_create("made", MemfdFlags::CLOEXEC)?),
+        })
     }
 
     /// Adds the path of a file or directory that is about to be made.
@@ -31,7 +35,8 @@ impl Made {
         (&self.list).write_all(&[path, b"\0"].concat())
     }
 
-    /// Removes all that is on the list from the directory `root`, the latest first. What is gone already is no error.
+    /// Removes all that is on the list from the directory `root`, the latest first. What is gone
+    /// already is no error.
     pub fn remove(&self, root: BorrowedFd<'_>, options: &remove::Options) -> Result<(), Error> {
         let mut paths = Vec::new();
         (&self.list)
@@ -39,7 +44,11 @@ impl Made {
             .and_then(|_| (&self.list).read_to_end(&mut paths))
             .map_err(Error::Note)?;
         let root = Root::new(root);
-        for path in paths.split(|byte| *byte == 0).rev().filter(|path| !path.is_empty()) {
+        for path in paths
+            .split(|byte| *byte == 0)
+            .rev()
+            .filter(|path| !path.is_empty())
+        {
             remove_one(&root, path, options)?;
         }
         Ok(())
@@ -59,7 +68,8 @@ fn remove_one(root: &Root<'_>, path: &[u8], options: &remove::Options) -> Result
     };
     let mut flags = AtFlags::empty();
     if kind == FileType::Directory {
-        let directory = root::open_directory_in(above.as_fd(), name).map_err(|error| failed("open", error))?;
+        let directory =
+            root::open_directory_in(above.as_fd(), name).map_err(|error| failed("open", error))?;
         remove::contents(directory.as_fd(), options)?;
         flags = AtFlags::REMOVEDIR;
     }
@@ -91,8 +101,13 @@ mod tests {
         for path in ["old/new", "link", "gone/already", "gone"] {
             made.note(path.as_bytes()).unwrap();
         }
-        let options = remove::Options { threads: 1, dry_run: false, take_group: false };
-        made.remove(File::open(at("tree")).unwrap().as_fd(), &options).unwrap();
+        let options = remove::Options {
+            threads: 1,
+            dry_run: false,
+            take_group: false,
+        };
+        made.remove(File::open(at("tree")).unwrap().as_fd(), &options)
+            .unwrap();
         assert!(at("outside/kept").exists() && at("tree/old/kept").exists());
         assert!(!at("tree/old/new").exists() && fs::symlink_metadata(at("tree/link")).is_err());
     }

@@ -6,8 +6,9 @@
 //!                                                                  └─> directories: held open, attributes at the end
 //! ```
 //!
-//! One thread makes, replaces and links names, in archive order; what takes time and has no order is done by others, through descriptors. Every name is made in an
-//! open directory that was reached beneath the root without following a link, and never through a path.
+//! One thread makes, replaces and links names, in archive order; what takes time and has no order
+//! is done by others, through descriptors. Every name is made in an open directory that was reached
+//! beneath the root without following a link, and never through a path.
 
 mod attributes;
 mod digest;
@@ -122,8 +123,13 @@ pub struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is there room for the `content` bytes that the archive says it has?
-    pub fn prepare(root: BorrowedFd<'_>, content: Option<u64>, options: &'a Options) -> Result<Unpacking<'a>, Error> {
+    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is
+    /// there room for the `content` bytes that the archive says it has?
+    pub fn prepare(
+        root: BorrowedFd<'_>,
+        content: Option<u64>,
+        options: &'a Options,
+    ) -> Result<Unpacking<'a>, Error> {
         let root = reopen(root)?;
         if options.found != Found::Tree {
             must_be_empty(root.as_fd())?;
@@ -134,10 +140,22 @@ impl<'a> Unpacking<'a> {
         Ok(Unpacking { root, options })
     }
 
-    /// Unpacks `input`. With [`Found::Tree`] and `made`, what is new is noted there. When this fails, call [`undo`], from this process or another.
-    pub fn run(self, input: &mut Input, made: Option<&Made>, progress: &Progress) -> Result<Summary, Error> {
+    /// Unpacks `input`. With [`Found::Tree`] and `made`, what is new is noted there. When this
+    /// fails, call [`undo`], from this process or another.
+    pub fn run(
+        self,
+        input: &mut Input,
+        made: Option<&Made>,
+        progress: &Progress,
+    ) -> Result<Summary, Error> {
         let Unpacking { root, options } = self;
-        unpack(input, root.as_fd(), options, made.filter(|_| options.found == Found::Tree), progress)
+        unpack(
+            input,
+            root.as_fd(),
+            options,
+            made.filter(|_| options.found == Found::Tree),
+            progress,
+        )
     }
 }
 
@@ -149,7 +167,10 @@ fn unpack(
     progress: &Progress,
 ) -> Result<Summary, Error> {
     let _umask = Umask::cleared();
-    let own = Own { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+    let own = Own {
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
+    };
     let max_open = open_file_limit()
         .saturating_sub(OTHER_DESCRIPTORS + workers::open_files(options.threads))
         .clamp(2, MAX_DIRECTORIES);
@@ -231,7 +252,11 @@ impl Before {
     /// What `root` is like now.
     pub fn of(root: BorrowedFd<'_>) -> Result<Before, FileError> {
         let stat = fstat(root).at(b"", "read its attributes")?;
-        Ok(Before { uid: Some(stat.st_uid), gid: Some(stat.st_gid), mode: Mode::from_raw_mode(stat.st_mode) })
+        Ok(Before {
+            uid: Some(stat.st_uid),
+            gid: Some(stat.st_gid),
+            mode: Mode::from_raw_mode(stat.st_mode),
+        })
     }
 
     /// Gives `root` its owner and its mode back, where they are others by now.
@@ -249,9 +274,19 @@ impl Before {
     }
 }
 
-/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that everything. Then it is as `before` says.
-pub fn undo(root: BorrowedFd<'_>, made: Option<&Made>, before: Before, threads: usize) -> Result<(), Error> {
-    let options = remove::Options { threads, dry_run: false, take_group: false };
+/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that
+/// everything. Then it is as `before` says.
+pub fn undo(
+    root: BorrowedFd<'_>,
+    made: Option<&Made>,
+    before: Before,
+    threads: usize,
+) -> Result<(), Error> {
+    let options = remove::Options {
+        threads,
+        dry_run: false,
+        take_group: false,
+    };
     let root = reopen(root)?;
     match made {
         Some(made) => made.remove(root.as_fd(), &options)?,
@@ -292,10 +327,15 @@ fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Re
         return Ok(());
     }
     let kind = fstatfs(root).at(b"", "look at its file system")?.f_type;
-    if may_compress(kind) { Ok(()) } else { Err(Error::Space { needed, free }) }
+    if may_compress(kind) {
+        Ok(())
+    } else {
+        Err(Error::Space { needed, free })
+    }
 }
 
-/// Does a file system of this type (`f_type` of statfs(2)) store content in less room than it is long? Then only trying tells whether it fits.
+/// Does a file system of this type (`f_type` of statfs(2)) store content in less room than it is
+/// long? Then only trying tells whether it fits.
 fn may_compress(kind: FsWord) -> bool {
     // From linux/magic.h, the last from OpenZFS.
     const BTRFS: u32 = 0x9123_683e;
@@ -310,12 +350,19 @@ fn may_compress(kind: FsWord) -> bool {
 fn open_file_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
-        let raised = Rlimit { current: limit.maximum, ..limit };
+        let raised = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
         if setrlimit(Resource::Nofile, raised).is_ok() {
-            return limit.maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap_or(usize::MAX));
+            return limit.maximum.map_or(usize::MAX, |maximum| {
+                usize::try_from(maximum).unwrap_or(usize::MAX)
+            });
         }
     }
-    limit.current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
+    limit.current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
 }
 
 /// Modes are as the archive has them while this lives.

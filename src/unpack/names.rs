@@ -27,13 +27,16 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The path below DIR for a name in an archive, its components joined by single slashes; empty for DIR itself.
-    /// `None` when no component is left.
+    /// The path below DIR for a name in an archive, its components joined by single slashes; empty
+    /// for DIR itself. `None` when no component is left.
     pub fn path(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         if name.starts_with(b"/") && !self.strip_leading_slash {
             return Err(Error::Absolute);
         }
-        let components = || name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+        let components = || {
+            name.split(|byte| *byte == b'/')
+                .filter(|part| !matches!(*part, b"" | b"."))
+        };
         if components().any(|part| part == b"..") {
             return Err(Error::Above);
         }
@@ -55,7 +58,8 @@ impl Rules {
     }
 }
 
-/// The directory above a path, and the name in it. A path of one component is in the root, whose path is empty.
+/// The directory above a path, and the name in it. A path of one component is in the root, whose
+/// path is empty.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -86,13 +90,20 @@ mod tests {
         ];
         for (name, expected) in cases {
             let found = Rules::default().path(name);
-            assert_eq!(found, expected.map(|path| path.map(|path| path.as_bytes().to_vec())), "{name:?}");
+            assert_eq!(
+                found,
+                expected.map(|path| path.map(|path| path.as_bytes().to_vec())),
+                "{name:?}"
+            );
         }
     }
 
     #[test]
     fn components_and_slashes_are_stripped_when_asked() {
-        let rules = Rules { strip_components: 1, strip_leading_slash: true };
+        let rules = Rules {
+            strip_components: 1,
+            strip_leading_slash: true,
+        };
         assert_eq!(rules.path(b"/a/b").unwrap().unwrap(), b"b");
         assert_eq!(rules.path(b"./a").unwrap(), None);
         assert_eq!(rules.path(b"./").unwrap(), None);

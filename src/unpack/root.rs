@@ -4,18 +4,25 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
+};
 use rustix::io::Errno;
 
-/// How often openat2(2) is asked again after EAGAIN, which it gives while somebody renames directories.
+/// How often openat2(2) is asked again after EAGAIN, which it gives while somebody renames
+/// directories.
 const ATTEMPTS: usize = 64;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// The directory that everything lies beneath.
 pub struct Root<'a> {
     directory: BorrowedFd<'a>,
-    /// Cleared for good once the kernel has no openat2(2) (before Linux 5.6), or a filter of system calls forbids it.
+    /// Cleared for good once the kernel has no openat2(2) (before Linux 5.6), or a filter of system
+    /// calls forbids it.
     has_openat2: Cell<bool>,
 }
 
@@ -25,7 +32,10 @@ pub type Identity = (u32, u32, u64);
 impl<'a> Root<'a> {
     /// `directory` must be open for reading.
     pub fn new(directory: BorrowedFd<'a>) -> Root<'a> {
-        Root { directory, has_openat2: Cell::new(true) }
+        Root {
+            directory,
+            has_openat2: Cell::new(true),
+        }
     }
 
     /// The directory itself.
@@ -33,7 +43,8 @@ impl<'a> Root<'a> {
         self.directory
     }
 
-    /// Opens the directory at `path` (components joined by single slashes, no `..`) for reading. ELOOP or ENOTDIR when a link or another file is on the way.
+    /// Opens the directory at `path` (components joined by single slashes, no `..`) for reading.
+    /// ELOOP or ENOTDIR when a link or another file is on the way.
     pub fn open_directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         if path.is_empty() {
             return openat(self.directory, c".", DIRECTORY, Mode::empty());
@@ -48,7 +59,8 @@ impl<'a> Root<'a> {
     }
 
     fn open_in_one(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let beneath =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         for _ in 0..ATTEMPTS {
             match openat2(self.directory, &path, DIRECTORY, Mode::empty(), beneath) {
@@ -59,7 +71,8 @@ impl<'a> Root<'a> {
         Err(Errno::AGAIN)
     }
 
-    /// The same without openat2(2). Each step is a single name in an open directory, so nothing that others do to the tree leads out of it.
+    /// The same without openat2(2). Each step is a single name in an open directory, so nothing
+    /// that others do to the tree leads out of it.
     fn open_by_components(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let mut opened: Option<OwnedFd> = None;
         for name in path.split(|byte| *byte == b'/') {
@@ -78,7 +91,8 @@ pub fn open_directory_in(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, 
     openat(above, name, DIRECTORY, Mode::empty())
 }
 
-/// The attributes of `name` in a directory, or of the open file itself for an empty name. Symbolic links are not followed.
+/// The attributes of `name` in a directory, or of the open file itself for an empty name. Symbolic
+/// links are not followed.
 pub fn stat(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     statx(directory, name, flags, StatxFlags::BASIC_STATS)
@@ -127,7 +141,10 @@ mod tests {
             ("inside/b", false),
         ] {
             let results = [true, false].map(|has_openat2| {
-                let root = Root { directory: root.as_fd(), has_openat2: Cell::new(has_openat2) };
+                let root = Root {
+                    directory: root.as_fd(),
+                    has_openat2: Cell::new(has_openat2),
+                };
                 let opened = root.open_directory(path.as_bytes());
                 assert_eq!(root.has_openat2.get(), has_openat2, "this kernel has it");
                 opened.map(|directory| identity(&stat(directory.as_fd(), b"").unwrap()))
@@ -135,9 +152,16 @@ mod tests {
             assert_eq!(results[0].is_ok(), opens, "{path}: {results:?}");
             assert_eq!(results[0].ok(), results[1].ok(), "{path}");
         }
-        let by_components = Root { directory: root.as_fd(), has_openat2: Cell::new(false) };
+        let by_components = Root {
+            directory: root.as_fd(),
+            has_openat2: Cell::new(false),
+        };
         for path in ["..", "a/..", "/etc", "a//b"] {
-            assert_eq!(by_components.open_directory(path.as_bytes()).unwrap_err(), Errno::INVAL, "{path}");
+            assert_eq!(
+                by_components.open_directory(path.as_bytes()).unwrap_err(),
+                Errno::INVAL,
+                "{path}"
+            );
         }
     }
 }

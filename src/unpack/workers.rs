@@ -1,7 +1,9 @@
-//! Writing files: whoever reads the archive makes the names, in order, and hands over the open files; workers write, give the attributes and close.
+//! Writing files: whoever reads the archive makes the names, in order, and hands over the open
+//! files; workers write, give the attributes and close.
 //!
-//! A name is made and replaced by one thread in archive order, and everything after that goes through the descriptor. So it does not matter when a worker
-//! gets to a file, nor whether its name still stands: the tree is the same for any number of workers.
+//! A name is made and replaced by one thread in archive order, and everything after that goes
+//! through the descriptor. So it does not matter when a worker gets to a file, nor whether its name
+//! still stands: the tree is the same for any number of workers.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -38,7 +40,12 @@ impl OpenFile {
             ftruncate(&self.file, length).at(&self.path, "set its length")?;
         }
         let mode = (!self.has_inherited).then(|| self.attributes.initial_mode());
-        let handle = Handle { file: self.file.as_fd(), is_path: false, path: &self.path, mode };
+        let handle = Handle {
+            file: self.file.as_fd(),
+            is_path: false,
+            path: &self.path,
+            mode,
+        };
         self.attributes.apply(handle, own)
     }
 }
@@ -65,11 +72,19 @@ pub struct Job {
 
 impl Job {
     fn bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.bytes.len() as u64).sum()
+        self.pieces
+            .iter()
+            .map(|piece| piece.bytes.len() as u64)
+            .sum()
     }
 
     fn run(self, own: Own) -> Result<(), FileError> {
-        for Piece { offset, chunk, bytes } in &self.pieces {
+        for Piece {
+            offset,
+            chunk,
+            bytes,
+        } in &self.pieces
+        {
             let data = chunk.get(bytes.clone()).unwrap_or_default();
             write_all(&self.file, data, *offset)?;
         }
@@ -130,7 +145,12 @@ struct State {
 impl Queue {
     /// An empty queue for so many bytes.
     pub fn new(max_bytes: u64) -> Queue {
-        Queue { state: Mutex::default(), filled: Condvar::new(), drained: Condvar::new(), max_bytes }
+        Queue {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+            max_bytes,
+        }
     }
 
     /// Hands a batch over, once there is room for it. Fails when a worker has.
@@ -138,9 +158,13 @@ impl Queue {
         let bytes: u64 = batch.iter().map(Job::bytes).sum();
         let mut state = self.lock();
         while !state.has_failed
-            && (state.batches.len() >= WAITING || (state.bytes > 0 && state.bytes + bytes > self.max_bytes))
+            && (state.batches.len() >= WAITING
+                || (state.bytes > 0 && state.bytes + bytes > self.max_bytes))
         {
-            state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .drained
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if state.has_failed {
             return Err(Error::GivenUp);
@@ -163,7 +187,10 @@ impl Queue {
                 if state.is_closed {
                     return;
                 }
-                state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .filled
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
@@ -217,22 +244,32 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// An empty batch for `queue`.
     pub fn new(queue: &'a Queue) -> Batch<'a> {
-        Batch { queue, jobs: Vec::with_capacity(BATCH), bytes: 0 }
+        Batch {
+            queue,
+            jobs: Vec::with_capacity(BATCH),
+            bytes: 0,
+        }
     }
 
     /// Adds a job.
     pub fn push(&mut self, job: Job) -> Result<(), Error> {
         self.bytes += job.bytes();
         self.jobs.push(job);
-        if self.jobs.len() >= BATCH || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+        if self.jobs.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
-    /// Hands over what there is. To be called before waiting for anything: jobs hold on to memory that may be waited for.
+    /// Hands over what there is. To be called before waiting for anything: jobs hold on to memory
+    /// that may be waited for.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.bytes = 0;
         if self.jobs.is_empty() {
             return Ok(());
         }
-        self.queue.put(std::mem::replace(&mut self.jobs, Vec::with_capacity(BATCH)))
+        self.queue
+            .put(std::mem::replace(&mut self.jobs, Vec::with_capacity(BATCH)))
     }
 }

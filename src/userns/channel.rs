@@ -34,8 +34,12 @@ const LONGEST: usize = 6;
 impl Channel {
     /// Both ends. Neither survives an exec.
     pub fn pair() -> io::Result<(Channel, Channel)> {
-        let (one, other) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (one, other) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         Ok((Channel { socket: one }, Channel { socket: other }))
     }
 
@@ -58,12 +62,14 @@ impl Channel {
         let _ = self.send(&message);
     }
 
-    /// From outside: the next message; `None` when the other end is closed, or speaks another language.
+    /// From outside: the next message; `None` when the other end is closed, or speaks another
+    /// language.
     pub fn next(&mut self) -> io::Result<Option<Message>> {
         self.take(RecvFlags::empty())
     }
 
-    /// From outside, once the process inside is gone: what it has left, without waiting, because processes that it has left may hold its end open.
+    /// From outside, once the process inside is gone: what it has left, without waiting, because
+    /// processes that it has left may hold its end open.
     pub fn next_left(&mut self) -> io::Result<Option<Message>> {
         self.take(RecvFlags::DONTWAIT)
     }
@@ -73,14 +79,14 @@ impl Channel {
         Ok(match self.receive(&mut buffer, flags)? {
             [UNSHARED] => Some(Message::Unshared),
             [ASK, request] => Some(Message::Ask(*request)),
-            [FAILED, step, a, b, c, d] => {
-                Step::from_code(*step).map(|step| Message::Failed(step, i32::from_le_bytes([*a, *b, *c, *d])))
-            }
+            [FAILED, step, a, b, c, d] => Step::from_code(*step)
+                .map(|step| Message::Failed(step, i32::from_le_bytes([*a, *b, *c, *d]))),
             _ => None,
         })
     }
 
-    /// From outside: what became of the message before. When nobody listens any more, nobody wants to know.
+    /// From outside: what became of the message before. When nobody listens any more, nobody wants
+    /// to know.
     pub fn reply(&mut self, result: io::Result<()>) {
         let number = result.map_or_else(|error| number(&error), |()| 0);
         let _ = self.send(&number.to_le_bytes());
@@ -90,20 +96,25 @@ impl Channel {
         let mut buffer = [0; LONGEST];
         match self.receive(&mut buffer, RecvFlags::empty())? {
             [0, 0, 0, 0] => Ok(()),
-            [a, b, c, d] => Err(io::Error::from_raw_os_error(i32::from_le_bytes([*a, *b, *c, *d]))),
+            [a, b, c, d] => Err(io::Error::from_raw_os_error(i32::from_le_bytes([
+                *a, *b, *c, *d,
+            ]))),
             _ => Err(Errno::PIPE.into()),
         }
     }
 
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL))?;
+        rustix::io::retry_on_intr(|| {
+            rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL)
+        })?;
         Ok(())
     }
 
     fn receive<'b>(&mut self, buffer: &'b mut [u8], flags: RecvFlags) -> io::Result<&'b [u8]> {
         match rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags)) {
             Ok((length, _)) => Ok(buffer.get(..length).unwrap_or_default()),
-            // The other end has closed with something unread, as when it is killed right after a reply: closed all the same.
+            // The other end has closed with something unread, as when it is killed right after a
+            // reply: closed all the same.
             Err(Errno::CONNRESET) => Ok(&[]),
             Err(error) => Err(error.into()),
         }
@@ -118,7 +129,10 @@ impl AsFd for Channel {
 
 /// The number of an error; never 0.
 fn number(error: &io::Error) -> i32 {
-    error.raw_os_error().filter(|number| *number != 0).unwrap_or(libc::EIO)
+    error
+        .raw_os_error()
+        .filter(|number| *number != 0)
+        .unwrap_or(libc::EIO)
 }
 
 #[cfg(test)]
@@ -133,7 +147,10 @@ mod tests {
         inside.failed(Step::Mounts, &io::Error::from_raw_os_error(libc::EPERM));
         inside.send(&[9]).unwrap();
         assert_eq!(outside.next().unwrap(), Some(Message::Ask(7)));
-        assert_eq!(outside.next().unwrap(), Some(Message::Failed(Step::Mounts, libc::EPERM)));
+        assert_eq!(
+            outside.next().unwrap(),
+            Some(Message::Failed(Step::Mounts, libc::EPERM))
+        );
         assert_eq!(outside.next().unwrap(), None);
         drop(inside);
         assert_eq!(outside.next().unwrap(), None);
@@ -154,13 +171,19 @@ mod tests {
     fn answers_carry_the_number_of_the_error() {
         let cases = [
             (Ok(()), None),
-            (Err(io::Error::from_raw_os_error(libc::ENOSPC)), Some(libc::ENOSPC)),
+            (
+                Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                Some(libc::ENOSPC),
+            ),
             (Err(io::Error::other("no number")), Some(libc::EIO)),
         ];
         for (result, expected) in cases {
             let (mut outside, mut inside) = Channel::pair().unwrap();
             outside.reply(result);
-            assert_eq!(inside.answer().err().and_then(|error| error.raw_os_error()), expected);
+            assert_eq!(
+                inside.answer().err().and_then(|error| error.raw_os_error()),
+                expected
+            );
             drop(outside);
             assert_eq!(inside.ask(1).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         }

@@ -22,7 +22,13 @@ pub struct Sysctls {
 impl Sysctls {
     /// Those below `/proc/sys`, or a directory that stands for it.
     pub fn read(root: &Path) -> Sysctls {
-        let number = |name: &str| fs::read_to_string(root.join(name)).ok()?.trim().parse().ok();
+        let number = |name: &str| {
+            fs::read_to_string(root.join(name))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        };
         Sysctls {
             clone: number("kernel/unprivileged_userns_clone"),
             apparmor: number("kernel/apparmor_restrict_unprivileged_userns"),
@@ -35,7 +41,11 @@ impl Sysctls {
 /// The error of a step that failed with `errno`, with what the machine's settings say about it.
 pub fn of(step: Step, errno: i32) -> Error {
     let sysctls = Sysctls::read(Path::new("/proc/sys"));
-    Error::Step { step, cause: io::Error::from_raw_os_error(errno), remedy: remedy(step, errno, &sysctls) }
+    Error::Step {
+        step,
+        cause: io::Error::from_raw_os_error(errno),
+        remedy: remedy(step, errno, &sysctls),
+    }
 }
 
 fn remedy(step: Step, errno: i32, sysctls: &Sysctls) -> Option<String> {
@@ -77,31 +87,98 @@ mod tests {
 
     #[test]
     fn the_setting_that_forbids_is_the_one_that_is_named() {
-        let open = Sysctls { clone: Some(1), apparmor: Some(0), max_user: Some(1000), max_mounts: Some(1000) };
+        let open = Sysctls {
+            clone: Some(1),
+            apparmor: Some(0),
+            max_user: Some(1000),
+            max_mounts: Some(1000),
+        };
         let cases = [
             (
                 Step::Unshare,
                 libc::EPERM,
-                Sysctls { clone: Some(0), apparmor: Some(1), ..open },
+                Sysctls {
+                    clone: Some(0),
+                    apparmor: Some(1),
+                    ..open
+                },
                 "unprivileged_userns_clone=1",
             ),
-            (Step::Unshare, libc::EPERM, Sysctls { apparmor: Some(1), ..open }, "restrict_unprivileged_userns=0"),
-            (Step::Uid, libc::EPERM, Sysctls { apparmor: Some(1), ..open }, "restrict_unprivileged_userns=0"),
-            (Step::Mounts, libc::EACCES, Sysctls { apparmor: Some(2), ..open }, "restrict_unprivileged_userns=0"),
+            (
+                Step::Unshare,
+                libc::EPERM,
+                Sysctls {
+                    apparmor: Some(1),
+                    ..open
+                },
+                "restrict_unprivileged_userns=0",
+            ),
+            (
+                Step::Uid,
+                libc::EPERM,
+                Sysctls {
+                    apparmor: Some(1),
+                    ..open
+                },
+                "restrict_unprivileged_userns=0",
+            ),
+            (
+                Step::Mounts,
+                libc::EACCES,
+                Sysctls {
+                    apparmor: Some(2),
+                    ..open
+                },
+                "restrict_unprivileged_userns=0",
+            ),
             (Step::Unshare, libc::EPERM, open, "seccomp"),
             (Step::Unshare, libc::EPERM, Sysctls::default(), "seccomp"),
-            (Step::Unshare, libc::ENOSPC, Sysctls { max_user: Some(0), ..open }, "user.max_user_namespaces is 0"),
-            (Step::Unshare, libc::ENOSPC, Sysctls { max_mounts: Some(0), ..open }, "user.max_mnt_namespaces is 0"),
-            (Step::Unshare, libc::ENOSPC, open, "too many user namespaces"),
+            (
+                Step::Unshare,
+                libc::ENOSPC,
+                Sysctls {
+                    max_user: Some(0),
+                    ..open
+                },
+                "user.max_user_namespaces is 0",
+            ),
+            (
+                Step::Unshare,
+                libc::ENOSPC,
+                Sysctls {
+                    max_mounts: Some(0),
+                    ..open
+                },
+                "user.max_mnt_namespaces is 0",
+            ),
+            (
+                Step::Unshare,
+                libc::ENOSPC,
+                open,
+                "too many user namespaces",
+            ),
             (Step::Unshare, libc::EINVAL, open, "CONFIG_USER_NS"),
             (Step::Groups, libc::EPERM, open, "/etc/subgid"),
         ];
         for (step, errno, sysctls, expected) in cases {
             let remedy = remedy(step, errno, &sysctls).unwrap();
-            assert!(remedy.contains(expected), "{step:?} {errno} {sysctls:?}: {remedy}");
+            assert!(
+                remedy.contains(expected),
+                "{step:?} {errno} {sysctls:?}: {remedy}"
+            );
         }
         assert_eq!(remedy(Step::Mounts, libc::EPERM, &open), None);
-        assert_eq!(remedy(Step::Uid, libc::ENOSPC, &Sysctls { max_user: Some(0), ..open }), None);
+        assert_eq!(
+            remedy(
+                Step::Uid,
+                libc::ENOSPC,
+                &Sysctls {
+                    max_user: Some(0),
+                    ..open
+                }
+            ),
+            None
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::sys;
 /// The step that failed has been reported to the process outside, or there is none any more.
 pub struct Reported;
 
-/// Goes to `place` and binds this process's life to that of `parent`. Gives what `as_caller` gives in the mount namespace there, before the ids change.
+/// Goes to `place` and binds this process's life to that of `parent`. Gives what `as_caller` gives
+/// in the mount namespace there, before the ids change.
 pub fn enter<T>(
     place: &Place,
     parent: Pid,
@@ -31,8 +32,13 @@ pub fn enter<T>(
     Ok(found)
 }
 
-fn enter_namespace<T>(parent: Pid, channel: &mut Channel, as_caller: impl FnOnce() -> T) -> Result<T, Reported> {
-    // newuidmap goes by the owner of /proc/PID, which is root for a process that cannot be dumped, as one from an unreadable program file is.
+fn enter_namespace<T>(
+    parent: Pid,
+    channel: &mut Channel,
+    as_caller: impl FnOnce() -> T,
+) -> Result<T, Reported> {
+    // newuidmap goes by the owner of /proc/PID, which is root for a process that cannot be dumped,
+    // as one from an unreadable program file is.
     dumpable(channel)?;
     step(channel, Step::Unshare, sys::unshare_user_and_mounts())?;
     let found = as_caller();
@@ -40,7 +46,11 @@ fn enter_namespace<T>(parent: Pid, channel: &mut Channel, as_caller: impl FnOnce
     channel.unshared().map_err(|_| Reported)?;
     become_root(channel)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    step(channel, Step::Mounts, rustix::mount::mount_change("/", private))?;
+    step(
+        channel,
+        Step::Mounts,
+        rustix::mount::mount_change("/", private),
+    )?;
     // The kernel takes both back when ids change.
     dumpable(channel)?;
     die_with(parent, channel)?;
@@ -49,24 +59,48 @@ fn enter_namespace<T>(parent: Pid, channel: &mut Channel, as_caller: impl FnOnce
 
 fn become_root(channel: &mut Channel) -> Result<(), Reported> {
     let gid = Gid::ROOT;
-    step(channel, Step::Gid, rustix::thread::set_thread_res_gid(gid, gid, gid))?;
-    step(channel, Step::Groups, rustix::thread::set_thread_groups(&[]))?;
+    step(
+        channel,
+        Step::Gid,
+        rustix::thread::set_thread_res_gid(gid, gid, gid),
+    )?;
+    step(
+        channel,
+        Step::Groups,
+        rustix::thread::set_thread_groups(&[]),
+    )?;
     let uid = Uid::ROOT;
-    step(channel, Step::Uid, rustix::thread::set_thread_res_uid(uid, uid, uid))
+    step(
+        channel,
+        Step::Uid,
+        rustix::thread::set_thread_res_uid(uid, uid, uid),
+    )
 }
 
 fn dumpable(channel: &mut Channel) -> Result<(), Reported> {
-    step(channel, Step::Dumpable, rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable))
+    step(
+        channel,
+        Step::Dumpable,
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable),
+    )
 }
 
 fn die_with(parent: Pid, channel: &mut Channel) -> Result<(), Reported> {
     let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     step(channel, Step::DeathSignal, bound)?;
     // The signal does not come for a parent that was gone before.
-    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Reported) }
+    if rustix::process::getppid() == Some(parent) {
+        Ok(())
+    } else {
+        Err(Reported)
+    }
 }
 
-fn step(channel: &mut Channel, step: Step, result: Result<(), impl Into<io::Error>>) -> Result<(), Reported> {
+fn step(
+    channel: &mut Channel,
+    step: Step,
+    result: Result<(), impl Into<io::Error>>,
+) -> Result<(), Reported> {
     result.map_err(|error| {
         channel.failed(step, &error.into());
         Reported

@@ -146,10 +146,21 @@ pub enum Powerless {
 }
 
 fn tail(remedy: &Option<String>) -> String {
-    remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default()
+    remedy
+        .as_ref()
+        .map(|remedy| format!(": {remedy}"))
+        .unwrap_or_default()
 }
 
 fn said(stderr: &str) -> String {
-    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if lines.is_empty() { String::new() } else { format!("; it says: {}", Shown(&lines.join("; "))) }
+    let lines: Vec<&str> = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("; it says: {}", Shown(&lines.join("; ")))
+    }
 }

@@ -1,4 +1,5 @@
-//! Setting the maps of a new namespace: through newuidmap(1) and newgidmap(1), or directly where the caller is root.
+//! Setting the maps of a new namespace: through newuidmap(1) and newgidmap(1), or directly where
+//! the caller is root.
 
 use std::env;
 use std::fs;
@@ -17,12 +18,17 @@ const USUAL: [&str; 3] = ["/usr/bin", "/sbin", "/usr/sbin"];
 
 /// Sets both maps of the namespace that `child` has made.
 pub fn set_maps(child: Pid, maps: &IdMaps) -> Result<(), Error> {
-    let set = if rustix::process::geteuid().is_root() { write_map } else { run_program };
+    let set = if rustix::process::geteuid().is_root() {
+        write_map
+    } else {
+        run_program
+    };
     set(child, IdKind::User, &maps.uids)?;
     set(child, IdKind::Group, &maps.gids)
 }
 
-/// Root needs no permission of /etc/subuid to map ids, and may be unable to use newuidmap for somebody else's.
+/// Root needs no permission of /etc/subuid to map ids, and may be unable to use newuidmap for
+/// somebody else's.
 fn write_map(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
     let path = PathBuf::from(format!("/proc/{}/{}_map", child.as_raw_pid(), kind.short()));
     // The kernel takes a map in one write only.
@@ -55,7 +61,11 @@ fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(match why_powerless(&path) {
         Some(why) => Error::Powerless { path, why, stderr },
-        None => Error::Refused { path, status: output.status.to_string(), stderr },
+        None => Error::Refused {
+            path,
+            status: output.status.to_string(),
+            stderr,
+        },
     })
 }
 
@@ -89,7 +99,8 @@ impl Privilege {
     fn of(path: &Path) -> Privilege {
         let flags = rustix::fs::statvfs(path).map(|file_system| file_system.f_flag);
         Privilege {
-            setuid_root: fs::metadata(path).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o4000 != 0),
+            setuid_root: fs::metadata(path)
+                .is_ok_and(|file| file.uid() == 0 && file.mode() & 0o4000 != 0),
             capabilities: rustix::fs::getxattr(path, "security.capability", &mut [0; 64]).is_ok(),
             nosuid_mount: flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NOSUID)),
             no_new_privileges: rustix::thread::no_new_privs().unwrap_or(false),
@@ -121,24 +132,67 @@ mod tests {
         let (plain, executable) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(plain.path().join("sh"), "").unwrap();
         fs::write(executable.path().join("sh"), "").unwrap();
-        fs::set_permissions(executable.path().join("sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(
+            executable.path().join("sh"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
         let search = [plain.path().to_owned(), executable.path().to_owned()];
         assert_eq!(find("sh", &search), Some(executable.path().join("sh")));
         assert_eq!(find("sh", &search[..1]), None);
-        assert_eq!(find("sh", &super::search()).map(|path| path.ends_with("sh")), Some(true));
+        assert_eq!(
+            find("sh", &super::search()).map(|path| path.ends_with("sh")),
+            Some(true)
+        );
     }
 
     #[test]
     fn the_missing_privilege_is_told_apart() {
-        let good =
-            || Privilege { setuid_root: true, capabilities: false, nosuid_mount: false, no_new_privileges: false };
+        let good = || Privilege {
+            setuid_root: true,
+            capabilities: false,
+            nosuid_mount: false,
+            no_new_privileges: false,
+        };
         let cases = [
             (good(), None),
-            (Privilege { setuid_root: false, capabilities: true, ..good() }, None),
-            (Privilege { setuid_root: false, ..good() }, Some(Powerless::PlainFile)),
-            (Privilege { setuid_root: false, nosuid_mount: true, ..good() }, Some(Powerless::PlainFile)),
-            (Privilege { nosuid_mount: true, ..good() }, Some(Powerless::NoSuidMount)),
-            (Privilege { no_new_privileges: true, ..good() }, Some(Powerless::NoNewPrivileges)),
+            (
+                Privilege {
+                    setuid_root: false,
+                    capabilities: true,
+                    ..good()
+                },
+                None,
+            ),
+            (
+                Privilege {
+                    setuid_root: false,
+                    ..good()
+                },
+                Some(Powerless::PlainFile),
+            ),
+            (
+                Privilege {
+                    setuid_root: false,
+                    nosuid_mount: true,
+                    ..good()
+                },
+                Some(Powerless::PlainFile),
+            ),
+            (
+                Privilege {
+                    nosuid_mount: true,
+                    ..good()
+                },
+                Some(Powerless::NoSuidMount),
+            ),
+            (
+                Privilege {
+                    no_new_privileges: true,
+                    ..good()
+                },
+                Some(Powerless::NoNewPrivileges),
+            ),
         ];
         for (program, expected) in cases {
             assert_eq!(powerless(&program), expected);

@@ -1,4 +1,5 @@
-//! Working in the namespace of subordinate ids: one process does the work inside, the one that started it stays the caller and looks after it.
+//! Working in the namespace of subordinate ids: one process does the work inside, the one that
+//! started it stays the caller and looks after it.
 //!
 //! ```text
 //!  outside (the caller)                      inside
@@ -10,7 +11,8 @@
 //!  forwards signals, waits                   exit status
 //! ```
 //!
-//! There is no exec, so a program that only the caller may reach works, and every open descriptor stays open.
+//! There is no exec, so a program that only the caller may reach works, and every open descriptor
+//! stays open.
 
 mod channel;
 pub(crate) mod diagnosis;
@@ -41,7 +43,8 @@ const PANICKED: u8 = 2;
 pub enum Place {
     /// As the caller, with all that it may do.
     Here,
-    /// As root of a new user namespace with these maps, and of a mount namespace whose mounts nobody else sees.
+    /// As root of a new user namespace with these maps, and of a mount namespace whose mounts
+    /// nobody else sees.
     Namespace(IdMaps),
 }
 
@@ -54,8 +57,9 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Has the process outside do what the request stands for, and waits until it is done.
-    /// The error is the one outside, by its number (EIO for an error without one; EINTR once a signal told the program to stop).
+    /// Has the process outside do what the request stands for, and waits until it is done. The
+    /// error is the one outside, by its number (EIO for an error without one; EINTR once a signal
+    /// told the program to stop).
     pub fn ask(&mut self, request: Request) -> io::Result<()> {
         self.channel.ask(request)
     }
@@ -71,7 +75,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The signal that killed the process inside where it is none of those that ask a program to stop: nobody knows why, unless he is told.
+    /// The signal that killed the process inside where it is none of those that ask a program to
+    /// stop: nobody knows why, unless he is told.
     pub fn unasked_signal(self) -> Option<i32> {
         match self {
             Outcome::Killed(signal) if !signals::STOP.contains(&signal) => Some(signal),
@@ -80,21 +85,27 @@ impl Outcome {
     }
 }
 
-/// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is made that must not stay behind.
+/// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is
+/// made that must not stay behind.
 pub fn hold_signals() -> Result<(), Error> {
     signals::hold().map_err(Error::Supervise)
 }
 
-/// Forks. The new process runs `inside` in `place` and exits with what it returns, or with 2 when it panics.
-/// This one stays the caller, answers the requests of the other with `outside`, hands SIGINT, SIGTERM, SIGHUP and SIGQUIT on to it (those that are not ignored),
-/// and waits for it. Once such a signal has come, requests are answered with EINTR, so that nothing more changes outside.
+/// Forks. The new process runs `inside` in `place` and exits with what it returns, or with 2 when
+/// it panics. This one stays the caller, answers the requests of the other with `outside`, hands
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT on to it (those that are not ignored), and waits for it.
+/// Once such a signal has come, requests are answered with EINTR, so that nothing more changes
+/// outside.
 ///
 /// To be called while the process has one thread.
 ///
-/// The signals stay blocked here when this returns, so that a second one cannot interrupt the clean-up that follows; another call goes on with those that came meanwhile.
+/// The signals stay blocked here when this returns, so that a second one cannot interrupt the
+/// clean-up that follows; another call goes on with those that came meanwhile.
 ///
-/// What `inside` owns exists in both processes: here it is dropped right after the fork, there when `inside` returns. So give it descriptors, which close twice, and
-/// never a guard that removes a file. Everything else of the calling function lives on in this process alone; the other leaves through `exit`.
+/// What `inside` owns exists in both processes: here it is dropped right after the fork, there when
+/// `inside` returns. So give it descriptors, which close twice, and never a guard that removes a
+/// file. Everything else of the calling function lives on in this process alone; the other leaves
+/// through `exit`.
 ///
 /// # Errors
 ///
@@ -105,14 +116,23 @@ pub fn supervise(
     inside: impl FnOnce(&mut Outside) -> u8,
 ) -> Result<Outcome, Error> {
     let signals = Watched::stop_and_children().map_err(Error::Supervise)?;
-    supervise_watching(signals, place, outside, || (), |outside, ()| inside(outside))
+    supervise_watching(
+        signals,
+        place,
+        outside,
+        || (),
+        |outside, ()| inside(outside),
+    )
 }
 
-/// [`supervise`] for an `inside` that runs a command by [`init::Init`]: signals are the command's business, so none of them stops the requests,
-/// and the outcome is what `inside` says. SIGUSR1, SIGUSR2 and SIGALRM are handed on too.
+/// [`supervise`] for an `inside` that runs a command by [`init::Init`]: signals are the command's
+/// business, so none of them stops the requests, and the outcome is what `inside` says. SIGUSR1,
+/// SIGUSR2 and SIGALRM are handed on too.
 ///
-/// `as_caller` is called by the new process in its mount namespace, but with the rights of the caller: what it opens can be mounted inside, which the kernel
-/// denies to descriptors from another mount namespace, and which root of the namespace could not reach below a home that is the caller's alone.
+/// `as_caller` is called by the new process in its mount namespace, but with the rights of the
+/// caller: what it opens can be mounted inside, which the kernel denies to descriptors from another
+/// mount namespace, and which root of the namespace could not reach below a home that is the
+/// caller's alone.
 pub fn supervise_command<T>(
     place: &Place,
     outside: impl FnMut(Request) -> io::Result<()>,
@@ -123,7 +143,8 @@ pub fn supervise_command<T>(
     supervise_watching(signals, place, outside, as_caller, inside)
 }
 
-/// Like [`supervise`], for what must be done after a failure: signals that ask to stop are not handed on but stay pending.
+/// Like [`supervise`], for what must be done after a failure: signals that ask to stop are not
+/// handed on but stay pending.
 ///
 /// To be called while the process has one thread.
 ///
@@ -132,7 +153,13 @@ pub fn supervise_command<T>(
 /// What kept the new process from entering the place.
 pub fn clean_up(place: &Place, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
     let signals = Watched::children().map_err(Error::Supervise)?;
-    supervise_watching(signals, place, |_| Err(io::ErrorKind::InvalidInput.into()), || (), |_, ()| inside())
+    supervise_watching(
+        signals,
+        place,
+        |_| Err(io::ErrorKind::InvalidInput.into()),
+        || (),
+        |_, ()| inside(),
+    )
 }
 
 /// [`supervise`] with the signals that are to be handed on.
@@ -144,17 +171,20 @@ fn supervise_watching<T>(
     inside: impl FnOnce(&mut Outside, T) -> u8,
 ) -> Result<Outcome, Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Supervise)?;
-    // What is buffered now would be written by both processes. A failed write shows when the owner of the buffer flushes it again.
+    // What is buffered now would be written by both processes. A failed write shows when the owner
+    // of the buffer flushes it again.
     let _ = io::stdout().flush();
     let parent = rustix::process::getpid();
     match sys::fork().map_err(Error::Supervise)? {
         Forked::Child => {
             drop(ours);
             let mut outside = Outside { channel: theirs };
-            let status = match enter::enter(place, parent, &signals, &mut outside.channel, as_caller) {
-                Ok(found) => catch_unwind(AssertUnwindSafe(|| inside(&mut outside, found))).unwrap_or(PANICKED),
-                Err(enter::Reported) => PANICKED,
-            };
+            let status =
+                match enter::enter(place, parent, &signals, &mut outside.channel, as_caller) {
+                    Ok(found) => catch_unwind(AssertUnwindSafe(|| inside(&mut outside, found)))
+                        .unwrap_or(PANICKED),
+                    Err(enter::Reported) => PANICKED,
+                };
             std::process::exit(status.into())
         }
         Forked::Parent(child) => {

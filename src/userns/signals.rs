@@ -10,14 +10,22 @@ use crate::sys;
 /// Those that ask a program to stop.
 pub const STOP: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 /// Those that are a command's own business.
-const PASSED: [i32; 7] =
-    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+const PASSED: [i32; 7] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+];
 /// `ssi_code` of a signal that the kernel has sent, such as that of Ctrl-C on a terminal.
 const SI_KERNEL: i32 = 0x80;
 /// `sizeof(struct signalfd_siginfo)`.
 const RECORD: usize = 128;
 
-/// A queue of SIGCHLD and, when asked for, the signals that ask to stop. They are blocked, so that none is lost or acts before it is read here.
+/// A queue of SIGCHLD and, when asked for, the signals that ask to stop. They are blocked, so that
+/// none is lost or acts before it is read here.
 pub struct Watched {
     queue: OwnedFd,
     signals: Vec<i32>,
@@ -32,7 +40,11 @@ pub fn hold() -> io::Result<()> {
 
 /// Those that are not ignored, as under nohup.
 fn heeded(signals: &[i32]) -> Vec<i32> {
-    signals.iter().copied().filter(|signal| !sys::is_ignored(*signal)).collect()
+    signals
+        .iter()
+        .copied()
+        .filter(|signal| !sys::is_ignored(*signal))
+        .collect()
 }
 
 impl Watched {
@@ -41,7 +53,8 @@ impl Watched {
         Watched::open(&STOP, false)
     }
 
-    /// Begins to queue SIGCHLD and what is to be passed on to a command. A signal that is ignored stays that.
+    /// Begins to queue SIGCHLD and what is to be passed on to a command. A signal that is ignored
+    /// stays that.
     pub fn passed_and_children() -> io::Result<Watched> {
         Watched::open(&PASSED, true)
     }
@@ -61,18 +74,25 @@ impl Watched {
         sys::set_default_action(libc::SIGCHLD)?;
         let mut signals = heeded(signals);
         signals.push(libc::SIGCHLD);
-        Ok(Watched { queue: sys::queue_signals(&signals)?, signals, passed })
+        Ok(Watched {
+            queue: sys::queue_signals(&signals)?,
+            signals,
+            passed,
+        })
     }
 
     /// In the new process: the signals act by default again.
     pub fn release(&self) -> io::Result<()> {
-        self.signals.iter().try_for_each(|signal| sys::set_default_action(*signal))?;
+        self.signals
+            .iter()
+            .try_for_each(|signal| sys::set_default_action(*signal))?;
         sys::unblock_signals(&self.signals)
     }
 
     /// The next signal other than SIGCHLD, if one has come.
     ///
-    /// A signal that a terminal sends reaches every process of the foreground group by itself, the command too, so that it is not one to pass on.
+    /// A signal that a terminal sends reaches every process of the foreground group by itself, the
+    /// command too, so that it is not one to pass on.
     pub fn next(&self) -> io::Result<Option<i32>> {
         let mut record = [0; RECORD];
         loop {

@@ -26,8 +26,22 @@ pub struct Supervisor<'a, F> {
 
 impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     /// For a child that was just forked.
-    pub fn new(place: &'a Place, child: Pid, channel: Channel, signals: Watched, outside: F) -> Supervisor<'a, F> {
-        Supervisor { place, child, channel: Some(channel), signals, outside, failure: None, stopped: None }
+    pub fn new(
+        place: &'a Place,
+        child: Pid,
+        channel: Channel,
+        signals: Watched,
+        outside: F,
+    ) -> Supervisor<'a, F> {
+        Supervisor {
+            place,
+            child,
+            channel: Some(channel),
+            signals,
+            outside,
+            failure: None,
+            stopped: None,
+        }
     }
 
     /// Until the child is gone.
@@ -57,7 +71,9 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
             while let Some(signal) = self.signals.next()? {
                 self.stop(signal);
             }
-            if let Some((_, status)) = rustix::process::waitpid(Some(self.child), WaitOptions::NOHANG)? {
+            if let Some((_, status)) =
+                rustix::process::waitpid(Some(self.child), WaitOptions::NOHANG)?
+            {
                 self.hear_last_words();
                 return Ok(status);
             }
@@ -70,18 +86,30 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     /// Sleeps until something happens. True when the child has said something.
     fn wait(&self) -> io::Result<bool> {
         let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        sources.extend(self.channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        sources.extend(
+            self.channel
+                .as_ref()
+                .map(|channel| PollFd::new(channel, PollFlags::IN)),
+        );
         match poll(&mut sources, None) {
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
             // A signal that came with the message goes first.
-            Ok(_) if sources.first().is_some_and(|signals| !signals.revents().is_empty()) => Ok(false),
+            Ok(_)
+                if sources
+                    .first()
+                    .is_some_and(|signals| !signals.revents().is_empty()) =>
+            {
+                Ok(false)
+            }
             Ok(_) => Ok(true),
         }
     }
 
     fn hear(&mut self) -> io::Result<()> {
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
         match channel.next()? {
             None => self.channel = None,
             Some(Message::Failed(step, errno)) => self.failure = Some(diagnosis::of(step, errno)),
@@ -123,6 +151,8 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     /// The child can no longer be looked after: neither it nor a zombie may stay.
     fn abandon(&self) {
         let _ = rustix::process::kill_process(self.child, Signal::KILL);
-        let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(self.child), WaitOptions::empty()));
+        let _ = rustix::io::retry_on_intr(|| {
+            rustix::process::waitpid(Some(self.child), WaitOptions::empty())
+        });
     }
 }

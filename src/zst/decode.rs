@@ -3,7 +3,9 @@
 use std::io::{self, BufRead};
 
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
-use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, is_error_kind};
+use zstd::zstd_safe::{
+    DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, is_error_kind,
+};
 
 use super::frames::{self, Error, Fault, Frame, Header, LONGEST_HEADER, Start};
 
@@ -22,12 +24,18 @@ struct Step {
 }
 
 impl Decoder {
-    /// A decoder for windows of up to `1 << window_log` bytes, 10..=31; what lies outside is taken as the nearest of these.
+    /// A decoder for windows of up to `1 << window_log` bytes, 10..=31; what lies outside is taken
+    /// as the nearest of these.
     pub fn new(window_log: u32) -> Result<Decoder, Fault> {
         let window_log = window_log.clamp(10, 31);
         let mut context = DCtx::try_create().ok_or(Fault::Memory)?;
-        context.set_parameter(DParameter::WindowLogMax(window_log)).map_err(fault)?;
-        Ok(Decoder { context, window_log })
+        context
+            .set_parameter(DParameter::WindowLogMax(window_log))
+            .map_err(fault)?;
+        Ok(Decoder {
+            context,
+            window_log,
+        })
     }
 
     /// Fails when a window of this many bytes is wider than allowed.
@@ -35,11 +43,14 @@ impl Decoder {
         check_window(window, self.window_log)
     }
 
-    /// Whether each frame's content goes to one place, which saves the window and a copy: between the steps of a frame, what it is appended to keeps its address and
-    /// its room. Frames with more content than that has room for fail. To be called between frames.
+    /// Whether each frame's content goes to one place, which saves the window and a copy: between
+    /// the steps of a frame, what it is appended to keeps its address and its room. Frames with
+    /// more content than that has room for fail. To be called between frames.
     pub fn in_one_place(&mut self, is_in_one_place: bool) -> Result<(), Fault> {
         self.reset()?;
-        self.context.set_parameter(DParameter::StableOutBuffer(is_in_one_place)).map_err(fault)?;
+        self.context
+            .set_parameter(DParameter::StableOutBuffer(is_in_one_place))
+            .map_err(fault)?;
         Ok(())
     }
 
@@ -48,12 +59,20 @@ impl Decoder {
         let before = out.len();
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around_pos(out, before);
-        let hint = self.context.decompress_stream(&mut to, &mut from).map_err(fault)?;
+        let hint = self
+            .context
+            .decompress_stream(&mut to, &mut from)
+            .map_err(fault)?;
         let (read, wrote) = (from.pos(), to.pos() - before);
-        Ok(Step { read, wrote, is_finished: hint == 0 })
+        Ok(Step {
+            read,
+            wrote,
+            is_finished: hint == 0,
+        })
     }
 
-    /// Decodes one frame into `out`, whose former bytes go and whose room must be enough. The frame's checksum, if it has one, is verified.
+    /// Decodes one frame into `out`, whose former bytes go and whose room must be enough. The
+    /// frame's checksum, if it has one, is verified.
     pub fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         out.clear();
         self.context.decompress(out, frame).map_err(fault)?;
@@ -62,7 +81,9 @@ impl Decoder {
 
     /// Forgets what was begun.
     fn reset(&mut self) -> Result<(), Fault> {
-        self.context.reset(ResetDirective::SessionOnly).map_err(fault)?;
+        self.context
+            .reset(ResetDirective::SessionOnly)
+            .map_err(fault)?;
         Ok(())
     }
 }
@@ -70,13 +91,20 @@ impl Decoder {
 /// Fails when a window of so many bytes is wider than `1 << window_log`.
 pub fn check_window(window: u64, window_log: u32) -> Result<(), Fault> {
     let limit = 1 << window_log.clamp(10, 31);
-    if window > limit { Err(Fault::Window { window, limit }) } else { Ok(()) }
+    if window > limit {
+        Err(Fault::Window { window, limit })
+    } else {
+        Ok(())
+    }
 }
 
 /// Fails when one of the frames needs a wider window than `1 << window_log`.
 pub fn check_windows(frames: &[Frame], window_log: u32) -> Result<(), Error> {
     frames.iter().try_for_each(|frame| {
-        check_window(frame.window, window_log).map_err(|fault| Error { offset: frame.offset, fault })
+        check_window(frame.window, window_log).map_err(|fault| Error {
+            offset: frame.offset,
+            fault,
+        })
     })
 }
 
@@ -117,7 +145,13 @@ pub struct Stream<'d, R> {
 impl<'d, R: BufRead> Stream<'d, R> {
     /// Decodes what `input` holds, which begins with a frame `offset` bytes into the archive.
     pub fn new(decoder: &'d mut Decoder, input: R, offset: u64) -> Stream<'d, R> {
-        Stream { decoder, input, consumed: offset, frame: None, head: Vec::with_capacity(LONGEST_HEADER) }
+        Stream {
+            decoder,
+            input,
+            consumed: offset,
+            frame: None,
+            head: Vec::with_capacity(LONGEST_HEADER),
+        }
     }
 
     /// Bytes of the archive taken so far, counted from its start.
@@ -139,17 +173,26 @@ impl<'d, R: BufRead> Stream<'d, R> {
         }
         // Whoever is told that more follows has to find room for it first.
         let offset = self.consumed;
-        Ok(self.frame.is_some() || !self.peek().map_err(|fault| Error { offset, fault })?.is_empty())
+        Ok(self.frame.is_some()
+            || !self
+                .peek()
+                .map_err(|fault| Error { offset, fault })?
+                .is_empty())
     }
 
-    /// Looks at the next frame's header and passes over a skippable frame. False at the end of the archive.
+    /// Looks at the next frame's header and passes over a skippable frame. False at the end of the
+    /// archive.
     fn begin(&mut self) -> Result<bool, Fault> {
         let offset = self.consumed;
         self.head.clear();
         loop {
             // Byte by byte, because what stands behind a short frame is not its own.
             let Some(byte) = self.peek()?.first().copied() else {
-                return if self.head.is_empty() { Ok(false) } else { Err(Fault::Truncated) };
+                return if self.head.is_empty() {
+                    Ok(false)
+                } else {
+                    Err(Fault::Truncated)
+                };
             };
             self.head.push(byte);
             self.take(1);
@@ -160,10 +203,16 @@ impl<'d, R: BufRead> Stream<'d, R> {
                     self.skip(length.saturating_sub(self.head.len() as u64))?;
                     return Ok(true);
                 }
-                Ok(Start::Frame(Header { window, content, .. })) => {
+                Ok(Start::Frame(Header {
+                    window, content, ..
+                })) => {
                     self.decoder.check_window(window)?;
                     self.decoder.reset()?;
-                    self.frame = Some(Begun { offset, content, decoded: 0 });
+                    self.frame = Some(Begun {
+                        offset,
+                        content,
+                        decoded: 0,
+                    });
                     return Ok(true);
                 }
             }
@@ -186,10 +235,16 @@ impl<'d, R: BufRead> Stream<'d, R> {
             step
         };
         let decoded = frame.decoded.saturating_add(step.wrote as u64);
-        self.frame = if step.is_finished { None } else { Some(Begun { decoded, ..frame }) };
+        self.frame = if step.is_finished {
+            None
+        } else {
+            Some(Begun { decoded, ..frame })
+        };
         // The library does not look when the last block is empty.
         if step.is_finished && frame.content.is_some_and(|content| content != decoded) {
-            return Err(Fault::Corrupt("its content is not as long as its header says"));
+            return Err(Fault::Corrupt(
+                "its content is not as long as its header says",
+            ));
         }
         Ok(())
     }
@@ -221,7 +276,8 @@ impl<'d, R: BufRead> Stream<'d, R> {
 fn peek(input: &mut impl BufRead) -> Result<&[u8], Fault> {
     loop {
         match input.fill_buf() {
-            // Asked again below: the borrow checker does not let go of a borrow that is returned on one path only.
+            // Asked again below: the borrow checker does not let go of a borrow that is returned on
+            // one path only.
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Fault::Read(error)),
@@ -238,9 +294,14 @@ mod tests {
 
     #[test]
     fn a_frame_gives_its_content_and_a_flipped_bit_an_error() {
-        let content: Vec<u8> = (0..200_000u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        let content: Vec<u8> = (0..200_000u32)
+            .flat_map(|number| (number / 7).to_le_bytes())
+            .collect();
         let mut frame = Vec::new();
-        Compressor::new(Level::DEFAULT).unwrap().frame(&content, false, &mut frame).unwrap();
+        Compressor::new(Level::DEFAULT)
+            .unwrap()
+            .frame(&content, false, &mut frame)
+            .unwrap();
         let mut decoder = Decoder::new(27).unwrap();
         let mut decoded = Vec::with_capacity(content.len());
         decoder.frame(&frame, &mut decoded).unwrap();
@@ -253,19 +314,32 @@ mod tests {
             assert!(done.is_err() || place < LONGEST_HEADER, "byte {place}");
             frame[place] ^= 0x10;
         }
-        assert!(decoder.frame(&frame[..frame.len() - 1], &mut decoded).is_err());
+        assert!(
+            decoder
+                .frame(&frame[..frame.len() - 1], &mut decoded)
+                .is_err()
+        );
     }
 
     #[test]
     fn content_goes_to_one_place_in_steps_of_any_size() {
-        let content: Vec<u8> = (0..300_000u32).flat_map(|number| (number / 3).to_le_bytes()).collect();
+        let content: Vec<u8> = (0..300_000u32)
+            .flat_map(|number| (number / 3).to_le_bytes())
+            .collect();
         let (mut frame, mut decoder) = (Vec::new(), Decoder::new(27).unwrap());
-        Compressor::new(Level::DEFAULT).unwrap().frame(&content, true, &mut frame).unwrap();
+        Compressor::new(Level::DEFAULT)
+            .unwrap()
+            .frame(&content, true, &mut frame)
+            .unwrap();
         for step in [1, 1000, frame.len()] {
             decoder.in_one_place(true).unwrap();
             let input = io::BufReader::with_capacity(step, frame.as_slice());
             let mut decoded = Vec::with_capacity(content.len() + 1);
-            assert!(!Stream::new(&mut decoder, input, 0).fill(&mut decoded).unwrap());
+            assert!(
+                !Stream::new(&mut decoder, input, 0)
+                    .fill(&mut decoded)
+                    .unwrap()
+            );
             assert!(decoded == content);
             // And afterwards in pieces again.
             decoder.in_one_place(false).unwrap();

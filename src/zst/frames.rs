@@ -1,10 +1,12 @@
-//! Finding the frames of a zstd archive without decoding them (RFC 8878, "Zstandard Frames" and "Skippable Frames").
+//! Finding the frames of a zstd archive without decoding them (RFC 8878, "Zstandard Frames" and
+//! "Skippable Frames").
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The longest header of a frame, in bytes: magic number, descriptor, window, dictionary id, content size.
+/// The longest header of a frame, in bytes: magic number, descriptor, window, dictionary id,
+/// content size.
 pub const LONGEST_HEADER: usize = 18;
 
 /// What a frame begins with.
@@ -16,10 +18,12 @@ const SKIPPABLE: [u8; 3] = [0x2A, 0x4D, 0x18];
 /// No block holds or takes more, in bytes.
 const LARGEST_BLOCK: u64 = 128 << 10;
 
-/// An archive with more frames is refused: the list of them must not outgrow memory. At this size it takes 48 MiB.
+/// An archive with more frames is refused: the list of them must not outgrow memory. At this size
+/// it takes 48 MiB.
 const MOST_FRAMES: usize = 1 << 20;
 
-/// Bytes read at a time: enough for many small blocks, little enough to cost nothing where blocks are large.
+/// Bytes read at a time: enough for many small blocks, little enough to cost nothing where blocks
+/// are large.
 const READ: usize = 4096;
 
 /// A frame as it stands in an archive.
@@ -65,7 +69,9 @@ pub enum Fault {
     #[error("written by a zstd before 0.8; compress it again")]
     Legacy,
     /// The frame was made with a dictionary.
-    #[error("needs the dictionary {0}, and dictionaries are not supported; compress it without one")]
+    #[error(
+        "needs the dictionary {0}, and dictionaries are not supported; compress it without one"
+    )]
     Dictionary(u32),
     /// Decoding would take more memory than allowed.
     #[error(
@@ -84,7 +90,9 @@ pub enum Fault {
     #[error("damaged: its content does not match its checksum")]
     Checksum,
     /// There are too many frames.
-    #[error("the archive has more than {MOST_FRAMES} frames before it; compress it again in larger ones")]
+    #[error(
+        "the archive has more than {MOST_FRAMES} frames before it; compress it again in larger ones"
+    )]
     TooMany,
     /// No memory for the decoder.
     #[error("not enough memory to decode it")]
@@ -113,7 +121,8 @@ pub struct Header {
     pub has_checksum: bool,
 }
 
-/// Reads the header that `bytes` begin with. [`Fault::Truncated`] when it goes on behind them, which with [`LONGEST_HEADER`] bytes it doesn't.
+/// Reads the header that `bytes` begin with. [`Fault::Truncated`] when it goes on behind them,
+/// which with [`LONGEST_HEADER`] bytes it doesn't.
 pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
     let mut rest = bytes;
     let Some(magic) = take::<4>(&mut rest) else {
@@ -122,7 +131,11 @@ pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
             0x50..=0x5F => SKIPPABLE.starts_with(rest),
             _ => false,
         });
-        return Err(if is_begun { Fault::Truncated } else { Fault::NotAFrame });
+        return Err(if is_begun {
+            Fault::Truncated
+        } else {
+            Fault::NotAFrame
+        });
     };
     match magic {
         MAGIC => {}
@@ -138,10 +151,16 @@ pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
         return Err(Fault::Corrupt("its header uses a reserved bit"));
     }
     let is_single_segment = descriptor & 0b10_0000 != 0;
-    let window = if is_single_segment { None } else { Some(number(&mut rest, 1)?) };
+    let window = if is_single_segment {
+        None
+    } else {
+        Some(number(&mut rest, 1)?)
+    };
     let dictionary = number(&mut rest, [0, 1, 2, 4][usize::from(descriptor & 3)])?;
     if dictionary != 0 {
-        return Err(Fault::Dictionary(u32::try_from(dictionary).unwrap_or(u32::MAX)));
+        return Err(Fault::Dictionary(
+            u32::try_from(dictionary).unwrap_or(u32::MAX),
+        ));
     }
     let content = match (descriptor >> 6, is_single_segment) {
         (0, false) => None,
@@ -158,7 +177,12 @@ pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
         None => content.unwrap_or(0),
     };
     let length = (bytes.len() - rest.len()) as u64;
-    Ok(Start::Frame(Header { length, content, window, has_checksum: descriptor & 0b100 != 0 }))
+    Ok(Start::Frame(Header {
+        length,
+        content,
+        window,
+        has_checksum: descriptor & 0b100 != 0,
+    }))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -171,21 +195,41 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 fn number(bytes: &mut &[u8], width: usize) -> Result<u64, Fault> {
     let (field, rest) = bytes.split_at_checked(width).ok_or(Fault::Truncated)?;
     *bytes = rest;
-    Ok(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    Ok(field
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// The frames of the archive that begins `start` bytes into `file` and is `length` bytes long. Reads headers only, wherever the file's own position is.
+/// The frames of the archive that begins `start` bytes into `file` and is `length` bytes long.
+/// Reads headers only, wherever the file's own position is.
 pub fn scan(file: &File, start: u64, length: u64) -> Result<Vec<Frame>, Error> {
-    scan_with(length, |offset, buffer| file.read_at(buffer, start.saturating_add(offset)))
+    scan_with(length, |offset, buffer| {
+        file.read_at(buffer, start.saturating_add(offset))
+    })
 }
 
-/// [`scan`] for whatever `read` reads: some bytes from an offset into a buffer, giving how many, 0 at the end.
-pub fn scan_with(length: u64, read: impl FnMut(u64, &mut [u8]) -> io::Result<usize>) -> Result<Vec<Frame>, Error> {
-    let mut bytes = Bytes { length, read, buffer: [0; READ], offset: 0, filled: 0 };
+/// [`scan`] for whatever `read` reads: some bytes from an offset into a buffer, giving how many, 0
+/// at the end.
+pub fn scan_with(
+    length: u64,
+    read: impl FnMut(u64, &mut [u8]) -> io::Result<usize>,
+) -> Result<Vec<Frame>, Error> {
+    let mut bytes = Bytes {
+        length,
+        read,
+        buffer: [0; READ],
+        offset: 0,
+        filled: 0,
+    };
     let mut frames = Vec::new();
     let mut offset = 0;
     while offset < length {
-        let frame = if frames.len() < MOST_FRAMES { bytes.frame(offset) } else { Err(Fault::TooMany) };
+        let frame = if frames.len() < MOST_FRAMES {
+            bytes.frame(offset)
+        } else {
+            Err(Fault::TooMany)
+        };
         let frame = frame.map_err(|fault| Error { offset, fault })?;
         frames.push(frame);
         offset += frame.compressed;
@@ -210,9 +254,14 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
         let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
         let end = self.offset + self.filled as u64;
         if offset < self.offset || offset + count as u64 > end {
-            // Far from what was read last there are large blocks: then only what is asked for is copied.
+            // Far from what was read last there are large blocks: then only what is asked for is
+            // copied.
             let is_near = offset >= self.offset && offset < end.saturating_add(READ as u64);
-            let wanted = if is_near { READ } else { count.max(LONGEST_HEADER) };
+            let wanted = if is_near {
+                READ
+            } else {
+                count.max(LONGEST_HEADER)
+            };
             (self.offset, self.filled) = (offset, 0);
             while self.filled < count {
                 let room = self.buffer.get_mut(self.filled..wanted).unwrap_or_default();
@@ -225,25 +274,49 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
             }
         }
         let first = (offset - self.offset) as usize;
-        self.buffer.get(first..first + count).ok_or(Fault::Truncated)
+        self.buffer
+            .get(first..first + count)
+            .ok_or(Fault::Truncated)
     }
 
     fn frame(&mut self, offset: u64) -> Result<Frame, Fault> {
         let left = self.length - offset;
         let frame = match start(self.at(offset, LONGEST_HEADER)?)? {
-            Start::Skippable(compressed) => {
-                Frame { offset, compressed, content: Some(0), window: 0, has_checksum: false, is_skippable: true }
-            }
+            Start::Skippable(compressed) => Frame {
+                offset,
+                compressed,
+                content: Some(0),
+                window: 0,
+                has_checksum: false,
+                is_skippable: true,
+            },
             Start::Frame(header) => {
                 let compressed = self.blocks(offset, &header)?;
-                let Header { content, window, has_checksum, .. } = header;
-                Frame { offset, compressed, content, window, has_checksum, is_skippable: false }
+                let Header {
+                    content,
+                    window,
+                    has_checksum,
+                    ..
+                } = header;
+                Frame {
+                    offset,
+                    compressed,
+                    content,
+                    window,
+                    has_checksum,
+                    is_skippable: false,
+                }
             }
         };
-        if frame.compressed > left { Err(Fault::Truncated) } else { Ok(frame) }
+        if frame.compressed > left {
+            Err(Fault::Truncated)
+        } else {
+            Ok(frame)
+        }
     }
 
-    /// The length of the frame at `offset`, found by going from block to block. It may be more than the archive has.
+    /// The length of the frame at `offset`, found by going from block to block. It may be more than
+    /// the archive has.
     fn blocks(&mut self, offset: u64, header: &Header) -> Result<u64, Fault> {
         let mut length = header.length;
         let mut most_content = 0_u64;
@@ -271,7 +344,9 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
         }
         // So that nobody makes room for what a few bytes can't hold.
         if header.content.is_some_and(|content| content > most_content) {
-            return Err(Fault::Corrupt("it says that its content is longer than its blocks can hold"));
+            return Err(Fault::Corrupt(
+                "it says that its content is longer than its blocks can hold",
+            ));
         }
         Ok(length + if header.has_checksum { 4 } else { 0 })
     }

@@ -1,8 +1,10 @@
-//! zstd frames: compressing one, finding the frames of an archive without decoding, decoding ahead in parallel.
+//! zstd frames: compressing one, finding the frames of an archive without decoding, decoding ahead
+//! in parallel.
 
 pub mod compress;
 pub mod decode;
 pub mod frames;
 
-/// The widest window that sbuild's zstd decodes, as the exponent of two: what it takes without being told to (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
+/// The widest window that sbuild's zstd decodes, as the exponent of two: what it takes without
+/// being told to (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
 pub const SBUILD_WINDOW_LOG: u32 = 27;

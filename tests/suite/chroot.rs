@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::world::{self, Scratch, as_namespace_root, fail, isar, isar_as_user, run, succeed, text, user};
+use crate::world::{
+    self, Scratch, as_namespace_root, fail, isar, isar_as_user, run, succeed, text, user,
+};
 
 /// One copy of a chroot for all tests here, owned by the test user's subordinate ids.
 fn copy() -> Option<&'static PathBuf> {
@@ -28,25 +30,38 @@ fn copy() -> Option<&'static PathBuf> {
 pub fn clean_up_at_exit(path: &std::path::Path) {
     let script = "(while kill -0 \"$1\"; do sleep 0.5; done; rm -rf --one-file-system \"$2\") &";
     let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", &std::process::id().to_string()]).arg(path);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    command
+        .args(["-c", script, "sh", &std::process::id().to_string()])
+        .arg(path);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
 }
 
 fn chroot(options: &[&str], script: &str) -> Option<Command> {
     let mut command = isar_as_user(["chroot"]);
-    command.args(options).arg(copy()?).args(["--", "bash", "-ec", script]);
+    command
+        .args(options)
+        .arg(copy()?)
+        .args(["--", "bash", "-ec", script]);
     Some(command)
 }
 
 /// The names in the tree's root, and what a run could leave there.
 fn names() -> Vec<String> {
     let entries = fs::read_dir(copy().unwrap()).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
 
-/// Is this gone from the tree? Other tests work there too, and whoever leaves last clears it: so others may have to leave first.
+/// Is this gone from the tree? Other tests work there too, and whoever leaves last clears it: so
+/// others may have to leave first.
 fn is_cleared(name: &str) -> bool {
     let path = copy().unwrap().join(name);
     for _ in 0..100 {
@@ -72,11 +87,23 @@ fn the_tree_has_devices_terminals_proc_and_sys_of_which_nothing_is_seen_outside(
         [ -d /sys/class ]; [ -d /sys/fs/cgroup ]
         [ $PWD = / ]; case $PATH in */usr/sbin*) ;; *) false;; esac
         unshare --user true; echo nested";
-    let Some(mut command) = chroot(&[], script) else { return };
+    let Some(mut command) = chroot(&[], script) else {
+        return;
+    };
     let said = succeed(&mut command);
-    assert!(said.contains("/dev/pts/0\n5\n") && said.contains("nested"), "{said}");
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(copy().unwrap().to_str().unwrap()));
-    assert_eq!(fs::read_dir(copy().unwrap().join("dev")).unwrap().count(), 0);
+    assert!(
+        said.contains("/dev/pts/0\n5\n") && said.contains("nested"),
+        "{said}"
+    );
+    assert!(
+        !fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains(copy().unwrap().to_str().unwrap())
+    );
+    assert_eq!(
+        fs::read_dir(copy().unwrap().join("dev")).unwrap().count(),
+        0
+    );
 }
 
 #[test]
@@ -84,7 +111,8 @@ fn binds_show_what_only_the_caller_reaches_and_their_mount_points_are_gone_after
     let scratch = Scratch::new();
     for directory in ["home", "home/repo", "home/work", "other"] {
         fs::create_dir(scratch.join(directory)).unwrap();
-        std::os::unix::fs::chown(scratch.join(directory), Some(user().uid), Some(user().gid)).unwrap();
+        std::os::unix::fs::chown(scratch.join(directory), Some(user().uid), Some(user().gid))
+            .unwrap();
     }
     fs::write(scratch.join("home/repo/deb"), "package").unwrap();
     fs::write(scratch.join("home/file"), "content").unwrap();
@@ -102,10 +130,20 @@ fn binds_show_what_only_the_caller_reaches_and_their_mount_points_are_gone_after
     let script = format!(
         "cat /isar-apt/deb /bound/file; ! touch /isar-apt/x 2>/dev/null; touch /run/bound/deep/made; [ -d {own}/other ]; cat /dev/mapper/x"
     );
-    let Some(mut command) = chroot(&options, &script) else { return };
-    assert_eq!(succeed(command.current_dir(scratch.path())), "packagecontentcontent");
+    let Some(mut command) = chroot(&options, &script) else {
+        return;
+    };
+    assert_eq!(
+        succeed(command.current_dir(scratch.path())),
+        "packagecontentcontent"
+    );
     assert!(scratch.join("home/work/made").exists());
-    for gone in ["isar-apt", "run/bound", "bound", own.trim_start_matches('/')] {
+    for gone in [
+        "isar-apt",
+        "run/bound",
+        "bound",
+        own.trim_start_matches('/'),
+    ] {
         assert!(is_cleared(gone), "{gone}");
     }
 }
@@ -133,21 +171,43 @@ fn without_a_command_bash_reads_stdin_and_descriptors_are_kept() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(b"echo \"$A $HOME $0\"\nexit 9\n").unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"echo \"$A $HOME $0\"\nexit 9\n")
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!((text(&output.stdout), output.status.code()), ("b=c /root /bin/bash\n".into(), Some(9)));
+    assert_eq!(
+        (text(&output.stdout), output.status.code()),
+        ("b=c /root /bin/bash\n".into(), Some(9))
+    );
 }
 
 #[test]
 fn the_status_says_what_became_of_the_command() {
     let Some(copy) = copy() else { return };
-    let status = |program: &str| run(isar_as_user(["chroot"]).arg(copy).arg(program)).status.code();
+    let status = |program: &str| {
+        run(isar_as_user(["chroot"]).arg(copy).arg(program))
+            .status
+            .code()
+    };
     assert_eq!(status("/bin/false"), Some(1));
     assert_eq!(status("no-such-program"), Some(127));
     assert_eq!(status("/etc/passwd"), Some(126));
     let said = fail(125, &mut isar_as_user(["chroot", "/no/such/tree", "true"]));
-    assert!(said.contains("cannot run a command in \"/no/such/tree\": open the directory: No such file"), "{said}");
-    let said = fail(125, isar_as_user(["chroot", "--bind", "/no/such:/x"]).arg(copy).arg("true"));
+    assert!(
+        said.contains(
+            "cannot run a command in \"/no/such/tree\": open the directory: No such file"
+        ),
+        "{said}"
+    );
+    let said = fail(
+        125,
+        isar_as_user(["chroot", "--bind", "/no/such:/x"])
+            .arg(copy)
+            .arg("true"),
+    );
     assert!(said.contains("/no/such: open: No such file"), "{said}");
     assert!(is_cleared("x"));
 }
@@ -171,7 +231,10 @@ fn several_runs_in_one_tree_do_not_take_away_each_others_mount_points() {
     let runs: Vec<_> = (0..6)
         .map(|number| {
             let script = format!("sleep 0.{number}; [ -f /shared-point/passwd ]");
-            chroot(&["--bind", "/etc:/shared-point"], &script).unwrap().spawn().unwrap()
+            chroot(&["--bind", "/etc:/shared-point"], &script)
+                .unwrap()
+                .spawn()
+                .unwrap()
         })
         .collect();
     for mut child in runs {
@@ -187,11 +250,20 @@ fn resolv_conf_is_written_over_a_link() {
     // A small tree of its own, with programs from the host.
     for directory in ["tree", "tree/etc", "tree/usr", "tree/lib64"] {
         fs::create_dir(scratch.join(directory)).unwrap();
-        std::os::unix::fs::chown(scratch.join(directory), Some(user().base), Some(user().base)).unwrap();
+        std::os::unix::fs::chown(
+            scratch.join(directory),
+            Some(user().base),
+            Some(user().base),
+        )
+        .unwrap();
     }
     symlink("usr/bin", scratch.join("tree/bin")).unwrap();
     symlink("usr/lib", scratch.join("tree/lib")).unwrap();
-    symlink("../run/systemd/resolve/stub-resolv.conf", scratch.join("tree/etc/resolv.conf")).unwrap();
+    symlink(
+        "../run/systemd/resolve/stub-resolv.conf",
+        scratch.join("tree/etc/resolv.conf"),
+    )
+    .unwrap();
     let args = [
         "chroot",
         "--resolv-conf",
@@ -212,7 +284,11 @@ fn resolv_conf_is_written_over_a_link() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["bin", "etc", "lib", "lib64", "usr"], "dev, proc and sys were made and are gone");
+    assert_eq!(
+        names,
+        ["bin", "etc", "lib", "lib64", "usr"],
+        "dev, proc and sys were made and are gone"
+    );
 }
 
 #[test]
@@ -220,8 +296,19 @@ fn root_mounts_without_anybody_seeing_it() {
     let Some(copy) = copy() else { return };
     let script = "[ -c /dev/null ] && [ -d /sys/class ] && cat /proc/self/uid_map";
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap();
-    assert_eq!(succeed(isar(["chroot", "--bind", "/etc:/by-root"]).arg(copy).args(["sh", "-c", script])), uid_map);
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(copy.to_str().unwrap()));
+    assert_eq!(
+        succeed(
+            isar(["chroot", "--bind", "/etc:/by-root"])
+                .arg(copy)
+                .args(["sh", "-c", script])
+        ),
+        uid_map
+    );
+    assert!(
+        !fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains(copy.to_str().unwrap())
+    );
     assert!(is_cleared("by-root"));
 }
 

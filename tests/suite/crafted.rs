@@ -19,7 +19,12 @@ impl Tar {
 
     /// A header with data behind it.
     pub fn member(self, fields: Fields<'_>, data: &[u8]) -> Tar {
-        self.header(Fields { size: data.len() as u64, ..fields }).raw(data).raw(&vec![0; padding(data.len() as u64)])
+        self.header(Fields {
+            size: data.len() as u64,
+            ..fields
+        })
+        .raw(data)
+        .raw(&vec![0; padding(data.len() as u64)])
     }
 
     pub fn header(self, fields: Fields<'_>) -> Tar {
@@ -37,18 +42,38 @@ impl Tar {
         for (key, value) in records {
             record(&mut data, key.as_bytes(), value);
         }
-        self.member(Fields { name: b"./PaxHeaders/x", mode: 0o644, typeflag: b'x', ..Fields::default() }, &data)
+        self.member(
+            Fields {
+                name: b"./PaxHeaders/x",
+                mode: 0o644,
+                typeflag: b'x',
+                ..Fields::default()
+            },
+            &data,
+        )
     }
 
     pub fn file(self, name: &str, data: &str) -> Tar {
         self.member(
-            Fields { name: name.as_bytes(), mode: 0o644, mtime: 1, typeflag: b'0', ..Fields::default() },
+            Fields {
+                name: name.as_bytes(),
+                mode: 0o644,
+                mtime: 1,
+                typeflag: b'0',
+                ..Fields::default()
+            },
             data.as_bytes(),
         )
     }
 
     pub fn directory(self, name: &str, mode: u32) -> Tar {
-        self.header(Fields { name: name.as_bytes(), mode, mtime: 1, typeflag: b'5', ..Fields::default() })
+        self.header(Fields {
+            name: name.as_bytes(),
+            mode,
+            mtime: 1,
+            typeflag: b'5',
+            ..Fields::default()
+        })
     }
 
     pub fn symlink(self, name: &str, target: &str) -> Tar {
@@ -61,11 +86,24 @@ impl Tar {
 
     fn link(self, name: &str, target: &str, typeflag: u8) -> Tar {
         let (name, linkname) = (name.as_bytes(), target.as_bytes());
-        self.header(Fields { name, linkname, mode: 0o777, mtime: 1, typeflag, ..Fields::default() })
+        self.header(Fields {
+            name,
+            linkname,
+            mode: 0o777,
+            mtime: 1,
+            typeflag,
+            ..Fields::default()
+        })
     }
 
     pub fn fifo(self, name: &str) -> Tar {
-        self.header(Fields { name: name.as_bytes(), mode: 0o622, mtime: 1, typeflag: b'6', ..Fields::default() })
+        self.header(Fields {
+            name: name.as_bytes(),
+            mode: 0o622,
+            mtime: 1,
+            typeflag: b'6',
+            ..Fields::default()
+        })
     }
 
     /// A character device like /dev/null.

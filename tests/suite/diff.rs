@@ -8,7 +8,9 @@ use isar_tarball::error::Shown;
 use serde_json::Value;
 
 use crate::rootfs::{LEFT_OUT, Snapshot, rich, snapshot};
-use crate::world::{Scratch, as_namespace_root, chroot, fail, isar, isar_as_user, require, run, succeed, text};
+use crate::world::{
+    Scratch, as_namespace_root, chroot, fail, isar, isar_as_user, require, run, succeed, text,
+};
 
 /// A tree of the namespace with a file of every kind.
 const PLANT: &str = r#"
@@ -38,7 +40,12 @@ fn pack(tree: &Path, archive: &Path) {
 fn diff(a: &Path, b: &Path, options: &[&str]) -> Vec<String> {
     let output = run(isar_as_user(["diff"]).args(options).args([a, b]));
     let lines: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
-    assert_eq!(output.status.code(), Some(i32::from(!lines.is_empty())), "{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(i32::from(!lines.is_empty())),
+        "{}",
+        text(&output.stderr)
+    );
     lines
 }
 
@@ -112,16 +119,34 @@ fn each_difference_is_found_and_nothing_else() {
 fn times_excludes_and_default_excludes_are_the_users_choice() {
     let scratch = Scratch::new();
     let a = plant(&scratch, "a", "");
-    let b = plant(&scratch, "b", "touch -d '2020-02-02 02:02:02.5' etc/other; echo x > isar-apt/x; echo y > dir/sub/y");
+    let b = plant(
+        &scratch,
+        "b",
+        "touch -d '2020-02-02 02:02:02.5' etc/other; echo x > isar-apt/x; echo y > dir/sub/y",
+    );
     let sub = "dir/sub/y: presence: nothing → file";
     // The touched directories differ as well.
     assert_eq!(diff(&a, &b, &[]), [sub]);
-    assert_eq!(diff(&a, &b, &["--exclude", "/dir/s*"]), Vec::<String>::new());
-    assert_eq!(diff(&a, &b, &["--no-default-excludes"]), [sub, "isar-apt/x: presence: nothing → file"]);
+    assert_eq!(
+        diff(&a, &b, &["--exclude", "/dir/s*"]),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        diff(&a, &b, &["--no-default-excludes"]),
+        [sub, "isar-apt/x: presence: nothing → file"]
+    );
     let mtime = "etc/other: mtime: 1580608922.123456789 → 1580608922.500000000";
     assert!(diff(&a, &b, &["--mtime"]).contains(&mtime.to_owned()));
-    assert!(!diff(&a, &b, &["--mtime=s"]).iter().any(|line| line.starts_with("etc/other")));
-    assert!(diff(&a, &b, &["--mtime=s"]).iter().any(|line| line.starts_with("dir/sub: mtime")));
+    assert!(
+        !diff(&a, &b, &["--mtime=s"])
+            .iter()
+            .any(|line| line.starts_with("etc/other"))
+    );
+    assert!(
+        diff(&a, &b, &["--mtime=s"])
+            .iter()
+            .any(|line| line.starts_with("dir/sub: mtime"))
+    );
 }
 
 #[test]
@@ -134,24 +159,53 @@ fn archives_of_other_programs_equal_the_tree_they_were_made_of() {
     let ours = scratch.join("ours.tar.zst");
     pack(&tree, &ours);
     for (name, command) in [
-        ("gnu.tar", "tar --format=posix --xattrs --xattrs-include='*' --acls -Scf - -C \"$0\" ."),
-        ("bsd.tar", "bsdtar --format=pax --xattrs --acls -cf - -C \"$0\" ."),
+        (
+            "gnu.tar",
+            "tar --format=posix --xattrs --xattrs-include='*' --acls -Scf - -C \"$0\" .",
+        ),
+        (
+            "bsd.tar",
+            "bsdtar --format=pax --xattrs --acls -cf - -C \"$0\" .",
+        ),
         (
             "sorted.tar.zst",
             "cd \"$0\"; find . -print0 | sort -rz | tar --null -T - --no-recursion --format=posix --xattrs --acls -cf - | zstd -q",
         ),
     ] {
         let archive = scratch.join(name);
-        let made = as_namespace_root("sh").args(["-ec", command]).arg(&tree).output().unwrap();
+        let made = as_namespace_root("sh")
+            .args(["-ec", command])
+            .arg(&tree)
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{}", text(&made.stderr));
         fs::write(&archive, made.stdout).unwrap();
-        assert_eq!(diff(&tree, &archive, &["--mtime"]), Vec::<String>::new(), "{name}");
-        assert_eq!(diff(&archive, &tree, &["--mtime", "--no-default-excludes"]), Vec::<String>::new(), "{name}");
+        assert_eq!(
+            diff(&tree, &archive, &["--mtime"]),
+            Vec::<String>::new(),
+            "{name}"
+        );
+        assert_eq!(
+            diff(&archive, &tree, &["--mtime", "--no-default-excludes"]),
+            Vec::<String>::new(),
+            "{name}"
+        );
         // Between archives nothing is left out unasked.
-        let left_out = ["isar-apt: ", "isar-apt/i: ", "var/cache/apt/archives: ", "var/cache/apt/archives/p.deb: "];
+        let left_out = [
+            "isar-apt: ",
+            "isar-apt/i: ",
+            "var/cache/apt/archives: ",
+            "var/cache/apt/archives/p.deb: ",
+        ];
         let found = diff(&archive, &ours, &[]);
         assert_eq!(found.len(), left_out.len(), "{found:?}");
-        assert!(found.iter().zip(left_out).all(|(found, path)| found.starts_with(path)), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .zip(left_out)
+                .all(|(found, path)| found.starts_with(path)),
+            "{found:?}"
+        );
     }
 }
 
@@ -159,23 +213,41 @@ fn archives_of_other_programs_equal_the_tree_they_were_made_of() {
 fn device_nodes_and_sockets_of_a_directory_are_noted() {
     let scratch = Scratch::new();
     let tree = plant(&scratch, "tree", "");
-    succeed(Command::new("mknod").arg(tree.join("null")).args(["c", "1", "3"]));
+    succeed(
+        Command::new("mknod")
+            .arg(tree.join("null"))
+            .args(["c", "1", "3"]),
+    );
     let script = "import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])";
-    succeed(Command::new("python3").args(["-c", script]).arg(tree.join("socket")));
+    succeed(
+        Command::new("python3")
+            .args(["-c", script])
+            .arg(tree.join("socket")),
+    );
     let archive = scratch.join("a.tar");
-    succeed(isar(["-q", "pack"]).arg(&tree).arg(&archive).args(["--format", "tar", "--unmapped", "squash"]));
+    succeed(isar(["-q", "pack"]).arg(&tree).arg(&archive).args([
+        "--format",
+        "tar",
+        "--unmapped",
+        "squash",
+    ]));
     let output = run(isar(["diff"]).args([&tree, &archive]));
     let said = text(&output.stderr);
     // Seen from outside, the subordinate ids are others than those squashed.
     assert!(!text(&output.stdout).contains("null") && !text(&output.stdout).contains("socket"));
-    assert!(said.contains("not compared: 1 device node that only a directory has, 1 socket"), "{said}");
+    assert!(
+        said.contains("not compared: 1 device node that only a directory has, 1 socket"),
+        "{said}"
+    );
     let output = run(isar(["diff", "--devices", "keep"]).args([&tree, &archive]));
     assert!(text(&output.stdout).contains("null: presence: character device → nothing\n"));
 }
 
 #[test]
 fn a_real_chroot_equals_its_archive_for_the_ordinary_user_and_for_tar() {
-    let Some(tree) = chroot("bookworm") else { return };
+    let Some(tree) = chroot("bookworm") else {
+        return;
+    };
     let scratch = Scratch::new();
     let archive = scratch.join("a.tar.zst");
     pack(&tree, &archive);
@@ -189,20 +261,43 @@ fn a_real_chroot_equals_its_archive_for_the_ordinary_user_and_for_tar() {
         .arg(&tree));
     assert!(tar.status.success());
     let find = "cd \"$0\" && find . -path ./var/cache/apt/archives -prune -o -path ./isar-apt -prune -o ! -type s ! -type c ! -type b -print | sort";
-    let on_disk = as_namespace_root("sh").args(["-c", find]).arg(&tree).env("LC_ALL", "C").output().unwrap();
+    let on_disk = as_namespace_root("sh")
+        .args(["-c", find])
+        .arg(&tree)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
     let listed = isar_as_user(["list"]).arg(&archive).output().unwrap();
-    let mut names: Vec<String> =
-        text(&listed.stdout).lines().map(|name| name.trim_end_matches('/').to_owned()).collect();
+    let mut names: Vec<String> = text(&listed.stdout)
+        .lines()
+        .map(|name| name.trim_end_matches('/').to_owned())
+        .collect();
     names.sort();
-    let mut expected: Vec<String> = text(&on_disk.stdout).lines().map(|name| name.replace('\\', "\\\\")).collect();
+    let mut expected: Vec<String> = text(&on_disk.stdout)
+        .lines()
+        .map(|name| name.replace('\\', "\\\\"))
+        .collect();
     expected.sort();
-    assert!(names == expected && names.len() > 5000, "{} and {}", names.len(), expected.len());
+    assert!(
+        names == expected && names.len() > 5000,
+        "{} and {}",
+        names.len(),
+        expected.len()
+    );
     // One byte in one file of thousands: tar and diff both see it.
     let changed = scratch.namespace_dir("changed");
     let script = "cd \"$0\" && tar --zstd --numeric-owner -xf - && printf x | dd of=usr/bin/dpkg bs=1 seek=5000 conv=notrunc status=none";
-    succeed(as_namespace_root("sh").args(["-ec", script]).arg(&changed).stdin(fs::File::open(&archive).unwrap()));
+    succeed(
+        as_namespace_root("sh")
+            .args(["-ec", script])
+            .arg(&changed)
+            .stdin(fs::File::open(&archive).unwrap()),
+    );
     let found = diff(&archive, &changed, &[]);
-    assert!(found.len() == 1 && found[0].starts_with("usr/bin/dpkg: content: "), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].starts_with("usr/bin/dpkg: content: "),
+        "{found:?}"
+    );
 }
 
 /// Changes to the tree of [`rich`], whose hard links stay together.
@@ -214,12 +309,19 @@ const CHANGES: &str = r#"
     setcap cap_chown=ep attributes/capability; echo > 'new in b'; rm names/-rf; chown -h 9:9 links/loop; truncate -s 70M sparse/last
 "#;
 
-/// The paths at which two snapshots differ, as the program shows them. Times and holes do not count; what the names of a file share counts once.
+/// The paths at which two snapshots differ, as the program shows them. Times and holes do not
+/// count; what the names of a file share counts once.
 fn paths_that_differ(a: &Snapshot, b: &Snapshot) -> Vec<String> {
     let facts = |value: Option<&Value>| {
         let mut facts = value.and_then(Value::as_object).cloned()?;
-        ["mtime", "extents"].iter().for_each(|key| _ = facts.remove(*key));
-        if facts["xattrs"].as_object().unwrap().contains_key("system.posix_acl_access") {
+        ["mtime", "extents"]
+            .iter()
+            .for_each(|key| _ = facts.remove(*key));
+        if facts["xattrs"]
+            .as_object()
+            .unwrap()
+            .contains_key("system.posix_acl_access")
+        {
             facts.remove("mode");
         }
         Some(facts)
@@ -236,8 +338,14 @@ fn paths_that_differ(a: &Snapshot, b: &Snapshot) -> Vec<String> {
         !LEFT_OUT.contains(&path.as_str()) && !is_second && a != b
     };
     // A snapshot has bytes as Latin-1.
-    let shown = |path: &String| Shown(&path.chars().map(|byte| byte as u8).collect::<Vec<u8>>()).to_string();
-    let mut found: Vec<String> = paths.iter().filter(differs).map(|path| shown(path)).collect();
+    let shown = |path: &String| {
+        Shown(&path.chars().map(|byte| byte as u8).collect::<Vec<u8>>()).to_string()
+    };
+    let mut found: Vec<String> = paths
+        .iter()
+        .filter(differs)
+        .map(|path| shown(path))
+        .collect();
     found.sort();
     found
 }
@@ -251,13 +359,22 @@ fn a_comparison_by_other_means_finds_the_same_paths() {
     let a = rich(&scratch, "a");
     let b = scratch.namespace_dir("b");
     let script = format!("cp -a \"$0/.\" \"$1\"; cd \"$1\"; PATH=$PATH:/sbin:/usr/sbin\n{CHANGES}");
-    succeed(as_namespace_root("sh").args(["-euc", &script]).args([&a, &b]));
+    succeed(
+        as_namespace_root("sh")
+            .args(["-euc", &script])
+            .args([&a, &b]),
+    );
     let (archive_a, archive_b) = (scratch.join("a.tar.zst"), scratch.join("b.tar"));
     pack(&a, &archive_a);
     pack(&b, &archive_b);
     let expected = paths_that_differ(&snapshot(&a), &snapshot(&b));
     assert!(expected.len() >= 20, "{expected:?}");
-    for (a, b) in [(&a, &b), (&archive_a, &b), (&a, &archive_b), (&archive_a, &archive_b)] {
+    for (a, b) in [
+        (&a, &b),
+        (&archive_a, &b),
+        (&a, &archive_b),
+        (&archive_a, &archive_b),
+    ] {
         let lines = diff(a, b, &[]);
         // A path may have a colon in it; a word that follows it has none.
         let mut paths: Vec<String> = lines.iter().map(|line| path_of(line).to_owned()).collect();
@@ -285,7 +402,9 @@ fn path_of(line: &str) -> &str {
         "default ACL",
         "xattr",
     ];
-    let ends = words.iter().filter_map(|word| line.find(&format!(": {word}")));
+    let ends = words
+        .iter()
+        .filter_map(|word| line.find(&format!(": {word}")));
     &line[..ends.min().unwrap()]
 }
 
@@ -293,12 +412,22 @@ fn path_of(line: &str) -> &str {
 fn json_and_quiet_say_the_same() {
     let scratch = Scratch::new();
     let a = plant(&scratch, "a", "");
-    let b = plant(&scratch, "b", "chmod 0700 dir/sub; setfattr -n user.one -v 3 etc/other");
+    let b = plant(
+        &scratch,
+        "b",
+        "chmod 0700 dir/sub; setfattr -n user.one -v 3 etc/other",
+    );
     let output = run(isar_as_user(["diff", "--json"]).args([&a, &b]));
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(found.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "b", "equal", "differences", "skipped"]);
-    assert_eq!((&found["equal"], &found["a"]), (&false.into(), &a.to_str().unwrap().into()));
+    assert_eq!(
+        found.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["a", "b", "equal", "differences", "skipped"]
+    );
+    assert_eq!(
+        (&found["equal"], &found["a"]),
+        (&false.into(), &a.to_str().unwrap().into())
+    );
     let expected: Value = serde_json::json!([
         {"path": "dir/sub", "what": "mode", "xattr": null, "a": "0755", "b": "0700"},
         {"path": "etc/other", "what": "xattr", "xattr": "user.one", "a": "\"1\"", "b": "\"3\""},
@@ -307,7 +436,10 @@ fn json_and_quiet_say_the_same() {
     let skipped: Vec<&String> = found["skipped"].as_object().unwrap().keys().collect();
     assert_eq!(skipped, ["devices", "sockets", "mounts", "excluded"]);
     let quiet = run(isar_as_user(["-q", "diff"]).args([&a, &b]));
-    assert_eq!((quiet.status.code(), quiet.stdout.len(), quiet.stderr.len()), (Some(1), 0, 0));
+    assert_eq!(
+        (quiet.status.code(), quiet.stdout.len(), quiet.stderr.len()),
+        (Some(1), 0, 0)
+    );
 }
 
 #[test]
@@ -318,16 +450,31 @@ fn a_side_that_cannot_be_read_is_an_error_that_names_it() {
     pack(&tree, &archive);
     let missing = scratch.join("missing");
     let said = fail(2, isar_as_user(["diff"]).args([&tree, &missing]));
-    assert!(said.contains("missing") && said.contains("No such file or directory"), "{said}");
+    assert!(
+        said.contains("missing") && said.contains("No such file or directory"),
+        "{said}"
+    );
     let length = fs::metadata(&archive).unwrap().len();
-    fs::File::options().write(true).open(&archive).unwrap().set_len(length / 2).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&archive)
+        .unwrap()
+        .set_len(length / 2)
+        .unwrap();
     let said = fail(2, isar_as_user(["diff"]).args([&tree, &archive]));
     assert!(said.contains("a.tar") && said.contains("cut off"), "{said}");
     let said = fail(2, &mut isar_as_user(["diff", "-", "-"]));
     assert!(said.contains("both are stdin"), "{said}");
     let script = "import tarfile,io; t=tarfile.open('l.tar','w'); i=tarfile.TarInfo('./l'); i.type=tarfile.LNKTYPE; i.linkname='./none'; t.addfile(i); t.close()";
-    succeed(Command::new("python3").current_dir(scratch.path()).args(["-c", script]));
+    succeed(
+        Command::new("python3")
+            .current_dir(scratch.path())
+            .args(["-c", script]),
+    );
     let link = scratch.join("l.tar");
     let said = fail(2, isar(["diff"]).args([&link, &link]));
-    assert!(said.contains("l: a hard link to none, which does not stand before it"), "{said}");
+    assert!(
+        said.contains("l: a hard link to none, which does not stand before it"),
+        "{said}"
+    );
 }

@@ -1,6 +1,8 @@
-//! The archives that the fuzz targets begin with, read by `archive::reader` and by Python's tarfile: up to where ours refuses, both find the same members.
+//! The archives that the fuzz targets begin with, read by `archive::reader` and by Python's
+//! tarfile: up to where ours refuses, both find the same members.
 //!
-//! Where they do not, [`DIFFERENCES`] says why. (`tests/fuzz/fuzz_targets/differential.rs` has such a list for the `tar` crate, against any bytes.)
+//! Where they do not, [`DIFFERENCES`] says why. (`tests/fuzz/fuzz_targets/differential.rs` has such
+//! a list for the `tar` crate, against any bytes.)
 
 #[path = "../fuzz/src/archives.rs"]
 mod archives;
@@ -75,13 +77,21 @@ fn tarfile_finds_the_same_members_or_the_list_says_why_not() {
     for (name, archive) in archives::all() {
         fs::write(scratch.join(name), &archive.0).unwrap();
     }
-    let told = succeed(Command::new("/usr/bin/python3").args(["-c", PYTHON]).arg(scratch.path()));
+    let told = succeed(
+        Command::new("/usr/bin/python3")
+            .args(["-c", PYTHON])
+            .arg(scratch.path()),
+    );
     let theirs: BTreeMap<String, Vec<String>> = serde_json::from_str(&told).unwrap();
     let mut differing = Vec::new();
     for (name, archive) in archives::all() {
         let (ours, is_whole) = members(&archive.0);
         let theirs = &theirs[name];
-        let agrees = if is_whole { ours == *theirs } else { theirs.starts_with(&ours) };
+        let agrees = if is_whole {
+            ours == *theirs
+        } else {
+            theirs.starts_with(&ours)
+        };
         if !agrees {
             eprintln!("{name}:\nours {ours:#?}\ntheirs {theirs:#?}");
             differing.push(name);
@@ -91,10 +101,15 @@ fn tarfile_finds_the_same_members_or_the_list_says_why_not() {
     assert_eq!(differing, known);
 }
 
-/// Every archive of the lists `good` and `odd` is read to its end, and none of the list `bad`: else they would not show what they are there for.
+/// Every archive of the lists `good` and `odd` is read to its end, and none of the list `bad`: else
+/// they would not show what they are there for.
 #[test]
 fn archives_are_read_or_refused_as_their_lists_say() {
-    for (is_good, list) in [(true, archives::good()), (true, archives::odd()), (false, archives::bad())] {
+    for (is_good, list) in [
+        (true, archives::good()),
+        (true, archives::odd()),
+        (false, archives::bad()),
+    ] {
         for (name, archive) in list {
             assert_eq!(members(&archive.0).1, is_good, "{name}");
         }
@@ -108,31 +123,61 @@ fn members(mut stream: &[u8]) -> (Vec<String>, bool) {
     loop {
         match reader.next(&mut stream) {
             Ok(Some(Event::Member(member))) => {
-                let size = if let Kind::File { size, .. } = member.entry.kind { size.min(1 << 20) } else { 0 };
+                let size = if let Kind::File { size, .. } = member.entry.kind {
+                    size.min(1 << 20)
+                } else {
+                    0
+                };
                 current = Some((member.entry, vec![0; size as usize]));
             }
             Ok(Some(Event::Data(offset, data))) => {
                 let (_, content) = current.as_mut().unwrap();
-                if let Some(place) = content.get_mut(offset as usize..offset as usize + data.len()) {
+                if let Some(place) = content.get_mut(offset as usize..offset as usize + data.len())
+                {
                     place.copy_from_slice(data);
                 }
             }
-            Ok(Some(Event::MemberEnd)) => lines.extend(current.take().map(|(entry, content)| line(&entry, &content))),
+            Ok(Some(Event::MemberEnd)) => lines.extend(
+                current
+                    .take()
+                    .map(|(entry, content)| line(&entry, &content)),
+            ),
             Ok(None) => return (lines, reader.finish().is_ok()),
             Err(_) => return (lines, false),
         }
     }
 }
 
-/// Path (hexadecimal), kind, mode, owner, group, seconds, and what the kind has: size and SHA-256, target, numbers.
+/// Path (hexadecimal), kind, mode, owner, group, seconds, and what the kind has: size and SHA-256,
+/// target, numbers.
 fn line(entry: &Entry, content: &[u8]) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
     let more = match &entry.kind {
         Kind::File { size, .. } => format!("{size} {}", hex(&Sha256::digest(content))),
         Kind::Symlink { target } | Kind::HardLink { target } => hex(target),
-        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => format!("{major} {minor}"),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+            format!("{major} {minor}")
+        }
         Kind::Directory | Kind::Fifo => String::new(),
     };
-    let Entry { path, kind, mode, uid, gid, mtime, .. } = entry;
-    format!("{} {} {mode:o} {uid} {gid} {} {more}", hex(path), kind.name(), mtime.seconds)
+    let Entry {
+        path,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        ..
+    } = entry;
+    format!(
+        "{} {} {mode:o} {uid} {gid} {} {more}",
+        hex(path),
+        kind.name(),
+        mtime.seconds
+    )
 }

@@ -11,15 +11,37 @@ fn tree() -> Scratch {
     for directory in ["rootfs", "rootfs/boot", "rootfs/boot/private"] {
         fs::create_dir(scratch.join(directory)).unwrap();
     }
-    for file in ["boot/vmlinuz-6.1", "boot/private/initrd.img-6.1", "boot/private/other"] {
+    for file in [
+        "boot/vmlinuz-6.1",
+        "boot/private/initrd.img-6.1",
+        "boot/private/other",
+    ] {
         fs::write(scratch.join("rootfs").join(file), file).unwrap();
-        fs::set_permissions(scratch.join("rootfs").join(file), fs::Permissions::from_mode(0o400)).unwrap();
-        chown(scratch.join("rootfs").join(file), Some(user().base), Some(user().base)).unwrap();
+        fs::set_permissions(
+            scratch.join("rootfs").join(file),
+            fs::Permissions::from_mode(0o400),
+        )
+        .unwrap();
+        chown(
+            scratch.join("rootfs").join(file),
+            Some(user().base),
+            Some(user().base),
+        )
+        .unwrap();
     }
     symlink("/boot/vmlinuz-6.1", scratch.join("rootfs/vmlinuz")).unwrap();
-    fs::set_permissions(scratch.join("rootfs/boot/private"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(
+        scratch.join("rootfs/boot/private"),
+        fs::Permissions::from_mode(0o700),
+    )
+    .unwrap();
     for directory in ["rootfs", "rootfs/boot", "rootfs/boot/private"] {
-        chown(scratch.join(directory), Some(user().base), Some(user().base)).unwrap();
+        chown(
+            scratch.join(directory),
+            Some(user().base),
+            Some(user().base),
+        )
+        .unwrap();
     }
     scratch
 }
@@ -31,7 +53,16 @@ fn copies_are_the_callers_own_with_the_asked_mode_and_nothing_else_is_left() {
     fs::create_dir(scratch.join("deploy")).unwrap();
     chown(scratch.join("deploy"), Some(user().uid), Some(user().gid)).unwrap();
     fs::set_permissions(scratch.join("deploy"), fs::Permissions::from_mode(0o700)).unwrap();
-    let args = ["export", "--mode", "0640", "--json", "rootfs", "boot/**/initrd*", "vmlinuz", "deploy"];
+    let args = [
+        "export",
+        "--mode",
+        "0640",
+        "--json",
+        "rootfs",
+        "boot/**/initrd*",
+        "vmlinuz",
+        "deploy",
+    ];
     let said = succeed(isar_as_user(args).current_dir(scratch.path()));
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(
@@ -41,10 +72,18 @@ fn copies_are_the_callers_own_with_the_asked_mode_and_nothing_else_is_left() {
     for (file, content, mode) in [
         ("kernel", "boot/vmlinuz-6.1", 0o644),
         ("deploy/vmlinuz", "boot/vmlinuz-6.1", 0o640),
-        ("deploy/initrd.img-6.1", "boot/private/initrd.img-6.1", 0o640),
+        (
+            "deploy/initrd.img-6.1",
+            "boot/private/initrd.img-6.1",
+            0o640,
+        ),
     ] {
         let stat = fs::metadata(scratch.join(file)).unwrap();
-        assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (user().uid, user().gid, mode), "{file}");
+        assert_eq!(
+            (stat.uid(), stat.gid(), stat.mode() & 0o7777),
+            (user().uid, user().gid, mode),
+            "{file}"
+        );
         assert_eq!(fs::read_to_string(scratch.join(file)).unwrap(), content);
     }
     assert_eq!(fs::read_dir(scratch.join("deploy")).unwrap().count(), 2);
@@ -55,17 +94,37 @@ fn copies_are_the_callers_own_with_the_asked_mode_and_nothing_else_is_left() {
 fn what_cannot_be_exported_is_named_and_nothing_is_written() {
     let scratch = tree();
     let cases: &[(&[&str], &str)] = &[
-        (&["rootfs", "/nothing", "x"], "nothing: the tree has no such file"),
+        (
+            &["rootfs", "/nothing", "x"],
+            "nothing: the tree has no such file",
+        ),
         (&["rootfs", "no*", "x"], "no*: the tree has no such file"),
         (&["rootfs", "boot", "x"], "boot: it is a directory"),
-        (&["rootfs", "boot/private/*", "x"], "2 files need a directory"),
-        (&["rootfs", "../outside", "x"], "outside: the tree has no such file"),
-        (&["missing", "a", "x"], "cannot export from \"missing\": open the directory: No such file"),
-        (&["rootfs", "vmlinuz", "no/dir"], "\"rootfs\": no: open the directory: No such file"),
+        (
+            &["rootfs", "boot/private/*", "x"],
+            "2 files need a directory",
+        ),
+        (
+            &["rootfs", "../outside", "x"],
+            "outside: the tree has no such file",
+        ),
+        (
+            &["missing", "a", "x"],
+            "cannot export from \"missing\": open the directory: No such file",
+        ),
+        (
+            &["rootfs", "vmlinuz", "no/dir"],
+            "\"rootfs\": no: open the directory: No such file",
+        ),
     ];
     fs::write(scratch.join("outside"), "secret").unwrap();
     for (args, expected) in cases {
-        let said = fail(2, isar_as_user(["export"]).args(*args).current_dir(scratch.path()));
+        let said = fail(
+            2,
+            isar_as_user(["export"])
+                .args(*args)
+                .current_dir(scratch.path()),
+        );
         assert!(said.contains(expected), "{args:?}: {said}");
     }
     assert_eq!(scratch.names(), ["outside", "rootfs"]);
@@ -75,6 +134,9 @@ fn what_cannot_be_exported_is_named_and_nothing_is_written() {
 fn files_of_one_name_do_not_overwrite_each_other() {
     let scratch = tree();
     fs::write(scratch.join("rootfs/other"), "x").unwrap();
-    let said = fail(2, isar_as_user(["export", "rootfs", "**/other", "other", "."]).current_dir(scratch.path()));
+    let said = fail(
+        2,
+        isar_as_user(["export", "rootfs", "**/other", "other", "."]).current_dir(scratch.path()),
+    );
     assert!(said.contains("have the same name"), "{said}");
 }

@@ -1,4 +1,5 @@
-//! Archives that other programs make of one tree, read by `archive::reader` and compared with the tree itself.
+//! Archives that other programs make of one tree, read by `archive::reader` and compared with the
+//! tree itself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -56,21 +57,38 @@ pub fn plant(root: &Path, extent: Extent) {
     fs::write(root.join("empty"), b"").unwrap();
     fs::write(root.join("block"), [7; 512]).unwrap();
     symlink("../dir/file", root.join("link")).unwrap();
-    // The first needs no, the second one and the third two continuation blocks in the old GNU format; all end in a hole.
+    // The first needs no, the second one and the third two continuation blocks in the old GNU
+    // format; all end in a hole.
     for (name, extents) in [("sparse 3", 3u64), ("sparse 20", 20), ("sparse 40", 40)] {
         let file = File::create(root.join(name)).unwrap();
         for place in 0..extents {
-            file.write_all_at(&[place as u8 + 1; 4096], 4096 + place * 65536).unwrap();
+            file.write_all_at(&[place as u8 + 1; 4096], 4096 + place * 65536)
+                .unwrap();
         }
         file.set_len(extents * 65536 + 100_000).unwrap();
     }
-    File::create(root.join("hole")).unwrap().set_len(1 << 20).unwrap();
+    File::create(root.join("hole"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
     if extent >= Extent::Ustar {
         fs::create_dir(root.join("d".repeat(99))).unwrap();
         fs::write(root.join("d".repeat(99)).join("e".repeat(99)), b"long").unwrap();
-        mknodat(CWD, root.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
-        let null =
-            mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3));
+        mknodat(
+            CWD,
+            root.join("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o640),
+            0,
+        )
+        .unwrap();
+        let null = mknodat(
+            CWD,
+            root.join("null"),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            makedev(1, 3),
+        );
         null.unwrap();
     }
     if extent >= Extent::Long {
@@ -87,9 +105,18 @@ pub fn plant(root: &Path, extent: Extent) {
         xattr::set(&file, "user.binary", b"a\n\0=\xff").unwrap();
         xattr::set(&file, "user.a=b%", b"odd name").unwrap();
         let acl = |text: &[u8]| acl::from_text(text).unwrap();
-        xattr::set(&file, "system.posix_acl_access", &acl(b"u::rw-,u:1234:rwx,g::r--,m::rwx,o::r--")).unwrap();
-        xattr::set(root.join("dir"), "system.posix_acl_default", &acl(b"u::rwx,g::r-x,g:77:rwx,m::rwx,o::---"))
-            .unwrap();
+        xattr::set(
+            &file,
+            "system.posix_acl_access",
+            &acl(b"u::rw-,u:1234:rwx,g::r--,m::rwx,o::r--"),
+        )
+        .unwrap();
+        xattr::set(
+            root.join("dir"),
+            "system.posix_acl_default",
+            &acl(b"u::rwx,g::r-x,g:77:rwx,m::rwx,o::---"),
+        )
+        .unwrap();
     }
     own(root, root, extent);
 }
@@ -112,11 +139,22 @@ fn own(root: &Path, path: &Path, extent: Extent) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let time = Timespec {
-        tv_sec: if old { -1000 } else { 1_600_000_000 + name.as_os_str().len() as i64 },
+        tv_sec: if old {
+            -1000
+        } else {
+            1_600_000_000 + name.as_os_str().len() as i64
+        },
         // Before 1970 bsdtar writes a fraction that counts the wrong way.
-        tv_nsec: if extent >= Extent::Pax && !old { 500_000_000 } else { 0 },
+        tv_nsec: if extent >= Extent::Pax && !old {
+            500_000_000
+        } else {
+            0
+        },
     };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -126,15 +164,31 @@ fn planted(root: &Path, extent: Extent) -> Tree {
         let entry = entry.unwrap();
         let (path, meta) = (entry.path(), entry.metadata().unwrap());
         let kind = meta.file_type();
-        let attribute = |name: &str| if kind.is_symlink() { None } else { xattr::get(path, name).unwrap() };
+        let attribute = |name: &str| {
+            if kind.is_symlink() {
+                None
+            } else {
+                xattr::get(path, name).unwrap()
+            }
+        };
         let mut xattrs = Vec::new();
         if extent >= Extent::Attributes && !kind.is_symlink() {
-            for name in xattr::list(path).unwrap().filter(|name| name.as_bytes().starts_with(b"user.")) {
-                xattrs.push((name.clone().into_vec(), xattr::get(path, &name).unwrap().unwrap()));
+            for name in xattr::list(path)
+                .unwrap()
+                .filter(|name| name.as_bytes().starts_with(b"user."))
+            {
+                xattrs.push((
+                    name.clone().into_vec(),
+                    xattr::get(path, &name).unwrap().unwrap(),
+                ));
             }
         }
         xattrs.sort();
-        let device = if kind.is_char_device() { meta.rdev() } else { 0 };
+        let device = if kind.is_char_device() {
+            meta.rdev()
+        } else {
+            0
+        };
         let seen = Seen {
             kind: match () {
                 () if kind.is_dir() => "directory",
@@ -146,14 +200,27 @@ fn planted(root: &Path, extent: Extent) -> Tree {
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
             mtime: (meta.mtime(), meta.mtime_nsec()),
-            target: kind.is_symlink().then(|| fs::read_link(path).unwrap().into_os_string().into_vec()),
+            target: kind
+                .is_symlink()
+                .then(|| fs::read_link(path).unwrap().into_os_string().into_vec()),
             device: (rustix::fs::major(device), rustix::fs::minor(device)),
-            content: if kind.is_file() { fs::read(path).unwrap() } else { Vec::new() },
+            content: if kind.is_file() {
+                fs::read(path).unwrap()
+            } else {
+                Vec::new()
+            },
             xattrs,
             access_acl: attribute("system.posix_acl_access"),
             default_acl: attribute("system.posix_acl_default"),
         };
-        (path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec(), seen)
+        (
+            path.strip_prefix(root)
+                .unwrap()
+                .as_os_str()
+                .as_bytes()
+                .to_vec(),
+            seen,
+        )
     });
     files.collect()
 }
@@ -164,14 +231,27 @@ fn archived(archive: &[u8]) -> (Tree, usize) {
     let mut reader = Reader::new(Limits::default());
     // Pieces of this length cut headers, names and maps.
     for mut piece in archive.chunks(1000) {
-        while let Some(event) = reader.next(&mut piece).unwrap_or_else(|error| panic!("{error}")) {
+        while let Some(event) = reader
+            .next(&mut piece)
+            .unwrap_or_else(|error| panic!("{error}"))
+        {
             match event {
                 Event::Member(member) => {
                     assert_eq!(member.other_records, Vec::<Vec<u8>>::new());
-                    holes += usize::from(matches!(member.entry.kind, Kind::File { extents: Some(_), .. }));
+                    holes += usize::from(matches!(
+                        member.entry.kind,
+                        Kind::File {
+                            extents: Some(_),
+                            ..
+                        }
+                    ));
                     path.clone_from(&member.entry.path);
                     let seen = seen(member.entry, &tree);
-                    assert!(tree.insert(path.clone(), seen).is_none(), "{} twice", path.escape_ascii());
+                    assert!(
+                        tree.insert(path.clone(), seen).is_none(),
+                        "{} twice",
+                        path.escape_ascii()
+                    );
                 }
                 Event::Data(offset, data) => {
                     let content = &mut tree.get_mut(&path).unwrap().content;
@@ -209,7 +289,8 @@ fn seen(entry: Entry, tree: &Tree) -> Seen {
     seen
 }
 
-/// Packs the tree with each command, which is a shell's: `$T` is the tree, `$A` the archive. `sparse` says whether the files with holes are stored as such.
+/// Packs the tree with each command, which is a shell's: `$T` is the tree, `$A` the archive.
+/// `sparse` says whether the files with holes are stored as such.
 fn compare(extent: Extent, commands: &[(&str, bool)]) {
     let scratch = Scratch::new();
     let (root, archive) = (scratch.join("tree"), scratch.join("archive"));
@@ -217,15 +298,30 @@ fn compare(extent: Extent, commands: &[(&str, bool)]) {
     let expected = planted(&root, extent);
     for (command, sparse) in commands {
         // The tree's own times of reading change; nothing else does.
-        succeed(Command::new("sh").args(["-ec", command]).env("T", &root).env("A", &archive).env("LC_ALL", "C.UTF-8"));
+        succeed(
+            Command::new("sh")
+                .args(["-ec", command])
+                .env("T", &root)
+                .env("A", &archive)
+                .env("LC_ALL", "C.UTF-8"),
+        );
         let (found, holes) = archived(&fs::read(&archive).unwrap());
-        let names = |tree: &Tree| tree.keys().map(|path| path.escape_ascii().to_string()).collect::<Vec<_>>();
+        let names = |tree: &Tree| {
+            tree.keys()
+                .map(|path| path.escape_ascii().to_string())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(&found), names(&expected), "{command}");
         for (path, seen) in &expected {
             let (mut ours, mut theirs) = (found[path].clone(), seen.clone());
-            assert!(ours.content == theirs.content, "{command}: {}: content", path.escape_ascii());
+            assert!(
+                ours.content == theirs.content,
+                "{command}: {}: content",
+                path.escape_ascii()
+            );
             if ours.access_acl.is_some() {
-                // The mode shows the ACL's mask; bsdtar stores the owning group's permissions in its place, which setting the ACL makes good.
+                // The mode shows the ACL's mask; bsdtar stores the owning group's permissions in
+                // its place, which setting the ACL makes good.
                 ours.mode &= !0o070;
                 theirs.mode &= !0o070;
             }
@@ -246,7 +342,13 @@ with tarfile.open(os.environ["A"], "w", format=getattr(tarfile, sys.argv[1])) as
 #[test]
 fn v7_archives_are_read() {
     if require(&["tar", "bsdtar"]).is_some() {
-        compare(Extent::V7, &[("tar --format=v7 -cf $A -C $T .", false), ("bsdtar --format=v7 -cf $A -C $T .", false)]);
+        compare(
+            Extent::V7,
+            &[
+                ("tar --format=v7 -cf $A -C $T .", false),
+                ("bsdtar --format=v7 -cf $A -C $T .", false),
+            ],
+        );
     }
 }
 
@@ -273,11 +375,17 @@ fn gnu_archives_are_read() {
                 ("tar --format=oldgnu -cf $A -C $T .", false),
                 ("tar --format=oldgnu -Scf $A -C $T .", true),
                 ("tar --format=gnu -Scf $A -C $T .", true),
-                ("rm -f $A.snar; tar --format=gnu -Scf $A -g $A.snar -V label -C $T .", true),
+                (
+                    "rm -f $A.snar; tar --format=gnu -Scf $A -g $A.snar -V label -C $T .",
+                    true,
+                ),
                 (&format!("{PYTHON} GNU_FORMAT"), false),
             ],
         );
-        compare(Extent::Long, &[("bsdtar --format=gnutar -cf $A -C $T .", false)]);
+        compare(
+            Extent::Long,
+            &[("bsdtar --format=gnutar -cf $A -C $T .", false)],
+        );
     }
 }
 
@@ -288,7 +396,10 @@ fn pax_archives_are_read() {
             Extent::Pax,
             &[
                 ("tar --format=posix -cf $A -C $T .", false),
-                ("tar --format=posix --pax-option=globexthdr.name=g,comment=all,VENDOR.x=y -cf $A -C $T .", false),
+                (
+                    "tar --format=posix --pax-option=globexthdr.name=g,comment=all,VENDOR.x=y -cf $A -C $T .",
+                    false,
+                ),
                 ("bsdtar --format=pax -cf $A -C $T .", true),
                 (&format!("{PYTHON} PAX_FORMAT"), false),
             ],
@@ -300,7 +411,9 @@ fn pax_archives_are_read() {
 fn all_versions_of_sparse_pax_archives_are_read_with_attributes() {
     if require(&["tar", "bsdtar"]).is_some() {
         let gnu = |version: &str| {
-            format!("tar --sparse-version={version} --xattrs --xattrs-include='*' --acls -Scf $A -C $T .")
+            format!(
+                "tar --sparse-version={version} --xattrs --xattrs-include='*' --acls -Scf $A -C $T ."
+            )
         };
         compare(
             Extent::Attributes,

@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::world::{
-    Scratch, as_namespace_root, as_user, chroot, fail, isar, isar_as_user, require, run, succeed, user,
+    Scratch, as_namespace_root, as_user, chroot, fail, isar, isar_as_user, require, run, succeed,
+    user,
 };
 
 /// A directory of the test user.
@@ -27,7 +28,11 @@ fn file(path: PathBuf, mode: u32) -> PathBuf {
 }
 
 fn getfacl(path: &Path) -> String {
-    succeed(Command::new("getfacl").args(["--numeric", "--absolute-names", "--omit-header"]).arg(path))
+    succeed(
+        Command::new("getfacl")
+            .args(["--numeric", "--absolute-names", "--omit-header"])
+            .arg(path),
+    )
 }
 
 fn setfacl(options: &str, path: &Path) {
@@ -48,7 +53,17 @@ fn build_uid() -> u32 {
 fn in_namespace(uid: u32, script: &str) -> Command {
     let id = uid.to_string();
     let mut command = as_namespace_root("setpriv");
-    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", "sh", "-ec", script]);
+    command.args([
+        "--reuid",
+        &id,
+        "--regid",
+        &id,
+        "--clear-groups",
+        "--",
+        "sh",
+        "-ec",
+        script,
+    ]);
     command
 }
 
@@ -83,16 +98,25 @@ fn the_acl_is_what_setfacl_makes() {
     for (options, like) in [
         ("", default),
         ("--parent", format!("-m u:{base}:rwX")),
-        ("--sbuild-uid 7", format!("-m u:{base}:rwX -m u:{}:rwx", base + 7)),
+        (
+            "--sbuild-uid 7",
+            format!("-m u:{base}:rwX -m u:{}:rwx", base + 7),
+        ),
         ("--share", shared),
     ] {
         for (index, state) in BEFORE.iter().enumerate() {
             let name = format!("{}{index}", options.replace([' ', '-'], ""));
-            let (ours, theirs) =
-                (before(&scratch, &name, *state), before(&scratch, &format!("{name}.setfacl"), *state));
+            let (ours, theirs) = (
+                before(&scratch, &name, *state),
+                before(&scratch, &format!("{name}.setfacl"), *state),
+            );
             grant(options, &ours);
             setfacl(&like, &theirs);
-            assert_eq!(getfacl(&ours), getfacl(&theirs), "{options} after {state:?}");
+            assert_eq!(
+                getfacl(&ours),
+                getfacl(&theirs),
+                "{options} after {state:?}"
+            );
             let mode = |path: &Path| fs::metadata(path).unwrap().mode();
             assert_eq!(mode(&ours), mode(&theirs), "{options} after {state:?}");
         }
@@ -103,11 +127,20 @@ fn the_acl_is_what_setfacl_makes() {
 fn files_below_get_execution_only_where_somebody_has_it() {
     let scratch = Scratch::new();
     let (base, build) = (user().base, build_uid());
-    let cases =
-        [(0o644, ""), (0o600, ""), (0o755, ""), (0o640, "-m g:7:r-x"), (0o444, ""), (0o640, "-m g:7:rwx,m::r--")];
+    let cases = [
+        (0o644, ""),
+        (0o600, ""),
+        (0o755, ""),
+        (0o640, "-m g:7:r-x"),
+        (0o444, ""),
+        (0o640, "-m g:7:rwx,m::r--"),
+    ];
     for (index, (mode, acl)) in cases.into_iter().enumerate() {
         let top = directory(&scratch, &index.to_string());
-        let (ours, theirs) = (file(top.join("ours"), mode), file(scratch.join(format!("{index}.theirs")), mode));
+        let (ours, theirs) = (
+            file(top.join("ours"), mode),
+            file(scratch.join(format!("{index}.theirs")), mode),
+        );
         if !acl.is_empty() {
             setfacl(acl, &ours);
             setfacl(acl, &theirs);
@@ -122,10 +155,17 @@ fn files_below_get_execution_only_where_somebody_has_it() {
 fn a_second_run_changes_nothing_not_even_ctimes() {
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
-    let below = [directory(&scratch, "top/sub"), file(top.join("a"), 0o644), file(top.join("sub/b"), 0o755)];
+    let below = [
+        directory(&scratch, "top/sub"),
+        file(top.join("a"), 0o644),
+        file(top.join("sub/b"), 0o755),
+    ];
     let ctimes = || -> Vec<(i64, i64)> {
         let paths = below.iter().map(PathBuf::as_path).chain([top.as_path()]);
-        paths.map(|path| fs::metadata(path).unwrap()).map(|data| (data.ctime(), data.ctime_nsec())).collect()
+        paths
+            .map(|path| fs::metadata(path).unwrap())
+            .map(|data| (data.ctime(), data.ctime_nsec()))
+            .collect()
     };
     for options in ["", "--share", "--revoke --share"] {
         grant(options, &top);
@@ -141,7 +181,11 @@ fn a_second_run_changes_nothing_not_even_ctimes() {
 fn revoking_gives_back_the_acl_that_was_there() {
     let scratch = Scratch::new();
     // The mask is recalculated both times, so one that hid permissions does not come back.
-    for (index, state) in BEFORE.iter().filter(|(options, _)| !options.contains("m::")).enumerate() {
+    for (index, state) in BEFORE
+        .iter()
+        .filter(|(options, _)| !options.contains("m::"))
+        .enumerate()
+    {
         for options in ["", "--parent", "--share"] {
             let top = before(&scratch, &format!("{index}{options}"), *state);
             let inner = file(top.join("file"), 0o640);
@@ -153,7 +197,11 @@ fn revoking_gives_back_the_acl_that_was_there() {
             grant(&format!("{options} --revoke"), &top);
             // A default ACL without names keeps the mask that it got.
             let now = [getfacl(&top), getfacl(&inner)].map(|text| {
-                if state.0.starts_with("-m d:u::") { text.replace("default:mask::---\n", "") } else { text }
+                if state.0.starts_with("-m d:u::") {
+                    text.replace("default:mask::---\n", "")
+                } else {
+                    text
+                }
             });
             assert_eq!(now, was, "{options} after {state:?}");
         }
@@ -167,17 +215,30 @@ fn revoking_takes_only_the_entries_of_the_same_options() {
     grant("", &top);
     grant("--parent --revoke", &top);
     let acl = getfacl(&top);
-    assert!(!acl.contains(&format!("user:{}:", user().base)) && acl.contains(&format!("user:{}:rwx", build_uid())));
+    assert!(
+        !acl.contains(&format!("user:{}:", user().base))
+            && acl.contains(&format!("user:{}:rwx", build_uid()))
+    );
     let said = grant("--revoke", &scratch.join("missing"));
-    assert!(said.contains("not there") && !scratch.join("missing").exists(), "{said}");
+    assert!(
+        said.contains("not there") && !scratch.join("missing").exists(),
+        "{said}"
+    );
 }
 
 #[test]
 fn root_and_the_build_user_of_a_namespace_may_write() {
-    let Some(()) = require(&["mmdebstrap"]) else { return };
+    let Some(()) = require(&["mmdebstrap"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
-    let write = |uid, name: &str| in_namespace(uid, &format!("mkdir {0}/{name}; rmdir {0}/{name}", top.display()));
+    let write = |uid, name: &str| {
+        in_namespace(
+            uid,
+            &format!("mkdir {0}/{name}; rmdir {0}/{name}", top.display()),
+        )
+    };
     let may = |uids: [u32; 3]| uids.map(|uid| run(&mut write(uid, "made")).status.success());
     assert_eq!(may([0, 999, 998]), [false, false, false]);
     grant("--parent", &top);
@@ -188,7 +249,9 @@ fn root_and_the_build_user_of_a_namespace_may_write() {
 
 #[test]
 fn what_is_shared_is_written_and_removed_by_builds_and_caller_alike() {
-    let Some(()) = require(&["mmdebstrap"]) else { return };
+    let Some(()) = require(&["mmdebstrap"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
     let at = top.display();
@@ -220,15 +283,25 @@ fn what_is_shared_is_written_and_removed_by_builds_and_caller_alike() {
             succeed(&mut command);
         }
     }
-    // New ones of each, in the directories of each other; then everybody removes what somebody else has made.
+    // New ones of each, in the directories of each other; then everybody removes what somebody else
+    // has made.
     for (number, directory) in ["mine", "by0/deep", "by999/deep"].into_iter().enumerate() {
-        for (who, mut command) in each(format!("umask 077; mkdir {at}/{directory}/$0.d")).into_iter().enumerate() {
+        for (who, mut command) in each(format!("umask 077; mkdir {at}/{directory}/$0.d"))
+            .into_iter()
+            .enumerate()
+        {
             succeed(command.arg(format!("{number}{who}")));
         }
-        for (who, mut command) in each(format!("echo x > {at}/{directory}/$0.d/f")).into_iter().enumerate() {
+        for (who, mut command) in each(format!("echo x > {at}/{directory}/$0.d/f"))
+            .into_iter()
+            .enumerate()
+        {
             succeed(command.arg(format!("{number}{}", (who + 1) % 3)));
         }
-        for (who, mut command) in each(format!("rm -r {at}/{directory}/$0.d")).into_iter().enumerate() {
+        for (who, mut command) in each(format!("rm -r {at}/{directory}/$0.d"))
+            .into_iter()
+            .enumerate()
+        {
             succeed(command.arg(format!("{number}{}", (who + 2) % 3)));
         }
     }
@@ -237,7 +310,11 @@ fn what_is_shared_is_written_and_removed_by_builds_and_caller_alike() {
     assert_eq!(old.map(|path| getfacl(&top.join(path))).to_vec(), acls);
 
     grant("--share --revoke", &top);
-    let left = succeed(Command::new("getfacl").args(["-RPs", "--numeric", "--absolute-names"]).arg(&top));
+    let left = succeed(
+        Command::new("getfacl")
+            .args(["-RPs", "--numeric", "--absolute-names"])
+            .arg(&top),
+    );
     assert_eq!(left, "", "an ACL is left");
 }
 
@@ -251,22 +328,46 @@ fn only_a_link_on_the_command_line_is_followed() {
     symlink(&inner, top.join("file")).unwrap();
     symlink(&top, scratch.join("link")).unwrap();
     grant("--share", &scratch.join("link"));
-    assert!(getfacl(&top).contains(&format!("user:{}:rwx", build_uid())), "a link on the command line is followed");
-    assert_eq!([getfacl(&other), getfacl(&inner)], was, "links below are not");
+    assert!(
+        getfacl(&top).contains(&format!("user:{}:rwx", build_uid())),
+        "a link on the command line is followed"
+    );
+    assert_eq!(
+        [getfacl(&other), getfacl(&inner)],
+        was,
+        "links below are not"
+    );
 }
 
 #[test]
 fn no_mount_below_is_entered() {
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
-    let (mounted, elsewhere) = (directory(&scratch, "top/mounted"), directory(&scratch, "elsewhere"));
+    let (mounted, elsewhere) = (
+        directory(&scratch, "top/mounted"),
+        directory(&scratch, "elsewhere"),
+    );
     let program = isar_as_user(["grant-acl", "--share"]);
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", r#"mount --bind "$0" "$1"; shift; exec "$@""#]).arg(&elsewhere).arg(&mounted);
-    command.arg(program.get_program()).args(program.get_args()).arg(&top);
+    command
+        .args([
+            "--mount",
+            "sh",
+            "-ec",
+            r#"mount --bind "$0" "$1"; shift; exec "$@""#,
+        ])
+        .arg(&elsewhere)
+        .arg(&mounted);
+    command
+        .arg(program.get_program())
+        .args(program.get_args())
+        .arg(&top);
     succeed(&mut command);
     assert!(getfacl(&top).contains("default:user:"));
-    assert!(!getfacl(&elsewhere).contains("user:1"), "a bind mount of the same file system");
+    assert!(
+        !getfacl(&elsewhere).contains("user:1"),
+        "a bind mount of the same file system"
+    );
 }
 
 #[test]
@@ -274,7 +375,10 @@ fn missing_directories_are_made_with_the_umask() {
     let scratch = Scratch::new();
     let program = isar_as_user(["grant-acl"]);
     let mut command = Command::new("sh");
-    command.args(["-c", r#"umask 027; exec "$@""#, "sh"]).arg(program.get_program()).args(program.get_args());
+    command
+        .args(["-c", r#"umask 027; exec "$@""#, "sh"])
+        .arg(program.get_program())
+        .args(program.get_args());
     succeed(command.arg(scratch.join("a/b")));
     let parent = fs::metadata(scratch.join("a")).unwrap();
     assert_eq!((parent.mode() & 0o7777, parent.uid()), (0o750, user().uid));
@@ -287,8 +391,11 @@ fn in_layout_caller_root_is_the_caller_and_needs_no_entry() {
     let top = directory(&scratch, "top");
     let said = grant("--id-layout caller", &top);
     assert!(said.contains("root inside is the caller"), "{said}");
-    let named: Vec<String> =
-        getfacl(&top).lines().filter(|line| line.starts_with("user:1")).map(str::to_owned).collect();
+    let named: Vec<String> = getfacl(&top)
+        .lines()
+        .filter(|line| line.starts_with("user:1"))
+        .map(str::to_owned)
+        .collect();
     assert_eq!(named, [format!("user:{}:rwx", build_uid())]);
 }
 
@@ -302,13 +409,24 @@ fn what_cannot_be_granted_is_said_with_its_remedy() {
     assert!(on(&plain).contains("Not a directory"));
     let error = on(&foreign);
     assert!(
-        error.contains("foreign") && error.contains("Operation not permitted") && error.contains("owner"),
+        error.contains("foreign")
+            && error.contains("Operation not permitted")
+            && error.contains("owner"),
         "{error}"
     );
     let error = on(Path::new("/proc/self/task"));
-    assert!(error.contains("stores no ACLs") && error.contains("remount,acl"), "{error}");
-    let error = fail(2, isar_as_user(["grant-acl", "--sbuild-uid", "70000"]).arg(scratch.path()));
-    assert!(error.contains("uid 70000") && error.contains("/etc/subuid"), "{error}");
+    assert!(
+        error.contains("stores no ACLs") && error.contains("remount,acl"),
+        "{error}"
+    );
+    let error = fail(
+        2,
+        isar_as_user(["grant-acl", "--sbuild-uid", "70000"]).arg(scratch.path()),
+    );
+    assert!(
+        error.contains("uid 70000") && error.contains("/etc/subuid"),
+        "{error}"
+    );
     // A foreign file in a shared tree: the rest is done, and the file is named.
     let top = directory(&scratch, "top");
     fs::write(top.join("a\nb"), "").unwrap();
@@ -323,8 +441,18 @@ fn found(mut command: Command) -> (u64, u64) {
     let said: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
     let users = said["users"].as_array().unwrap();
     let of = |role: &str| {
-        let has = |user: &&Value| user["roles"].as_array().unwrap().iter().any(|own| own == role);
-        users.iter().find(has).and_then(|user| user["inside"].as_u64()).unwrap()
+        let has = |user: &&Value| {
+            user["roles"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|own| own == role)
+        };
+        users
+            .iter()
+            .find(has)
+            .and_then(|user| user["inside"].as_u64())
+            .unwrap()
     };
     (of("sbuild-0.89"), of("sbuild-0.85"))
 }
@@ -337,13 +465,18 @@ fn with_chroot(chroot: &Path, top: &Path) -> Command {
 
 #[test]
 fn a_real_chroot_says_its_build_users() {
-    let Some(chroot) = chroot("bookworm") else { return };
+    let Some(chroot) = chroot("bookworm") else {
+        return;
+    };
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
     assert_eq!(found(with_chroot(&chroot, &top)), (999, 998));
     let acl = getfacl(&top);
     for id in [0, 998, 999] {
-        assert!(acl.contains(&format!("user:{}:rwx", user().base + id)), "{acl}");
+        assert!(
+            acl.contains(&format!("user:{}:rwx", user().base + id)),
+            "{acl}"
+        );
     }
 }
 
@@ -361,7 +494,10 @@ fn a_chroot_that_only_the_namespace_may_read_is_read_there() {
     assert_eq!(found(with_chroot(&root, &top)), (104, 103));
     fs::remove_file(root.join("etc/passwd")).unwrap();
     let error = fail(2, &mut with_chroot(&root, &top));
-    assert!(error.contains("etc/passwd") && error.contains("no chroot"), "{error}");
+    assert!(
+        error.contains("etc/passwd") && error.contains("no chroot"),
+        "{error}"
+    );
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
@@ -374,8 +510,21 @@ fn an_archive_says_the_build_users_of_its_last_passwd() {
     let pack = |passwd: &str, options: &str| {
         fs::write(tree.join("etc/passwd"), passwd).unwrap();
         let tar = scratch.join("chroot.tar");
-        succeed(Command::new("tar").arg("-C").arg(&tree).arg(options).arg(&tar).arg("./etc/passwd"));
-        succeed(Command::new("zstd").args(["-q", "-f"]).arg(&tar).arg("-o").arg(&archive));
+        succeed(
+            Command::new("tar")
+                .arg("-C")
+                .arg(&tree)
+                .arg(options)
+                .arg(&tar)
+                .arg("./etc/passwd"),
+        );
+        succeed(
+            Command::new("zstd")
+                .args(["-q", "-f"])
+                .arg(&tar)
+                .arg("-o")
+                .arg(&archive),
+        );
     };
     pack("x:x:105:1::/:/bin/sh\n", "-cf");
     assert_eq!(found(with_chroot(&archive, &top)), (104, 103));
@@ -388,7 +537,9 @@ fn an_archive_says_the_build_users_of_its_last_passwd() {
 
 #[test]
 fn the_uids_are_those_that_sbuild_has_useradd_make() {
-    let Some(()) = require(&["useradd", "groupadd"]) else { return };
+    let Some(()) = require(&["useradd", "groupadd"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let top = directory(&scratch, "top");
     let usual = "root:x:0:0::/:/bin/sh\n_apt:x:42:65534::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n";
@@ -405,7 +556,10 @@ fn the_uids_are_those_that_sbuild_has_useradd_make() {
         ("", "SYS_UID_MAX 500\n"),
         ("", "SYS_UID_MAX\t500\nSYS_UID_MAX 400\n"),
         ("", "UID_MIN 500\n"),
-        ("a:x:400:1::/:/bin/sh\n", "SYS_UID_MIN 400\nSYS_UID_MAX 500\n"),
+        (
+            "a:x:400:1::/:/bin/sh\n",
+            "SYS_UID_MIN 400\nSYS_UID_MAX 500\n",
+        ),
         ("", "SYS_UID_MAX \"0x1F0\" junk\nSYS_UID_MIN 0200\n"),
         ("", "SYS_UID_MAX 500 # see below\n"),
     ]
@@ -424,20 +578,39 @@ fn the_uids_are_those_that_sbuild_has_useradd_make() {
     }
 }
 
-/// What `basesetup` of `Sbuild/ChrootSetup.pm` does: the users `sbuild` and the caller, where the chroot has none of the name.
+/// What `basesetup` of `Sbuild/ChrootSetup.pm` does: the users `sbuild` and the caller, where the
+/// chroot has none of the name.
 fn made_by_sbuild(root: &Path) -> (u64, u64) {
     let passwd = || fs::read_to_string(root.join("etc/passwd")).unwrap();
     let uid = |name: &str| {
         let passwd = passwd();
-        let line = passwd.lines().find_map(|line| line.strip_prefix(&format!("{name}:x:")));
+        let line = passwd
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}:x:")));
         line.map(|rest| rest.split(':').next().unwrap().parse().unwrap())
     };
-    succeed(Command::new("groupadd").arg("--prefix").arg(root).args(["--system", "sbuild"]));
+    succeed(
+        Command::new("groupadd")
+            .arg("--prefix")
+            .arg(root)
+            .args(["--system", "sbuild"]),
+    );
     let ids = ["sbuild", "isar-test"].map(|name| {
         if uid(name).is_none() {
             let mut command = Command::new("useradd");
-            command.arg("--no-log-init").arg("--prefix").arg(root).args(["--system", "--home-dir", "/nonexistent"]);
-            command.args(["--no-create-home", "--shell", "/bin/bash", "--gid", "sbuild", name]);
+            command
+                .arg("--no-log-init")
+                .arg("--prefix")
+                .arg(root)
+                .args(["--system", "--home-dir", "/nonexistent"]);
+            command.args([
+                "--no-create-home",
+                "--shell",
+                "/bin/bash",
+                "--gid",
+                "sbuild",
+                name,
+            ]);
             succeed(&mut command);
         }
         uid(name).unwrap()
@@ -451,6 +624,12 @@ fn root_grants_on_behalf_of_a_user() {
     let top = directory(&scratch, "top");
     succeed(isar(["--userns", "isar-test", "grant-acl", "--share"]).arg(&top));
     let acl = getfacl(&top);
-    assert!(acl.contains(&format!("\nuser:{}:rwx\n", build_uid())), "{acl}");
-    assert!(acl.contains(&format!("default:user:{}:rwx", user().uid)), "{acl}");
+    assert!(
+        acl.contains(&format!("\nuser:{}:rwx\n", build_uid())),
+        "{acl}"
+    );
+    assert!(
+        acl.contains(&format!("default:user:{}:rwx", user().uid)),
+        "{acl}"
+    );
 }

@@ -20,7 +20,10 @@ fn owner(path: &Path) -> (u32, u32) {
 }
 
 fn maps(uids: String, gids: String) -> IdMaps {
-    IdMaps { uids: IdMap::parse(uids.as_bytes()).unwrap(), gids: IdMap::parse(gids.as_bytes()).unwrap() }
+    IdMaps {
+        uids: IdMap::parse(uids.as_bytes()).unwrap(),
+        gids: IdMap::parse(gids.as_bytes()).unwrap(),
+    }
 }
 
 /// What the test below has the ordinary user run, in a process of its own.
@@ -29,9 +32,13 @@ fn maps(uids: String, gids: String) -> IdMaps {
 fn as_the_caller() {
     // The handover is for a process of one thread, and a test runs in a second one.
     match isar_tarball::sys::fork().unwrap() {
-        Forked::Child => std::process::exit(catch_unwind(hand_over_and_take_back).map_or(1, |()| 0)),
+        Forked::Child => {
+            std::process::exit(catch_unwind(hand_over_and_take_back).map_or(1, |()| 0))
+        }
         Forked::Parent(child) => {
-            let (_, status) = rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+            let (_, status) = rustix::process::waitpid(Some(child), WaitOptions::empty())
+                .unwrap()
+                .unwrap();
             assert_eq!(status.exit_status(), Some(0));
         }
     }
@@ -39,11 +46,25 @@ fn as_the_caller() {
 
 fn hand_over_and_take_back() {
     let base = std::env::var("BASE").unwrap();
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     let subid = || format!("0 {base} 65536");
     for (layout, maps, root) in [
-        ("subid", maps(subid(), subid()), (base.parse().unwrap(), base.parse().unwrap())),
-        ("caller", maps(format!("0 {uid} 1\n1 {base} 1"), format!("0 {gid} 1\n1 {base} 1")), (uid, gid)),
+        (
+            "subid",
+            maps(subid(), subid()),
+            (base.parse().unwrap(), base.parse().unwrap()),
+        ),
+        (
+            "caller",
+            maps(
+                format!("0 {uid} 1\n1 {base} 1"),
+                format!("0 {gid} 1\n1 {base} 1"),
+            ),
+            (uid, gid),
+        ),
     ] {
         for parent in ["plain", "setgid", "home"] {
             let path = Path::new(parent).join(layout);
@@ -57,7 +78,9 @@ fn hand_over_and_take_back() {
         }
     }
     let foreign = File::open("/").unwrap();
-    let error = handover::to_caller(foreign.as_fd(), &maps(subid(), subid())).unwrap_err().to_string();
+    let error = handover::to_caller(foreign.as_fd(), &maps(subid(), subid()))
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "change its owner: Operation not permitted");
 }
 
@@ -66,14 +89,23 @@ fn a_directory_goes_to_root_of_the_namespace_and_back_without_rights_above_it() 
     let scratch = Scratch::new();
     let program = scratch.join("suite");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (name, group, mode) in [("plain", user().gid, 0o755), ("setgid", 100, 0o2775), ("home", user().gid, 0o700)] {
+    for (name, group, mode) in [
+        ("plain", user().gid, 0o755),
+        ("setgid", 100, 0o2775),
+        ("home", user().gid, 0o700),
+    ] {
         fs::create_dir(scratch.join(name)).unwrap();
         chown(scratch.join(name), Some(user().uid), Some(group)).unwrap();
         fs::set_permissions(scratch.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut command = as_user("env");
     command.arg(format!("BASE={}", user().base)).arg(&program);
-    command.args(["--exact", "handover::as_the_caller", "--ignored", "--nocapture"]);
+    command.args([
+        "--exact",
+        "handover::as_the_caller",
+        "--ignored",
+        "--nocapture",
+    ]);
     let out = world::succeed(command.current_dir(scratch.path()));
     assert!(out.contains("1 passed"), "{out}");
 }

@@ -1,4 +1,5 @@
-//! `imager --root`: a tree for one command, and that nothing of it stays. What is said of the command holds for `--cache` as well, see there.
+//! `imager --root`: a tree for one command, and that nothing of it stays. What is said of the
+//! command holds for `--cache` as well, see there.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +13,8 @@ use crate::world::{self, Scratch, fail, isar_as_user, names, run, succeed, text,
 /// What a small tree borrows from the host.
 pub const BORROWED: [&str; 4] = ["--bind", "/usr:ro", "--bind", "/lib64:ro"];
 
-/// Packs a tree that can run the host's programs, with `files` small files, as `name` in the scratch directory.
+/// Packs a tree that can run the host's programs, with `files` small files, as `name` in the
+/// scratch directory.
 pub fn pack_small(scratch: &Scratch, name: &str, files: usize) -> PathBuf {
     let tree = scratch.join(format!("{name}.tree"));
     for directory in ["etc", "usr", "lib64", "tmp", "data"] {
@@ -20,14 +22,35 @@ pub fn pack_small(scratch: &Scratch, name: &str, files: usize) -> PathBuf {
     }
     symlink("usr/bin", tree.join("bin")).unwrap();
     symlink("usr/lib", tree.join("lib")).unwrap();
-    symlink("../run/systemd/resolve/stub-resolv.conf", tree.join("etc/resolv.conf")).unwrap();
+    symlink(
+        "../run/systemd/resolve/stub-resolv.conf",
+        tree.join("etc/resolv.conf"),
+    )
+    .unwrap();
     fs::write(tree.join("data/name"), name).unwrap();
     for number in 0..files {
-        fs::write(tree.join(format!("data/{number}")), format!("{number}").repeat(100)).unwrap();
+        fs::write(
+            tree.join(format!("data/{number}")),
+            format!("{number}").repeat(100),
+        )
+        .unwrap();
     }
     let archive = scratch.join(name);
-    let owners = ["--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", "-cf"];
-    succeed(Command::new("tar").arg("-C").arg(&tree).args(owners).arg(&archive).arg("."));
+    let owners = [
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--mode=u=rwX,go=rX",
+        "-cf",
+    ];
+    succeed(
+        Command::new("tar")
+            .arg("-C")
+            .arg(&tree)
+            .args(owners)
+            .arg(&archive)
+            .arg("."),
+    );
     fs::remove_dir_all(&tree).unwrap();
     archive
 }
@@ -36,12 +59,19 @@ pub fn pack_small(scratch: &Scratch, name: &str, files: usize) -> PathBuf {
 pub fn traces(of: &Path) -> Vec<String> {
     let of = of.to_str().unwrap();
     let mut traces = Vec::new();
-    for pid in names(Path::new("/proc")).iter().filter(|name| name.parse::<u32>().is_ok()) {
+    for pid in names(Path::new("/proc"))
+        .iter()
+        .filter(|name| name.parse::<u32>().is_ok())
+    {
         for file in ["mountinfo", "cmdline"] {
             // A process may be gone by now.
             let text = fs::read(Path::new("/proc").join(pid).join(file)).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).replace('\0', " ");
-            traces.extend(text.lines().filter(|line| line.contains(of)).map(|line| format!("{pid} {file}: {line}")));
+            traces.extend(
+                text.lines()
+                    .filter(|line| line.contains(of))
+                    .map(|line| format!("{pid} {file}: {line}")),
+            );
         }
     }
     traces
@@ -60,7 +90,12 @@ pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
 pub fn start(command: &mut Command) -> Child {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 6];
-    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
     assert_eq!(&ready, b"ready\n");
     child
 }
@@ -83,7 +118,12 @@ impl Bench {
 
     fn imager(&self, options: &[&str], command: &[&str]) -> Command {
         let mut imager = isar_as_user(["imager", "--root", "root"]);
-        imager.args(BORROWED).args(options).arg("a.tar").args(command).current_dir(self.scratch.path());
+        imager
+            .args(BORROWED)
+            .args(options)
+            .arg("a.tar")
+            .args(command)
+            .current_dir(self.scratch.path());
         imager
     }
 
@@ -103,7 +143,11 @@ fn the_status_is_that_of_the_command_and_the_tree_is_gone_afterwards() {
         (&["--", "/etc/resolv.conf"], 126),
     ];
     for (command, status) in cases {
-        assert_eq!(run(&mut bench.imager(&[], command)).status.code(), Some(*status), "{command:?}");
+        assert_eq!(
+            run(&mut bench.imager(&[], command)).status.code(),
+            Some(*status),
+            "{command:?}"
+        );
         assert!(bench.is_bare(), "{command:?}");
     }
     assert!(traces(bench.scratch.path()).is_empty());
@@ -119,24 +163,48 @@ fn what_isar_puts_into_the_tree_is_there() {
     let options = ["--bind", "repo:/isar-apt:ro", "--env", "A=b c"];
     let said = succeed(&mut bench.imager(&options, &["--", "sh", "-ec", script]));
     let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap();
-    assert_eq!(said, format!("{resolv_conf}a.tarpackagesb c\n0:0:755\n0:0:755\n0\n"));
-    let plain = bench.imager(&[], &["--", "sh", "-c", "ls -A /isar-apt"]).output().unwrap();
-    assert_eq!((text(&plain.stdout), plain.status.code()), (String::new(), Some(0)));
+    assert_eq!(
+        said,
+        format!("{resolv_conf}a.tarpackagesb c\n0:0:755\n0:0:755\n0\n")
+    );
+    let plain = bench
+        .imager(&[], &["--", "sh", "-c", "ls -A /isar-apt"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        (text(&plain.stdout), plain.status.code()),
+        (String::new(), Some(0))
+    );
 }
 
 #[test]
 fn without_a_command_bash_reads_stdin_and_open_descriptors_are_kept() {
     let bench = Bench::new();
     let mut script = tempfile::tempfile().unwrap();
-    script.write_all(b"read line\nthis line\necho \"$line $0\"; cat <&5; ulimit -n; exit 3").unwrap();
+    script
+        .write_all(b"read line\nthis line\necho \"$line $0\"; cat <&5; ulimit -n; exit 3")
+        .unwrap();
     std::io::Seek::rewind(&mut script).unwrap();
     fs::write(bench.scratch.join("five"), "fifth ").unwrap();
     let program = world::program().display().to_string();
-    let line = format!("ulimit -Sn 777; exec {program} imager --root root {} a.tar 5<five", BORROWED.join(" "));
+    let line = format!(
+        "ulimit -Sn 777; exec {program} imager --root root {} a.tar 5<five",
+        BORROWED.join(" ")
+    );
     let mut shell = world::as_user("sh");
-    let output = shell.args(["-c", &line]).current_dir(bench.scratch.path()).stdin(script).output().unwrap();
+    let output = shell
+        .args(["-c", &line])
+        .current_dir(bench.scratch.path())
+        .stdin(script)
+        .output()
+        .unwrap();
     let expected = ("this line /bin/bash\nfifth 777\n".to_owned(), Some(3));
-    assert_eq!((text(&output.stdout), output.status.code()), expected, "{}", text(&output.stderr));
+    assert_eq!(
+        (text(&output.stdout), output.status.code()),
+        expected,
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -144,7 +212,10 @@ fn a_stopped_run_removes_its_tree_whatever_it_was_doing() {
     use rustix::process::Signal;
     let bench = Bench::new();
     for (signal_sent, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
-        let mut child = start(&mut bench.imager(&[], &["--", "sh", "-c", "touch /made; echo ready; exec sleep 60"]));
+        let mut child = start(&mut bench.imager(
+            &[],
+            &["--", "sh", "-c", "touch /made; echo ready; exec sleep 60"],
+        ));
         assert!(bench.scratch.join("root/made").exists());
         signal(&child, signal_sent);
         assert_eq!(child.wait().unwrap().code(), Some(status));
@@ -182,10 +253,15 @@ fn what_a_killed_run_has_left_is_removed_by_the_next_in_the_same_place() {
     let kill = |mut child: Child| {
         child.kill().unwrap();
         child.wait().unwrap();
-        eventually("no process is left", || traces(bench.scratch.path()).is_empty());
+        eventually("no process is left", || {
+            traces(bench.scratch.path()).is_empty()
+        });
         assert!(fs::read_dir(bench.scratch.join("root")).unwrap().count() > 0);
     };
-    kill(start(&mut bench.imager(&[], &["--", "sh", "-c", "touch /old; echo ready; exec sleep 60"])));
+    kill(start(&mut bench.imager(
+        &[],
+        &["--", "sh", "-c", "touch /old; echo ready; exec sleep 60"],
+    )));
     succeed(&mut bench.imager(&[], &["--", "sh", "-c", "[ ! -e /old ] && [ -e /data/19 ]"]));
     assert!(bench.is_bare());
     let (child, _writer) = start_unpacking(&bench);
@@ -197,10 +273,19 @@ fn what_a_killed_run_has_left_is_removed_by_the_next_in_the_same_place() {
 #[test]
 fn a_directory_that_is_in_use_or_no_imagers_is_refused_and_stays() {
     let bench = Bench::new();
-    let mut first =
-        start(bench.imager(&[], &["--", "sh", "-c", "echo ready; read line; [ -e /data/name ]"]).stdin(Stdio::piped()));
+    let mut first = start(
+        bench
+            .imager(
+                &[],
+                &["--", "sh", "-c", "echo ready; read line; [ -e /data/name ]"],
+            )
+            .stdin(Stdio::piped()),
+    );
     let said = fail(125, &mut bench.imager(&[], &["--", "true"]));
-    assert!(said.contains("another run of imager uses this directory"), "{said}");
+    assert!(
+        said.contains("another run of imager uses this directory"),
+        "{said}"
+    );
     first.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(first.wait().unwrap().success());
     assert!(bench.is_bare());
@@ -208,9 +293,15 @@ fn a_directory_that_is_in_use_or_no_imagers_is_refused_and_stays() {
     let own = bench.scratch.user_dir("root", 0o755);
     fs::write(own.join("mine"), "").unwrap();
     let said = fail(125, &mut bench.imager(&[], &["--", "true"]));
-    assert!(said.contains("\"root\": the directory is not empty"), "{said}");
+    assert!(
+        said.contains("\"root\": the directory is not empty"),
+        "{said}"
+    );
     assert_eq!(names(&own), ["mine"]);
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&own).unwrap()), user().uid);
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::uid(&fs::metadata(&own).unwrap()),
+        user().uid
+    );
     fs::remove_dir_all(&own).unwrap();
 
     let other = bench.scratch.namespace_dir("root");
@@ -222,7 +313,11 @@ fn a_directory_that_is_in_use_or_no_imagers_is_refused_and_stays() {
         .current_dir(bench.scratch.path())
         .output()
         .unwrap();
-    assert!(text(&home.stderr).contains("it is a home directory"), "{}", text(&home.stderr));
+    assert!(
+        text(&home.stderr).contains("it is a home directory"),
+        "{}",
+        text(&home.stderr)
+    );
 }
 
 #[test]
@@ -232,33 +327,74 @@ fn an_empty_directory_and_missing_ones_above_are_taken_and_removed() {
     succeed(&mut bench.imager(&[], &["--", "true"]));
     assert!(bench.is_bare());
     let mut deep = isar_as_user(["imager", "--root", "new/deep/root"]);
-    succeed(deep.args(BORROWED).args(["a.tar", "true"]).current_dir(bench.scratch.path()));
+    succeed(
+        deep.args(BORROWED)
+            .args(["a.tar", "true"])
+            .current_dir(bench.scratch.path()),
+    );
     assert!(bench.is_bare());
     // Without a place of its own, in a directory where only the owner removes.
     let temporary = bench.scratch.user_dir("tmp", 0o1777);
     let mut anywhere = world::as_user("env");
-    anywhere.arg(format!("TMPDIR={}", temporary.display())).arg(world::program()).arg("imager").args(BORROWED);
-    succeed(anywhere.args(["a.tar", "cat", "/data/name"]).current_dir(bench.scratch.path()));
+    anywhere
+        .arg(format!("TMPDIR={}", temporary.display()))
+        .arg(world::program())
+        .arg("imager")
+        .args(BORROWED);
+    succeed(
+        anywhere
+            .args(["a.tar", "cat", "/data/name"])
+            .current_dir(bench.scratch.path()),
+    );
     assert!(names(&temporary).is_empty());
 }
 
 #[test]
 fn what_cannot_be_done_is_said_and_leaves_nothing() {
     let bench = Bench::new();
-    fs::write(bench.scratch.join("broken.tar"), &fs::read(bench.scratch.join("a.tar")).unwrap()[..7000]).unwrap();
+    fs::write(
+        bench.scratch.join("broken.tar"),
+        &fs::read(bench.scratch.join("a.tar")).unwrap()[..7000],
+    )
+    .unwrap();
     let cases: &[(&[&str], &str)] = &[
-        (&["--root", "root", "broken.tar", "true"], "in the tree of \"broken.tar\": "),
-        (&["--root", "root", "none.tar", "true"], "\"none.tar\": open: No such file"),
-        (&["--root", "root", "--bind", "/no/such:/x", "a.tar", "true"], "/no/such: open: No such file"),
+        (
+            &["--root", "root", "broken.tar", "true"],
+            "in the tree of \"broken.tar\": ",
+        ),
+        (
+            &["--root", "root", "none.tar", "true"],
+            "\"none.tar\": open: No such file",
+        ),
+        (
+            &["--root", "root", "--bind", "/no/such:/x", "a.tar", "true"],
+            "/no/such: open: No such file",
+        ),
         (&["--root", "root", "-", "true"], "stdin is the command's"),
-        (&["--cache", "cache", "/dev/null", "true"], "must be a regular file"),
-        (&["--cache", "cache", "broken.tar", "true"], "in the tree of \"broken.tar\": "),
+        (
+            &["--cache", "cache", "/dev/null", "true"],
+            "must be a regular file",
+        ),
+        (
+            &["--cache", "cache", "broken.tar", "true"],
+            "in the tree of \"broken.tar\": ",
+        ),
     ];
     for (args, expected) in cases {
-        let said = fail(125, isar_as_user(["imager"]).args(*args).current_dir(bench.scratch.path()));
+        let said = fail(
+            125,
+            isar_as_user(["imager"])
+                .args(*args)
+                .current_dir(bench.scratch.path()),
+        );
         assert!(said.contains(expected), "{said}");
-        let _ = fs::metadata(bench.scratch.join("cache"))
-            .map(|_| succeed(Command::new("rm").arg("-rf").arg(bench.scratch.join("cache"))));
+        let _ = fs::metadata(bench.scratch.join("cache")).map(|_| {
+            succeed(
+                Command::new("rm")
+                    .arg("-rf")
+                    .arg(bench.scratch.join("cache")),
+            )
+        });
         assert_eq!(bench.scratch.names(), ["a.tar", "broken.tar"], "{args:?}");
     }
 }
@@ -269,14 +405,32 @@ fn layout_caller_and_real_root_do_the_same() {
     let mut caller = isar_as_user(["--id-layout", "caller", "imager", "--root", "root"]);
     let script = "stat -c %u / /data/name; id -u";
     let arguments = ["a.tar", "--", "sh", "-c", script];
-    assert_eq!(succeed(caller.args(BORROWED).args(arguments).current_dir(bench.scratch.path())), "0\n0\n0\n");
+    assert_eq!(
+        succeed(
+            caller
+                .args(BORROWED)
+                .args(arguments)
+                .current_dir(bench.scratch.path())
+        ),
+        "0\n0\n0\n"
+    );
     assert!(bench.is_bare());
     for place in ["--root", "--cache"] {
         let mut root = world::isar(["imager", place, "place"]);
-        assert_eq!(succeed(root.args(BORROWED).args(arguments).current_dir(bench.scratch.path())), "0\n0\n0\n");
+        assert_eq!(
+            succeed(
+                root.args(BORROWED)
+                    .args(arguments)
+                    .current_dir(bench.scratch.path())
+            ),
+            "0\n0\n0\n"
+        );
     }
     assert!(traces(&bench.scratch.join("place")).is_empty());
     assert_eq!(bench.scratch.names(), ["a.tar", "place"]);
-    let mode = fs::metadata(bench.scratch.join("place")).unwrap().permissions().mode();
+    let mode = fs::metadata(bench.scratch.join("place"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o755);
 }

@@ -26,7 +26,10 @@ impl Bench {
 
     fn imager(&self, options: &[&str], archive: &str, script: &str) -> Command {
         let mut imager = isar_as_user(["-v", "imager", "--cache", "cache"]);
-        imager.args(BORROWED).args(options).args([archive, "--", "sh", "-ec", script]);
+        imager
+            .args(BORROWED)
+            .args(options)
+            .args([archive, "--", "sh", "-ec", script]);
         imager.current_dir(self.scratch.path());
         imager
     }
@@ -50,7 +53,10 @@ impl Bench {
         let copies = self.area().join("copies");
         let of = |name: &String| {
             let file = copies.join(name).join("tree/data/name");
-            (fs::read_to_string(&file).unwrap(), fs::metadata(&file).unwrap().ino())
+            (
+                fs::read_to_string(&file).unwrap(),
+                fs::metadata(&file).unwrap().ino(),
+            )
         };
         names(&copies).iter().map(of).collect()
     }
@@ -68,7 +74,13 @@ impl Bench {
 fn an_archive_is_unpacked_once_and_no_run_sees_what_another_has_written() {
     let bench = Bench::new(10);
     assert!(
-        bench.said(&[], "a.tar", "rm /data/1; echo x >/data/2; touch /new; chmod 700 /data").contains("unpacked into")
+        bench
+            .said(
+                &[],
+                "a.tar",
+                "rm /data/1; echo x >/data/2; touch /new; chmod 700 /data"
+            )
+            .contains("unpacked into")
     );
     let (copies, index) = (bench.copies(), bench.index());
     assert_eq!((copies.len(), index.lines().count()), (1, 1));
@@ -85,27 +97,51 @@ fn a_touched_archive_is_hashed_again_and_a_changed_one_is_another() {
     let bench = Bench::new(1);
     bench.said(&[], "a.tar", "true");
     let (copies, index) = (bench.copies(), bench.index());
-    fs::File::open(bench.scratch.join("a.tar")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    // Right after a change nobody can tell whether another one follows, so that is not relied upon yet.
-    assert!(bench.said(&[], "a.tar", "true").contains("the copy in the cache is used"));
-    assert_eq!((bench.copies(), bench.index()), (copies.clone(), index.clone()));
+    fs::File::open(bench.scratch.join("a.tar"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    // Right after a change nobody can tell whether another one follows, so that is not relied upon
+    // yet.
+    assert!(
+        bench
+            .said(&[], "a.tar", "true")
+            .contains("the copy in the cache is used")
+    );
+    assert_eq!(
+        (bench.copies(), bench.index()),
+        (copies.clone(), index.clone())
+    );
     std::thread::sleep(Duration::from_secs(3));
     bench.said(&[], "a.tar", "true");
     let later = bench.index();
     assert_eq!((bench.copies(), later.lines().count()), (copies.clone(), 1));
-    assert!(later != index && later.ends_with(&index[index.len() - 65..]), "{index}{later}");
+    assert!(
+        later != index && later.ends_with(&index[index.len() - 65..]),
+        "{index}{later}"
+    );
 
     // The same bytes elsewhere.
     fs::copy(bench.scratch.join("a.tar"), bench.scratch.join("again.tar")).unwrap();
-    assert!(bench.said(&[], "again.tar", "true").contains("the copy in the cache is used"));
+    assert!(
+        bench
+            .said(&[], "again.tar", "true")
+            .contains("the copy in the cache is used")
+    );
     assert_eq!(bench.copies(), copies);
 
     // Other bytes of the same length in the same file, with the time set back.
     let mut bytes = fs::read(bench.scratch.join("a.tar")).unwrap();
-    let place = bytes.windows(5).position(|window| window == b"a.tar").unwrap();
+    let place = bytes
+        .windows(5)
+        .position(|window| window == b"a.tar")
+        .unwrap();
     bytes[place] = b'b';
     fs::write(bench.scratch.join("a.tar"), bytes).unwrap();
-    fs::File::open(bench.scratch.join("a.tar")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::File::open(bench.scratch.join("a.tar"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     bench.said(&[], "a.tar", "[ $(cat /data/name) = b.tar ]");
     assert_eq!(bench.copies().len(), 2);
 }
@@ -119,7 +155,11 @@ fn the_limit_removes_what_no_run_uses_and_was_not_used_for_the_longest_time() {
     for archive in ["a.tar", "b.tar"] {
         bench.said(&[], archive, "true");
     }
-    let mut user = start(bench.imager(&[], "a.tar", "echo ready; read line; cat /data/name").stdin(Stdio::piped()));
+    let mut user = start(
+        bench
+            .imager(&[], "a.tar", "echo ready; read line; cat /data/name")
+            .stdin(Stdio::piped()),
+    );
     // Used before b, but in use.
     bench.said(&["--cache-limit", "1M"], "c.tar", "true");
     assert_eq!(bench.copies().len(), 3);
@@ -130,7 +170,11 @@ fn the_limit_removes_what_no_run_uses_and_was_not_used_for_the_longest_time() {
     drop(user.stdin.take());
     assert!(!user.wait().unwrap().success(), "read finds the end");
     bench.said(&[], "a.tar", "true");
-    bench.said(&["--cache-limit", "1"], "a.tar", "[ $(cat /data/name) = a.tar ]");
+    bench.said(
+        &["--cache-limit", "1"],
+        "a.tar",
+        "[ $(cat /data/name) = a.tar ]",
+    );
     assert_eq!(bench.copies().into_keys().collect::<Vec<_>>(), ["a.tar"]);
     assert!(bench.has_no_runs());
 }
@@ -141,13 +185,18 @@ fn without_an_overlay_each_run_has_a_tree_of_its_own_and_it_is_said() {
     for directory in ["lower", "upper", "work", "over"] {
         bench.scratch.user_dir(directory, 0o755);
     }
-    let options = format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", bench.scratch.path().display());
+    let options = format!(
+        "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",
+        bench.scratch.path().display()
+    );
     let over = bench.scratch.join("over");
     let _mounted = Mounted::new(["-t", "overlay", "-o", &options, "none"], &over);
     std::os::unix::fs::chown(&over, Some(world::user().uid), Some(world::user().gid)).unwrap();
     for _ in 0..2 {
         let mut imager = isar_as_user(["imager", "--cache", "over/cache"]);
-        imager.args(BORROWED).args(["a.tar", "--", "sh", "-ec", "rm /data/1; cat /data/name"]);
+        imager
+            .args(BORROWED)
+            .args(["a.tar", "--", "sh", "-ec", "rm /data/1; cat /data/name"]);
         let output = run(imager.current_dir(bench.scratch.path()));
         assert_eq!(text(&output.stdout), "a.tar");
         assert!(text(&output.stderr).contains("no overlay can be mounted in \"over/cache\""));
@@ -159,7 +208,8 @@ fn without_an_overlay_each_run_has_a_tree_of_its_own_and_it_is_said() {
 #[test]
 fn a_stopped_run_leaves_nothing_but_the_copy() {
     let bench = Bench::new(5);
-    let mut child = start(&mut bench.imager(&[], "a.tar", "touch /made; echo ready; exec sleep 60"));
+    let mut child =
+        start(&mut bench.imager(&[], "a.tar", "touch /made; echo ready; exec sleep 60"));
     assert!(!bench.has_no_runs());
     signal(&child, rustix::process::Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(143));
@@ -172,7 +222,11 @@ fn twenty_runs_at_once_of_which_a_third_is_killed_at_any_moment() {
     let script = "[ $(ls /data | wc -l) = 2001 ]; echo $$ >/data/name; for n in 1 2 3; do cat /data/7 /data/1999 >/dev/null; done; sleep 0.2; echo right";
     let mut runs = Vec::new();
     for number in 0..20_u64 {
-        let child = bench.imager(&[], "a.tar", script).stdout(Stdio::piped()).spawn().unwrap();
+        let child = bench
+            .imager(&[], "a.tar", script)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         runs.push((number, child));
     }
     // Some while they hash and unpack, some while they wait for that, some with their command.
@@ -184,13 +238,23 @@ fn twenty_runs_at_once_of_which_a_third_is_killed_at_any_moment() {
     for (number, child) in runs {
         let output = child.wait_with_output().unwrap();
         if !killed(number) {
-            assert_eq!((text(&output.stdout), output.status.code()), ("right\n".to_owned(), Some(0)), "run {number}");
+            assert_eq!(
+                (text(&output.stdout), output.status.code()),
+                ("right\n".to_owned(), Some(0)),
+                "run {number}"
+            );
         }
     }
-    eventually("no process is left", || traces(bench.scratch.path()).is_empty());
+    eventually("no process is left", || {
+        traces(bench.scratch.path()).is_empty()
+    });
     bench.said(&[], "a.tar", "[ $(cat /data/name) = a.tar ]");
     assert_eq!(bench.copies().len(), 1);
-    assert!(bench.has_no_runs(), "{:?}", names(&bench.area().join("runs")));
+    assert!(
+        bench.has_no_runs(),
+        "{:?}",
+        names(&bench.area().join("runs"))
+    );
     assert_eq!(names(&bench.area()), ["copies", "index", "runs"]);
     assert!(traces(bench.scratch.path()).is_empty());
 }
@@ -212,31 +276,70 @@ fn packed() -> Option<&'static PathBuf> {
 fn packages_with_file_capabilities_are_installed_with_root_and_with_cache() {
     let Some(archive) = packed() else { return };
     let scratch = Scratch::new();
-    fs::write(scratch.join("isar-apt.list"), "deb http://deb.debian.org/debian bookworm main\n").unwrap();
+    fs::write(
+        scratch.join("isar-apt.list"),
+        "deb http://deb.debian.org/debian bookworm main\n",
+    )
+    .unwrap();
     let script = "echo on stdout; getcap /usr/bin/ping; stat -c %u /usr/bin/ping; ls /var/cache/apt/archives";
     for place in [["--root", "place"], ["--cache", "place"]] {
-        let mut imager = isar_as_user(["imager", "--install", "iputils-ping  libcap2-bin", "--download-dir", "debs"]);
-        imager.args(["--apt-lock", "lock", "--bind", "isar-apt.list:/etc/apt/sources.list.d/isar-apt.list:ro"]);
-        imager.args(place).arg(archive).args(["--", "bash", "-ec", script]).current_dir(scratch.path());
+        let mut imager = isar_as_user([
+            "imager",
+            "--install",
+            "iputils-ping  libcap2-bin",
+            "--download-dir",
+            "debs",
+        ]);
+        imager.args([
+            "--apt-lock",
+            "lock",
+            "--bind",
+            "isar-apt.list:/etc/apt/sources.list.d/isar-apt.list:ro",
+        ]);
+        imager
+            .args(place)
+            .arg(archive)
+            .args(["--", "bash", "-ec", script])
+            .current_dir(scratch.path());
         let output = run(&mut imager);
         if text(&output.stderr).contains("Temporary failure resolving") {
             return world::skip("the mirror cannot be reached").unwrap_or_default();
         }
         let said = text(&output.stdout);
         assert!(
-            said.starts_with("on stdout\n/usr/bin/ping cap_net_raw=ep\n0\n") && said.contains("iputils-ping"),
+            said.starts_with("on stdout\n/usr/bin/ping cap_net_raw=ep\n0\n")
+                && said.contains("iputils-ping"),
             "{said}"
         );
         let packages = names(&scratch.join("debs"));
-        assert!(packages.len() == 2 && packages[0].starts_with("iputils-ping"), "{packages:?}");
-        let owner = fs::metadata(scratch.join("debs").join(&packages[0])).unwrap().uid();
+        assert!(
+            packages.len() == 2 && packages[0].starts_with("iputils-ping"),
+            "{packages:?}"
+        );
+        let owner = fs::metadata(scratch.join("debs").join(&packages[0]))
+            .unwrap()
+            .uid();
         assert_eq!(owner, world::user().uid);
-        let fetched = text(&output.stderr).contains("Get:1 http://deb.debian.org/debian bookworm/main");
-        assert_eq!(fetched, place[0] == "--root", "the second run has the packages of the first");
+        let fetched =
+            text(&output.stderr).contains("Get:1 http://deb.debian.org/debian bookworm/main");
+        assert_eq!(
+            fetched,
+            place[0] == "--root",
+            "the second run has the packages of the first"
+        );
     }
     let mut missing = isar_as_user(["imager", "--root", "root", "--install", "no-such-package"]);
-    let said = world::fail(125, missing.arg(archive).args(["--", "true"]).current_dir(scratch.path()));
-    assert!(said.contains("apt-get install --download-only failed with status 100"), "{said}");
+    let said = world::fail(
+        125,
+        missing
+            .arg(archive)
+            .args(["--", "true"])
+            .current_dir(scratch.path()),
+    );
+    assert!(
+        said.contains("apt-get install --download-only failed with status 100"),
+        "{said}"
+    );
     assert!(!scratch.join("root").exists());
 }
 
@@ -245,12 +348,33 @@ fn the_repository_is_not_read_while_somebody_changes_it() {
     let Some(archive) = packed() else { return };
     let scratch = Scratch::new();
     let mut holder = as_user("flock");
-    holder.args(["lock", "sh", "-c", "echo ready; read line; echo done >released"]).current_dir(scratch.path());
+    holder
+        .args([
+            "lock",
+            "sh",
+            "-c",
+            "echo ready; read line; echo done >released",
+        ])
+        .current_dir(scratch.path());
     let mut holder = start(holder.stdin(Stdio::piped()));
-    let mut imager = isar_as_user(["-v", "imager", "--cache", "cache", "--apt-lock", "lock", "--install", "dpkg"]);
-    imager.arg(archive).args(["--", "true"]).current_dir(scratch.path()).stderr(Stdio::piped());
+    let mut imager = isar_as_user([
+        "-v",
+        "imager",
+        "--cache",
+        "cache",
+        "--apt-lock",
+        "lock",
+        "--install",
+        "dpkg",
+    ]);
+    imager
+        .arg(archive)
+        .args(["--", "true"])
+        .current_dir(scratch.path())
+        .stderr(Stdio::piped());
     let mut waiting = imager.spawn().unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(waiting.stderr.take().unwrap()));
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(waiting.stderr.take().unwrap()));
     assert!(lines.any(|line| line.unwrap().contains("waiting for the lock")));
     drop(holder.stdin.take());
     assert!(lines.any(|line| line.unwrap().contains("apt-get install --download-only")));

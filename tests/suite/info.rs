@@ -13,13 +13,18 @@ fn info_json(archive: &Path) -> Value {
 }
 
 fn sh(command: &str, archive: &Path) -> String {
-    succeed(Command::new("sh").args(["-ec", command]).env("A", archive)).trim().to_owned()
+    succeed(Command::new("sh").args(["-ec", command]).env("A", archive))
+        .trim()
+        .to_owned()
 }
 
 /// What `zstd -lv` says of an archive; the window is that of the last frame.
 fn zstd_lists(archive: &Path, key: &str) -> String {
     let listed = sh("zstd -lv $A", archive);
-    let line = listed.lines().find(|line| line.contains(key)).unwrap_or_default();
+    let line = listed
+        .lines()
+        .find(|line| line.contains(key))
+        .unwrap_or_default();
     line.rsplit(": ").next().unwrap_or_default().to_owned()
 }
 
@@ -34,7 +39,13 @@ fn rootfs(scratch: &Scratch, name: &str, compress: &str) -> PathBuf {
         tar --format=posix --sort=name -Scf - -C t . | $COMPRESS > \"$A\"";
     let archive = scratch.join(name);
     let mut command = Command::new("sh");
-    succeed(command.current_dir(scratch.path()).args(["-ec", script]).env("A", &archive).env("COMPRESS", compress));
+    succeed(
+        command
+            .current_dir(scratch.path())
+            .args(["-ec", script])
+            .env("A", &archive)
+            .env("COMPRESS", compress),
+    );
     archive
 }
 
@@ -43,15 +54,33 @@ fn a_packed_chroot_is_what_other_programs_find_it_to_be() {
     if require(&["zstd", "sha256sum"]).is_none() {
         return;
     }
-    let Some(tree) = chroot("bookworm") else { return };
+    let Some(tree) = chroot("bookworm") else {
+        return;
+    };
     let scratch = Scratch::new();
     let archive = scratch.join("a.tar.zst");
-    succeed(&mut isar_as_user(["-q".as_ref(), "pack".as_ref(), tree.as_os_str(), archive.as_os_str()]));
+    succeed(&mut isar_as_user([
+        "-q".as_ref(),
+        "pack".as_ref(),
+        tree.as_os_str(),
+        archive.as_os_str(),
+    ]));
     let info = info_json(&archive);
-    assert_eq!(info["sha256"].as_str().unwrap(), &sh("sha256sum < $A", &archive)[..64]);
+    assert_eq!(
+        info["sha256"].as_str().unwrap(),
+        &sh("sha256sum < $A", &archive)[..64]
+    );
     assert_eq!(info["archive_bytes"], fs::metadata(&archive).unwrap().len());
-    assert_eq!(info["tar_bytes"].to_string(), sh("zstd -dc $A | wc -c", &archive));
-    let count = |pattern: &str| sh(&format!("tar -tvf $A | grep -c '^{pattern}' || true"), &archive);
+    assert_eq!(
+        info["tar_bytes"].to_string(),
+        sh("zstd -dc $A | wc -c", &archive)
+    );
+    let count = |pattern: &str| {
+        sh(
+            &format!("tar -tvf $A | grep -c '^{pattern}' || true"),
+            &archive,
+        )
+    };
     for (key, pattern) in [
         ("total", ""),
         ("directories", "d"),
@@ -62,7 +91,10 @@ fn a_packed_chroot_is_what_other_programs_find_it_to_be() {
     ] {
         assert_eq!(info["members"][key].to_string(), count(pattern), "{key}");
     }
-    assert_eq!(zstd_lists(&archive, "Zstandard Frames"), info["frames"]["count"].to_string());
+    assert_eq!(
+        zstd_lists(&archive, "Zstandard Frames"),
+        info["frames"]["count"].to_string()
+    );
     assert_eq!(info["frames"]["with_checksum"], info["frames"]["count"]);
     assert_eq!(info["distribution"]["codename"], "bookworm");
     let admindir = format!("--admindir={}", tree.join("var/lib/dpkg").display());
@@ -70,7 +102,10 @@ fn a_packed_chroot_is_what_other_programs_find_it_to_be() {
         let status = ["dpkg-query", &admindir, "-W", "-f", format];
         succeed(Command::new(status[0]).args(&status[1..]))
     };
-    let installed = query("${db:Status-Status}\n").lines().filter(|line| *line == "installed").count();
+    let installed = query("${db:Status-Status}\n")
+        .lines()
+        .filter(|line| *line == "installed")
+        .count();
     assert_eq!(info["packages"], installed);
     assert_eq!(
         info["architecture"].as_str().unwrap(),
@@ -79,14 +114,25 @@ fn a_packed_chroot_is_what_other_programs_find_it_to_be() {
     assert!(info["build_users"]["sbuild"].is_u64());
     let table = succeed(isar_as_user(["info"]).arg(&archive));
     let sha256 = info["sha256"].as_str().unwrap();
-    for text in ["Debian GNU/Linux 12 (bookworm)", sha256, "build user", "uid "] {
+    for text in [
+        "Debian GNU/Linux 12 (bookworm)",
+        sha256,
+        "build user",
+        "uid ",
+    ] {
         assert!(table.contains(text), "{text} in {table}");
     }
     let values: Vec<Option<usize>> = table
         .lines()
-        .map(|line| line.find("  ").map(|at| line[at..].len() - line[at..].trim_start().len() + at))
+        .map(|line| {
+            line.find("  ")
+                .map(|at| line[at..].len() - line[at..].trim_start().len() + at)
+        })
         .collect();
-    assert!(values.iter().all(|column| *column == values[0]), "the values stand below each other: {table}");
+    assert!(
+        values.iter().all(|column| *column == values[0]),
+        "the values stand below each other: {table}"
+    );
 }
 
 #[test]
@@ -96,11 +142,18 @@ fn json_has_the_documented_keys_of_the_documented_types() {
     let archive = rootfs(&scratch, "a.tar.zst", "zstd -q");
     let full = info_json(&archive);
     let window = zstd_lists(&archive, "Window Size");
-    assert!(window.ends_with(&format!("({} B)", full["frames"]["window"])), "{window}");
+    assert!(
+        window.ends_with(&format!("({} B)", full["frames"]["window"])),
+        "{window}"
+    );
     // A tar of nothing but a file: everything that can be unknown is.
     fs::write(scratch.join("file"), "x").unwrap();
     let bare = scratch.join("bare.tar");
-    succeed(Command::new("tar").current_dir(scratch.path()).args(["-cf", "bare.tar", "file"]));
+    succeed(
+        Command::new("tar")
+            .current_dir(scratch.path())
+            .args(["-cf", "bare.tar", "file"]),
+    );
     let bare = info_json(&bare);
     let schema = json!({
         "archive": "string", "archive_bytes": "number", "sha256": "string", "compression": "string", "ratio": "number",
@@ -119,12 +172,21 @@ fn json_has_the_documented_keys_of_the_documented_types() {
         assert_form(found, &schema, "");
     }
     for key in schema.as_object().unwrap().keys() {
-        assert!(help.contains(&format!("  {key} ")), "{key} is not in the help text");
+        assert!(
+            help.contains(&format!("  {key} ")),
+            "{key} is not in the help text"
+        );
     }
-    assert_eq!((&bare["frames"], &bare["packages"], &bare["build_users"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(
+        (&bare["frames"], &bare["packages"], &bare["build_users"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
     assert_eq!(full["members"]["sparse"], 1);
     assert_eq!(full["sources"], json!(["http://x/ y main"]));
-    assert_eq!((&full["packages"], &full["architecture"]), (&1.into(), &"armhf".into()));
+    assert_eq!(
+        (&full["packages"], &full["architecture"]),
+        (&1.into(), &"armhf".into())
+    );
     assert_eq!(full["build_users"]["sbuild"], 999);
 }
 
@@ -132,12 +194,18 @@ fn json_has_the_documented_keys_of_the_documented_types() {
 fn assert_form(value: &Value, schema: &Value, place: &str) {
     match (value, schema) {
         (Value::Object(value), Value::Object(schema)) => {
-            assert_eq!(value.keys().collect::<Vec<_>>(), schema.keys().collect::<Vec<_>>(), "{place}");
-            value.iter().for_each(|(key, value)| assert_form(value, &schema[key], key));
+            assert_eq!(
+                value.keys().collect::<Vec<_>>(),
+                schema.keys().collect::<Vec<_>>(),
+                "{place}"
+            );
+            value
+                .iter()
+                .for_each(|(key, value)| assert_form(value, &schema[key], key));
         }
-        (Value::Array(values), Value::Array(schema)) => {
-            values.iter().for_each(|value| assert_form(value, &schema[0], place))
-        }
+        (Value::Array(values), Value::Array(schema)) => values
+            .iter()
+            .for_each(|value| assert_form(value, &schema[0], place)),
         (Value::String(_), Value::String(kind)) => assert_eq!(kind, "string", "{place}"),
         (Value::Number(_), Value::String(kind)) => assert_eq!(kind, "number", "{place}"),
         (Value::Null, _) => {}
@@ -148,16 +216,31 @@ fn assert_form(value: &Value, schema: &Value, place: &str) {
 #[test]
 fn a_pipe_gives_the_same_as_a_file_but_for_the_frames() {
     let scratch = Scratch::new();
-    for (name, compress) in [("a.tar.zst", "zstd -q"), ("a.tar", "cat"), ("a.tar.gz", "gzip"), ("a.tar.xz", "xz")] {
+    for (name, compress) in [
+        ("a.tar.zst", "zstd -q"),
+        ("a.tar", "cat"),
+        ("a.tar.gz", "gzip"),
+        ("a.tar.xz", "xz"),
+    ] {
         let archive = rootfs(&scratch, name, compress);
         let mut expected = info_json(&archive);
-        let mut cat = Command::new("cat").arg(&archive).stdout(Stdio::piped()).spawn().unwrap();
+        let mut cat = Command::new("cat")
+            .arg(&archive)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let text = succeed(isar(["info", "--json", "-"]).stdin(cat.stdout.take().unwrap()));
         assert!(cat.wait().unwrap().success());
         (expected["archive"], expected["frames"]) = ("-".into(), Value::Null);
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{name}");
-        let from_file: Value =
-            serde_json::from_str(&succeed(isar(["info", "--json", "-"]).stdin(File::open(&archive).unwrap()))).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            expected,
+            "{name}"
+        );
+        let from_file: Value = serde_json::from_str(&succeed(
+            isar(["info", "--json", "-"]).stdin(File::open(&archive).unwrap()),
+        ))
+        .unwrap();
         assert_eq!(from_file["sha256"], expected["sha256"]);
     }
 }
@@ -167,7 +250,10 @@ fn what_an_archive_says_of_itself_moves_no_cursor() {
     let scratch = Scratch::new();
     let archive = rootfs(&scratch, "a.tar", "cat");
     let table = succeed(isar(["info"]).arg(&archive));
-    assert!(table.contains("Evil \\u{1b}[2J") && !table.contains('\u{1b}'), "{table}");
+    assert!(
+        table.contains("Evil \\u{1b}[2J") && !table.contains('\u{1b}'),
+        "{table}"
+    );
 }
 
 #[test]
@@ -175,16 +261,25 @@ fn colour_comes_when_it_is_asked_for_or_on_a_terminal() {
     let scratch = Scratch::new();
     let archive = rootfs(&scratch, "a.tar", "cat");
     let is_coloured = |text: &str| text.contains("\u{1b}[1m");
-    assert!(is_coloured(&succeed(isar(["--color", "always", "info"]).arg(&archive))));
+    assert!(is_coloured(&succeed(
+        isar(["--color", "always", "info"]).arg(&archive)
+    )));
     assert!(!is_coloured(&succeed(isar(["info"]).arg(&archive))));
     if require(&["script"]).is_none() {
         return;
     }
     let on_terminal = |variables: &str, option: &str| {
         let program = crate::world::program().display();
-        let command = format!("env {variables} {program} {option} info {}", archive.display());
+        let command = format!(
+            "env {variables} {program} {option} info {}",
+            archive.display()
+        );
         let mut script = Command::new("script");
-        is_coloured(&succeed(script.args(["-qefc", &command, "/dev/null"]).stdin(Stdio::null())))
+        is_coloured(&succeed(
+            script
+                .args(["-qefc", &command, "/dev/null"])
+                .stdin(Stdio::null()),
+        ))
     };
     assert!(on_terminal("-u NO_COLOR TERM=xterm", ""));
     assert!(!on_terminal("NO_COLOR=1 TERM=xterm", ""));
@@ -198,7 +293,12 @@ fn a_damaged_archive_is_an_error_that_names_it() {
     let scratch = Scratch::new();
     let archive = rootfs(&scratch, "a.tar.zst", "zstd -q");
     let length = fs::metadata(&archive).unwrap().len();
-    File::options().write(true).open(&archive).unwrap().set_len(length - 10).unwrap();
+    File::options()
+        .write(true)
+        .open(&archive)
+        .unwrap()
+        .set_len(length - 10)
+        .unwrap();
     let said = fail(2, isar(["info"]).arg(&archive));
     assert!(said.contains("a.tar.zst"), "{said}");
     // Of an endless pipe no more is read than it takes to know.

@@ -1,7 +1,9 @@
-//! fixtures/isar/isar-tarball.bbclass: read and run by bitbake where there is one (tests/bitbake.sh puts it where these tests look,
-//! BITBAKE_DIR names another), and always by tests/bitbake.py alone.
+//! fixtures/isar/isar-tarball.bbclass: read and run by bitbake where there is one (tests/bitbake.sh
+//! puts it where these tests look, BITBAKE_DIR names another), and always by tests/bitbake.py
+//! alone.
 //!
-//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything runs as the test user.
+//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything
+//! runs as the test user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -11,10 +13,14 @@ use std::process::Command;
 use crate::imager::traces;
 use crate::sbuild::source_package;
 use crate::world::{
-    Sbuild, Scratch, as_namespace_root, as_user, chroot, fail, names, program, require, sbuild, skip, succeed, user,
+    Sbuild, Scratch, as_namespace_root, as_user, chroot, fail, names, program, require, sbuild,
+    skip, succeed, user,
 };
 
-const CLASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/isar/isar-tarball.bbclass");
+const CLASS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/fixtures/isar/isar-tarball.bbclass"
+);
 const BITBAKE: &str = "/var/tmp/isar-tarball-tests/bitbake";
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
@@ -28,16 +34,25 @@ struct Build {
 fn builds() -> impl Iterator<Item = Build> {
     let named = std::env::var_os("BITBAKE_DIR").map(PathBuf::from);
     let bitbake = named.unwrap_or_else(|| BITBAKE.into());
-    let bitbake =
-        bitbake.is_dir().then_some(bitbake).or_else(|| skip("there is no bitbake; tests/bitbake.sh fetches it"));
+    let bitbake = bitbake
+        .is_dir()
+        .then_some(bitbake)
+        .or_else(|| skip("there is no bitbake; tests/bitbake.sh fetches it"));
     [None].into_iter().chain(bitbake.map(Some)).map(Build::new)
 }
 
 impl Build {
     fn new(bitbake: Option<PathBuf>) -> Build {
-        let build = Build { scratch: Scratch::new(), bitbake };
+        let build = Build {
+            scratch: Scratch::new(),
+            bitbake,
+        };
         // The sources may lie where only root gets.
-        succeed(Command::new("cp").args(["-r", &format!("{TESTS}/fixtures/isar-layer")]).arg(build.join("isar")));
+        succeed(
+            Command::new("cp")
+                .args(["-r", &format!("{TESTS}/fixtures/isar-layer")])
+                .arg(build.join("isar")),
+        );
         fs::copy(format!("{TESTS}/bitbake.py"), build.join("bitbake.py")).unwrap();
         fs::create_dir_all(build.join("layer/classes")).unwrap();
         fs::copy(CLASS, build.join("layer/classes/isar-tarball.bbclass")).unwrap();
@@ -75,7 +90,12 @@ impl Build {
     /// A file of the test user.
     fn write(&self, path: &Path, text: &str) {
         self.mkdir(path.parent().unwrap());
-        succeed(as_user("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(path).arg(text));
+        succeed(
+            as_user("sh")
+                .args(["-c", "printf %s \"$1\" > \"$0\""])
+                .arg(path)
+                .arg(text),
+        );
     }
 
     /// bitbake with these variables and this command.
@@ -83,17 +103,36 @@ impl Build {
         let mut command = as_user("env");
         let dir = self.bitbake.as_deref().unwrap_or(Path::new(""));
         command.arg(format!("BITBAKE_DIR={}", dir.display()));
-        let path = format!("PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.scratch.path().display());
-        command.arg(&path).arg("/usr/bin/python3").arg(self.join("bitbake.py")).arg(self.join("isar/stand-in.bb"));
-        let bbpath = format!("BBPATH={}:{}", self.join("layer").display(), self.join("isar").display());
-        command.args([bbpath, path, format!("INHERIT={inherit}"), format!("TOPDIR={}", self.join("top").display())]);
+        let path = format!(
+            "PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            self.scratch.path().display()
+        );
+        command
+            .arg(&path)
+            .arg("/usr/bin/python3")
+            .arg(self.join("bitbake.py"))
+            .arg(self.join("isar/stand-in.bb"));
+        let bbpath = format!(
+            "BBPATH={}:{}",
+            self.join("layer").display(),
+            self.join("isar").display()
+        );
+        command.args([
+            bbpath,
+            path,
+            format!("INHERIT={inherit}"),
+            format!("TOPDIR={}", self.join("top").display()),
+        ]);
         command.args(words);
         command
     }
 
     /// Runs a function of the recipe, which must succeed, and gives what it said.
     fn run(&self, variables: &[&str], function: &str) -> String {
-        succeed(&mut self.bitbake("base isar-tarball", &[variables, &["run", function]].concat()))
+        succeed(&mut self.bitbake(
+            "base isar-tarball",
+            &[variables, &["run", function]].concat(),
+        ))
     }
 
     /// A small tree of namespace root where the recipe has its root file system.
@@ -110,8 +149,16 @@ impl Build {
             chmod 4755 chroot-setup.sh
             chown 101:102 usr/bin
         "#;
-        succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(self.workdir()));
-        succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(&rootfs));
+        succeed(
+            as_user("setfacl")
+                .args(["-m", &format!("u:{}:rwx", user().base)])
+                .arg(self.workdir()),
+        );
+        succeed(
+            as_namespace_root("sh")
+                .args(["-euc", script, "sh"])
+                .arg(&rootfs),
+        );
         rootfs
     }
 
@@ -121,12 +168,16 @@ impl Build {
         list.lines().map(String::from).collect()
     }
 
-    /// A command in place of isar-tarball, which writes its arguments, one a line, and what `script` says to a file.
+    /// A command in place of isar-tarball, which writes its arguments, one a line, and what
+    /// `script` says to a file.
     fn record_calls(&self, script: &str) -> PathBuf {
         let record = self.join("top/calls");
         let tool = self.join("bin/isar-tarball");
         fs::remove_file(&tool).unwrap();
-        let text = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{0}'\n{{ {script}; }} >> '{0}'\n", record.display());
+        let text = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{0}'\n{{ {script}; }} >> '{0}'\n",
+            record.display()
+        );
         fs::write(&tool, text).unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
         record
@@ -136,9 +187,14 @@ impl Build {
 /// The names that the class replaces.
 fn replaced() -> Vec<String> {
     let text = fs::read_to_string(CLASS).unwrap();
-    let names = text.lines().filter_map(|line| line.trim_start_matches("python ").split_once(":unshare"));
-    let names: Vec<_> =
-        names.map(|(name, _)| name).filter(|name| !name.contains([' ', '#'])).map(String::from).collect();
+    let names = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches("python ").split_once(":unshare"));
+    let names: Vec<_> = names
+        .map(|(name, _)| name)
+        .filter(|name| !name.contains([' ', '#']))
+        .map(String::from)
+        .collect();
     assert!(names.len() > 10, "{names:?}");
     names
 }
@@ -173,7 +229,10 @@ fn root_of_the_namespace_can_make_directories_in_a_parent_of_a_rootfs() {
     for build in builds() {
         build.run(&[], "do_make_parents");
         for tree in ["parent/tree", "other/parent/tree"] {
-            assert_eq!(build.workdir().join(tree).metadata().unwrap().uid(), user().base);
+            assert_eq!(
+                build.workdir().join(tree).metadata().unwrap().uid(),
+                user().base
+            );
         }
     }
 }
@@ -184,14 +243,21 @@ fn a_privileged_script_has_its_stdin_its_environment_and_its_descriptors() {
         let said = build.run(&[], "do_privileged");
         assert_eq!(said, "0\ntwo words\n");
         let map = fs::read_to_string(build.workdir().join("three")).unwrap();
-        assert!(map.split_whitespace().any(|word| word == user().base.to_string()), "{map}");
+        assert!(
+            map.split_whitespace()
+                .any(|word| word == user().base.to_string()),
+            "{map}"
+        );
     }
 }
 
 #[test]
 fn a_privileged_command_that_fails_fails_its_task() {
     for build in builds() {
-        let failed = build.bitbake("base isar-tarball", &["run", "do_privileged_failure"]).output().unwrap();
+        let failed = build
+            .bitbake("base isar-tarball", &["run", "do_privileged_failure"])
+            .output()
+            .unwrap();
         assert_eq!(failed.status.code(), Some(1));
         let said = String::from_utf8_lossy(&failed.stdout).into_owned();
         assert!(said.contains('7'), "the status of the command: {said}");
@@ -202,15 +268,28 @@ fn a_privileged_command_that_fails_fails_its_task() {
 fn the_chroot_tarball_is_packed_with_progress_and_its_tree_removed() {
     for build in builds() {
         let rootfs = build.make_rootfs();
-        let said = build.run(&["SSTATE_ZSTD_CLEVEL=3", "ZSTD_THREADS=1"], "do_sbuildchroot_deploy");
+        let said = build.run(
+            &["SSTATE_ZSTD_CLEVEL=3", "ZSTD_THREADS=1"],
+            "do_sbuildchroot_deploy",
+        );
         // Of percentages in quick succession bitbake reports the first only.
-        let shown = if build.bitbake.is_some() { "progress: " } else { "progress: 100" };
+        let shown = if build.bitbake.is_some() {
+            "progress: "
+        } else {
+            "progress: 100"
+        };
         assert!(said.contains(shown) && said.contains("100%\n"), "{said}");
         assert!(!rootfs.exists());
         assert_eq!(build.archive().metadata().unwrap().uid(), user().uid);
         let members = build.members(&build.archive());
-        assert!(members.contains(&String::from("./etc/apt/preferences.d/isar-apt")), "{members:?}");
-        assert!(members_named(&members, "package.deb").is_empty(), "{members:?}");
+        assert!(
+            members.contains(&String::from("./etc/apt/preferences.d/isar-apt")),
+            "{members:?}"
+        );
+        assert!(
+            members_named(&members, "package.deb").is_empty(),
+            "{members:?}"
+        );
     }
 }
 
@@ -219,7 +298,10 @@ fn a_chroot_tarball_that_cannot_be_written_fails_its_task_and_keeps_the_tree() {
     for build in builds() {
         let rootfs = build.make_rootfs();
         build.mkdir(&build.archive());
-        fail(1, &mut build.bitbake("base isar-tarball", &["run", "do_sbuildchroot_deploy"]));
+        fail(
+            1,
+            &mut build.bitbake("base isar-tarball", &["run", "do_sbuildchroot_deploy"]),
+        );
         assert!(rootfs.join("chroot-setup.sh").exists());
     }
 }
@@ -230,7 +312,10 @@ fn level_threads_and_reuse_come_from_the_configuration() {
     for build in builds() {
         let record = build.record_calls("true");
         build.mkdir(&build.join("top"));
-        build.run(&["SSTATE_ZSTD_CLEVEL=11", "ZSTD_THREADS=5"], "sbuildchroot_deploy_tar");
+        build.run(
+            &["SSTATE_ZSTD_CLEVEL=11", "ZSTD_THREADS=5"],
+            "sbuildchroot_deploy_tar",
+        );
         let calls = fs::read_to_string(&record).unwrap();
         assert!(
             calls.contains("--level\n11\n--threads\n5\n")
@@ -238,9 +323,15 @@ fn level_threads_and_reuse_come_from_the_configuration() {
                 && !calls.contains("--frame-size"),
             "{calls}"
         );
-        build.run(&["ISAR_TARBALL_REUSE=1", "ISAR_TARBALL_FRAME_SIZE=1M"], "sbuildchroot_deploy_tar");
+        build.run(
+            &["ISAR_TARBALL_REUSE=1", "ISAR_TARBALL_FRAME_SIZE=1M"],
+            "sbuildchroot_deploy_tar",
+        );
         let calls = fs::read_to_string(&record).unwrap();
-        assert!(calls.contains(&reuse(&build.archive())) && calls.contains("--frame-size\n1M\n"), "{calls}");
+        assert!(
+            calls.contains(&reuse(&build.archive())) && calls.contains("--frame-size\n1M\n"),
+            "{calls}"
+        );
     }
 }
 
@@ -250,19 +341,38 @@ fn a_rootfs_is_unpacked_from_the_bootstrap_in_place_of_an_older_one() {
         let rootfs = build.make_rootfs();
         let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
         build.mkdir(bootstrap.parent().unwrap());
-        let tar = ["--numeric-owner", "--zstd", "--create", "--file", "-", "--directory"];
+        let tar = [
+            "--numeric-owner",
+            "--zstd",
+            "--create",
+            "--file",
+            "-",
+            "--directory",
+        ];
         let script = "file=$1; shift; exec \"$@\" > \"$file\"";
         let mut pack = as_user("sh");
-        pack.args(["-euc", script, "sh"]).arg(&bootstrap).args(["mmdebstrap", "--unshare-helper", "tar"]).args(tar);
+        pack.args(["-euc", script, "sh"])
+            .arg(&bootstrap)
+            .args(["mmdebstrap", "--unshare-helper", "tar"])
+            .args(tar);
         succeed(pack.arg(&rootfs).arg("."));
         succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
 
         build.run(&[], "rootfs_prepare");
         assert_eq!(rootfs.metadata().unwrap().uid(), user().base);
-        assert_eq!(rootfs.join("usr/bin").metadata().unwrap().uid(), user().base + 101);
-        assert_eq!(rootfs.join("chroot-setup.sh").metadata().unwrap().mode() & 0o7777, 0o4755);
+        assert_eq!(
+            rootfs.join("usr/bin").metadata().unwrap().uid(),
+            user().base + 101
+        );
+        assert_eq!(
+            rootfs.join("chroot-setup.sh").metadata().unwrap().mode() & 0o7777,
+            0o4755
+        );
         assert!(!rootfs.join("left-over").exists());
-        assert_eq!(fs::read_to_string(rootfs.join("set-up")).unwrap(), format!("setup {}\n", rootfs.display()));
+        assert_eq!(
+            fs::read_to_string(rootfs.join("set-up")).unwrap(),
+            format!("setup {}\n", rootfs.display())
+        );
     }
 }
 
@@ -273,43 +383,76 @@ fn a_rootfs_goes_into_the_sstate_cache_and_comes_back() {
         let rootfs = build.make_rootfs();
         let archive = build.workdir().join("sstate-build/rootfs.tar");
 
-        build.run(&["SSTATE_CURRTASK=generate_initramfs"], "rootfs_install_sstate_prepare");
+        build.run(
+            &["SSTATE_CURRTASK=generate_initramfs"],
+            "rootfs_install_sstate_prepare",
+        );
         assert!(!archive.exists(), "another task's state has no rootfs");
         build.run(&[task], "rootfs_install_sstate_prepare");
         let members = build.members(&archive);
-        assert!(members.contains(&String::from("./isar-apt/package.deb")), "an SDK needs its packages: {members:?}");
-        assert!(members_named(&members, "archives/").len() <= 1, "{members:?}");
+        assert!(
+            members.contains(&String::from("./isar-apt/package.deb")),
+            "an SDK needs its packages: {members:?}"
+        );
+        assert!(
+            members_named(&members, "archives/").len() <= 1,
+            "{members:?}"
+        );
 
         succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
         build.run(&[task], "rootfs_install_sstate_finalize");
         assert!(!archive.exists());
         assert!(!rootfs.join("left-over").exists());
-        assert_eq!(rootfs.join("usr/bin").metadata().unwrap().gid(), user().base + 102);
+        assert_eq!(
+            rootfs.join("usr/bin").metadata().unwrap().gid(),
+            user().base + 102
+        );
         build.run(&[task], "rootfs_install_sstate_finalize");
-        assert!(rootfs.join("usr/bin").exists(), "a rootfs that was just built stays as it is");
+        assert!(
+            rootfs.join("usr/bin").exists(),
+            "a rootfs that was just built stays as it is"
+        );
     }
 }
 
 #[test]
 fn sbuild_gets_its_mounts_and_its_build_user_the_compiler_cache() {
-    let Some(()) = require(&["getfacl", "perl"]) else { return };
+    let Some(()) = require(&["getfacl", "perl"]) else {
+        return;
+    };
     for build in builds() {
         build.make_rootfs();
         let passwd = "echo sbuild:x:997:997::/:/bin/sh > \"$1/etc/passwd\"";
-        succeed(as_namespace_root("sh").args(["-euc", passwd, "sh"]).arg(build.rootfs()));
+        succeed(
+            as_namespace_root("sh")
+                .args(["-euc", passwd, "sh"])
+                .arg(build.rootfs()),
+        );
         let config = build.workdir().join("sbuild.conf");
-        build.run(&[&format!("SBUILD_CHROOT={}", build.rootfs().display())], "sbuild_add_unshare_mounts");
+        build.run(
+            &[&format!("SBUILD_CHROOT={}", build.rootfs().display())],
+            "sbuild_add_unshare_mounts",
+        );
 
-        let acl = succeed(Command::new("getfacl").args(["-n", "-p"]).arg(build.join("top/tmp/ccache")));
+        let acl = succeed(
+            Command::new("getfacl")
+                .args(["-n", "-p"])
+                .arg(build.join("top/tmp/ccache")),
+        );
         for id in [user().base, user().base + 997] {
             assert!(
-                acl.contains(&format!("\nuser:{id}:rw")) && acl.contains(&format!("\ndefault:user:{id}:rw")),
+                acl.contains(&format!("\nuser:{id}:rw"))
+                    && acl.contains(&format!("\ndefault:user:{id}:rw")),
                 "{acl}"
             );
         }
-        let script = "do $ARGV[0] or die $@; print join ',', map { $_->{mountpoint} } @$unshare_bind_mounts";
+        let script =
+            "do $ARGV[0] or die $@; print join ',', map { $_->{mountpoint} } @$unshare_bind_mounts";
         let mounts = succeed(Command::new("perl").args(["-e", script]).arg(config));
-        assert_eq!(mounts, "/home/builder/stand-in/rootfs,/isar-apt,/base-apt,/ccache");
+        assert_eq!(
+            mounts,
+            "/home/builder/stand-in/rootfs,/isar-apt,/base-apt,/ccache"
+        );
     }
 }
 
@@ -335,14 +478,29 @@ fn root_cleandirs_are_emptied_for_python_and_shell_tasks() {
     for build in builds() {
         let work = build.join("top/tmp/work");
         for (variables, task) in [
-            (vec!["ROOT_CLEANDIRS_DIRS=/work/tree /work/missing"], "do_root_cleandirs"),
+            (
+                vec!["ROOT_CLEANDIRS_DIRS=/work/tree /work/missing"],
+                "do_root_cleandirs",
+            ),
             (vec![], "do_root_cleandirs_shell"),
         ] {
             build.mkdir(&work.join("tree"));
-            succeed(as_user("setfacl").args(["-m", &format!("u:{}:rwx", user().base)]).arg(work.join("tree")));
-            succeed(as_namespace_root("sh").args(["-euc", script, "sh"]).arg(work.join("tree")));
+            succeed(
+                as_user("setfacl")
+                    .args(["-m", &format!("u:{}:rwx", user().base)])
+                    .arg(work.join("tree")),
+            );
+            succeed(
+                as_namespace_root("sh")
+                    .args(["-euc", script, "sh"])
+                    .arg(work.join("tree")),
+            );
             build.run(&variables, task);
-            assert_eq!(fs::read_dir(work.join("tree")).unwrap().count(), 0, "{task}");
+            assert_eq!(
+                fs::read_dir(work.join("tree")).unwrap().count(),
+                0,
+                "{task}"
+            );
         }
         assert!(work.join("missing").is_dir());
     }
@@ -353,7 +511,10 @@ fn an_imager_task_gives_its_packages_the_lock_of_isar_apt_and_the_download_direc
     for build in builds() {
         build.mkdir(&build.join("top"));
         let record = build.record_calls("true");
-        let task = ["BB_CURRENTTASK=image_wic", "INSTALL_image_wic= parted  dosfstools "];
+        let task = [
+            "BB_CURRENTTASK=image_wic",
+            "INSTALL_image_wic= parted  dosfstools ",
+        ];
         build.run(&task, "do_image");
         let deploy = build.join("top/tmp/deploy");
         let expected = format!(
@@ -377,14 +538,22 @@ fn an_imager_task_without_packages_hands_its_script_over_and_takes_no_lock() {
         let record = build.record_calls("cat");
         build.run(&["BB_CURRENTTASK=image_wic"], "do_image_script");
         let calls = fs::read_to_string(&record).unwrap();
-        assert!(!calls.contains("--install") && !calls.contains("--apt-lock"), "{calls}");
-        assert!(calls.ends_with("--\n/bin/bash\n-s\n        cat /etc/debian_version > /work/version\n"), "{calls}");
+        assert!(
+            !calls.contains("--install") && !calls.contains("--apt-lock"),
+            "{calls}"
+        );
+        assert!(
+            calls.ends_with("--\n/bin/bash\n-s\n        cat /etc/debian_version > /work/version\n"),
+            "{calls}"
+        );
     }
 }
 
-/// Makes what stands in for isar-apt, with two repositories: `isar`, whose packages apt takes from where they are, and `mirror`, whose packages it fetches.
+/// Makes what stands in for isar-apt, with two repositories: `isar`, whose packages apt takes from
+/// where they are, and `mirror`, whose packages it fetches.
 ///
-/// The package `tool` gives a program a file capability when it is installed, and needs `part` from the mirror. (setxattr is system call 188 on amd64.)
+/// The package `tool` gives a program a file capability when it is installed, and needs `part` from
+/// the mirror. (setxattr is system call 188 on amd64.)
 const REPOSITORIES: &str = r#"
     cd "$1"
     deb() {
@@ -429,18 +598,35 @@ const CONFIGURE: &str = r#"
     echo 'deb [trusted=yes] copy:///isar-apt mirror main' >> etc/apt/sources.list.d/isar-apt.list
 "#;
 
-/// A build with a packed chroot of bookworm as its bootstrap, and its packages; by bitbake where there is one.
+/// A build with a packed chroot of bookworm as its bootstrap, and its packages; by bitbake where
+/// there is one.
 fn real_build() -> Option<Build> {
     let tree = chroot("bookworm")?;
     require(&["dpkg-scanpackages"])?;
     let build = builds().last().unwrap();
     build.mkdir(&build.repositories());
-    succeed(as_user("sh").args(["-euc", REPOSITORIES, "sh"]).arg(build.repositories()));
+    succeed(
+        as_user("sh")
+            .args(["-euc", REPOSITORIES, "sh"])
+            .arg(build.repositories()),
+    );
     let bootstrap = build.join("top/tmp/deploy/bootstrap.tar.zst");
-    succeed(as_user(program()).args(["pack", "--level", "1"]).arg(&tree).arg(&bootstrap));
+    succeed(
+        as_user(program())
+            .args(["pack", "--level", "1"])
+            .arg(&tree)
+            .arg(&bootstrap),
+    );
     // There is no set-up script in it.
-    fail(1, &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]));
-    succeed(as_namespace_root("sh").args(["-euc", CONFIGURE, "sh"]).arg(build.rootfs()));
+    fail(
+        1,
+        &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]),
+    );
+    succeed(
+        as_namespace_root("sh")
+            .args(["-euc", CONFIGURE, "sh"])
+            .arg(build.rootfs()),
+    );
     Some(build)
 }
 
@@ -464,7 +650,10 @@ fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image() {
     make_image(&build);
     run("do_clean");
     assert!(!build.workdir().exists());
-    assert_eq!(names(&build.join("top/tmp")), ["deploy", "isar-tarball", "work"]);
+    assert_eq!(
+        names(&build.join("top/tmp")),
+        ["deploy", "isar-tarball", "work"]
+    );
     assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
 }
 
@@ -477,37 +666,72 @@ fn install_packages(build: &Build) {
     run("rootfs_install_pkgs_download");
     run("image_install_localepurge_download");
     let fetched = names(&rootfs.join("var/cache/apt/archives"));
-    assert!(["extra_1.0_all.deb", "localepurge_1.0_all.deb"].iter().all(|name| fetched.iter().any(|f| f == name)));
+    assert!(
+        ["extra_1.0_all.deb", "localepurge_1.0_all.deb"]
+            .iter()
+            .all(|name| fetched.iter().any(|f| f == name))
+    );
     assert!(!rootfs.join("usr/share/extra").exists());
     run("rootfs_install_pkgs_install");
     assert!(rootfs.join("usr/share/extra").exists());
     run("sdkchroot_configscript");
-    assert_eq!(fs::read_to_string(rootfs.join("configured")).unwrap(), "amd64\n");
+    assert_eq!(
+        fs::read_to_string(rootfs.join("configured")).unwrap(),
+        "amd64\n"
+    );
 
     assert!(run("do_in_chroot").contains("base-files"));
-    assert_eq!(fs::read_to_string(rootfs.join("marker")).unwrap(), "an argument\n");
+    assert_eq!(
+        fs::read_to_string(rootfs.join("marker")).unwrap(),
+        "an argument\n"
+    );
     run("do_own_mounts");
-    assert!(names(&rootfs.join("dev")).is_empty(), "a device is left behind");
-    assert!(!rootfs.join("isar-apt").exists(), "a mount point is left behind");
+    assert!(
+        names(&rootfs.join("dev")).is_empty(),
+        "a device is left behind"
+    );
+    assert!(
+        !rootfs.join("isar-apt").exists(),
+        "a mount point is left behind"
+    );
     assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
 }
 
 /// sbuild in the chroot tarball, with what the class adds to its configuration.
 fn build_package(build: &Build) {
-    let Some(mut sbuild) = sbuild(Sbuild::V0_85, &build.scratch) else { return };
+    let Some(mut sbuild) = sbuild(Sbuild::V0_85, &build.scratch) else {
+        return;
+    };
     let config = build.join("sbuild.conf");
     chown(&config, Some(user().uid), None).unwrap();
     let packages = build.workdir().join("isar-apt/debian-bookworm-amd64/apt");
-    for mounted in [&packages, &build.rootfs(), &build.join("top/tmp/deploy/base-apt/debian-bookworm/apt")] {
+    for mounted in [
+        &packages,
+        &build.rootfs(),
+        &build.join("top/tmp/deploy/base-apt/debian-bookworm/apt"),
+    ] {
         build.mkdir(mounted);
     }
-    succeed(as_user("cp").arg("-r").arg(build.repositories()).arg(packages));
-    build.run(&[&format!("SBUILD_CONFIG={}", config.display())], "sbuild_add_unshare_mounts");
+    succeed(
+        as_user("cp")
+            .arg("-r")
+            .arg(build.repositories())
+            .arg(packages),
+    );
+    build.run(
+        &[&format!("SBUILD_CONFIG={}", config.display())],
+        "sbuild_add_unshare_mounts",
+    );
 
-    let check =
-        "ls /isar-apt/pool /base-apt /home/builder/stand-in/rootfs && runuser -u sbuild -- touch /ccache/object";
-    sbuild.arg(format!("--chroot={}", build.archive().display())).arg(format!("--starting-build-commands={check}"));
-    succeed(sbuild.arg("--dist=bookworm").arg(source_package(&build.scratch)));
+    let check = "ls /isar-apt/pool /base-apt /home/builder/stand-in/rootfs && runuser -u sbuild -- touch /ccache/object";
+    sbuild
+        .arg(format!("--chroot={}", build.archive().display()))
+        .arg(format!("--starting-build-commands={check}"));
+    succeed(
+        sbuild
+            .arg("--dist=bookworm")
+            .arg(source_package(&build.scratch)),
+    );
     assert!(build.join("hello-isar_1.0_amd64.deb").exists());
     let cache = build.join("top/tmp/ccache");
     let owner = cache.join("object").metadata().unwrap().uid();
@@ -528,29 +752,53 @@ fn make_image(build: &Build) {
         build.join("top/lock.conf").display(),
         repositories = build.repositories().display(),
     );
-    let task = ["BB_CURRENTTASK=image_wic", "INSTALL_image_wic=tool", &mounts];
+    let task = [
+        "BB_CURRENTTASK=image_wic",
+        "INSTALL_image_wic=tool",
+        &mounts,
+    ];
     let script = r#"IMAGE_SCRIPT=
         flock --exclusive --nonblock /apt/isar.lock echo command: free
         setpriv --reuid 1000 --regid 1000 --clear-groups tool /proc/self/status | grep CapEff
         test -d /usr/share/part && test -c /dev/null && id -u > /work/id"#;
     let said = build.run(&[&task[..], &[script]].concat(), "do_image_script");
     // cap_net_raw is bit 13.
-    for line in ["update: held", "install: free", "command: free", "CapEff:\t0000000000002000"] {
+    for line in [
+        "update: held",
+        "install: free",
+        "command: free",
+        "CapEff:\t0000000000002000",
+    ] {
         assert!(said.contains(&format!("\n{line}\n")), "{line}: {said}");
     }
-    assert_eq!(fs::read_to_string(build.workdir().join("id")).unwrap(), "0\n");
+    assert_eq!(
+        fs::read_to_string(build.workdir().join("id")).unwrap(),
+        "0\n"
+    );
 
     // What apt has fetched is kept, and what it can take from isar-apt is not.
     let downloads = build.join("top/downloads/deb/debian-bookworm");
     assert_eq!(names(&downloads), ["part_1.0_all.deb"]);
-    assert_eq!(downloads.join("part_1.0_all.deb").metadata().unwrap().uid(), user().uid);
+    assert_eq!(
+        downloads.join("part_1.0_all.deb").metadata().unwrap().uid(),
+        user().uid
+    );
     fs::remove_file(build.repositories().join("pool/mirror/part_1.0_all.deb")).unwrap();
     let failing = [&task[..], &["IMAGE_STATUS=7", "run", "do_image"]].concat();
     fail(1, &mut build.bitbake("base isar-tarball", &failing));
-    assert!(build.workdir().join("version").exists(), "the command has run, and failed");
+    assert!(
+        build.workdir().join("version").exists(),
+        "the command has run, and failed"
+    );
 
     let cache = build.join("top/tmp/isar-tarball");
     let area = cache.join(&names(&cache)[0]);
-    assert_eq!((names(&area.join("copies")).len(), names(&area.join("runs")).len()), (1, 0));
+    assert_eq!(
+        (
+            names(&area.join("copies")).len(),
+            names(&area.join("runs")).len()
+        ),
+        (1, 0)
+    );
     assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
 }

@@ -1,6 +1,8 @@
-//! The program against the real things: GNU tar, bsdtar, Python, mmdebstrap, sbuild, namespaces of an ordinary user.
+//! The program against the real things: GNU tar, bsdtar, Python, mmdebstrap, sbuild, namespaces of
+//! an ordinary user.
 //!
-//! One file a command. `world` has the machine that they run on: the test user, scratch directories, the chroots.
+//! One file a command. `world` has the machine that they run on: the test user, scratch
+//! directories, the chroots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod check;

@@ -1,4 +1,5 @@
-//! What all commands have in common when they speak: who speaks, on which stream, and that nothing depends on anybody listening.
+//! What all commands have in common when they speak: who speaks, on which stream, and that nothing
+//! depends on anybody listening.
 
 use std::io::pipe;
 
@@ -7,12 +8,32 @@ use crate::world::{fail, isar, run, succeed, text};
 #[test]
 fn a_line_that_is_not_understood_is_answered_by_the_program() {
     for (args, status, expected) in [
-        (&["pack", "--nope"][..], 2, "isar-tarball: unexpected argument '--nope'"),
+        (
+            &["pack", "--nope"][..],
+            2,
+            "isar-tarball: unexpected argument '--nope'",
+        ),
         (&["nope"], 2, "isar-tarball: unrecognized subcommand 'nope'"),
-        (&["check"], 2, "isar-tarball: the following required arguments were not provided"),
-        (&["pack", "--level", "0", "a", "b"], 2, "isar-tarball: invalid value '0' for '--level"),
-        (&["unshare", "--nope", "true"], 125, "isar-tarball: \"--nope\" is no option here"),
-        (&["chroot", "/", "--nope", "true"], 125, "isar-tarball: \"--nope\" is no option here"),
+        (
+            &["check"],
+            2,
+            "isar-tarball: the following required arguments were not provided",
+        ),
+        (
+            &["pack", "--level", "0", "a", "b"],
+            2,
+            "isar-tarball: invalid value '0' for '--level",
+        ),
+        (
+            &["unshare", "--nope", "true"],
+            125,
+            "isar-tarball: \"--nope\" is no option here",
+        ),
+        (
+            &["chroot", "/", "--nope", "true"],
+            125,
+            "isar-tarball: \"--nope\" is no option here",
+        ),
         (
             &["imager", "a.tar", "--nope", "true"],
             125,
@@ -46,6 +67,11 @@ fn the_status_tells_when_nobody_reads_stderr() {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let output = run(isar(args).stderr(writer));
-        assert_eq!(output.status.code(), Some(status), "{args:?}: {}", text(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{args:?}: {}",
+            text(&output.stdout)
+        );
     }
 }

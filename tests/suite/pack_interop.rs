@@ -25,7 +25,12 @@ fn namespace(program: &str) -> Command {
 
 fn plain(archive: &Path, scratch: &Scratch) -> PathBuf {
     let tar = scratch.join("plain.tar");
-    succeed(as_user("zstd").args(["--quiet", "--decompress", "-o"]).arg(&tar).arg(archive));
+    succeed(
+        as_user("zstd")
+            .args(["--quiet", "--decompress", "-o"])
+            .arg(&tar)
+            .arg(archive),
+    );
     tar
 }
 
@@ -34,16 +39,30 @@ fn gnu_tar_restores_every_attribute() {
     let scratch = Scratch::new();
     let (tree, archive) = pack_rich(&scratch);
     let out = scratch.namespace_dir("out");
-    let attributes = ["--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "--preserve-permissions"];
+    let attributes = [
+        "--xattrs",
+        "--xattrs-include=*",
+        "--acls",
+        "--numeric-owner",
+        "--preserve-permissions",
+    ];
     succeed(
-        namespace("tar").args(["--extract", "--zstd"]).args(attributes).arg("-f").arg(&archive).arg("-C").arg(&out),
+        namespace("tar")
+            .args(["--extract", "--zstd"])
+            .args(attributes)
+            .arg("-f")
+            .arg(&archive)
+            .arg("-C")
+            .arg(&out),
     );
     assert_equal(&packed(snapshot(&tree)), &snapshot(&out), nothing);
 }
 
 #[test]
 fn bsdtar_restores_every_attribute_that_it_can() {
-    let Some(()) = require(&["bsdtar"]) else { return };
+    let Some(()) = require(&["bsdtar"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let (tree, archive) = pack_rich(&scratch);
     let out = scratch.namespace_dir("out");
@@ -54,20 +73,36 @@ fn bsdtar_restores_every_attribute_that_it_can() {
             .arg("-C")
             .arg(&out),
     );
-    assert_equal(&packed(snapshot(&tree)), &snapshot(&out), |path, attribute, here, _| match attribute {
-        // It leaves the time of `.` alone, and adds the fraction of a time before 1970 where it should take it away. So it does with GNU tar's archives.
-        "mtime" => path == "." || here.as_i64().is_some_and(|time| time < 0 && time % 1_000_000_000 != 0),
-        // It takes GNU tar's %3D and %25 in the name of an attribute as they are.
-        "xattrs" => here.as_object().is_some_and(|xattrs| xattrs.contains_key("user.a=b")),
-        _ => false,
-    });
+    assert_equal(
+        &packed(snapshot(&tree)),
+        &snapshot(&out),
+        |path, attribute, here, _| match attribute {
+            // It leaves the time of `.` alone, and adds the fraction of a time before 1970 where it
+            // should take it away. So it does with GNU tar's archives.
+            "mtime" => {
+                path == "."
+                    || here
+                        .as_i64()
+                        .is_some_and(|time| time < 0 && time % 1_000_000_000 != 0)
+            }
+            // It takes GNU tar's %3D and %25 in the name of an attribute as they are.
+            "xattrs" => here
+                .as_object()
+                .is_some_and(|xattrs| xattrs.contains_key("user.a=b")),
+            _ => false,
+        },
+    );
 }
 
 #[test]
 fn python_reads_every_attribute() {
     let scratch = Scratch::new();
     let (tree, archive) = pack_rich(&scratch);
-    assert_equal(&packed(snapshot(&tree)), &tarfile_snapshot(&plain(&archive, &scratch)), nothing);
+    assert_equal(
+        &packed(snapshot(&tree)),
+        &tarfile_snapshot(&plain(&archive, &scratch)),
+        nothing,
+    );
 }
 
 #[test]
@@ -78,27 +113,41 @@ fn python_extracts_the_same_tree() {
     let (tar, out) = (plain(&archive, &scratch), scratch.namespace_dir("out"));
     succeed(namespace("python3").args(["-c", SCRIPT]).args([&tar, &out]));
     let expected = packed(snapshot(&tree));
-    assert_equal(&expected, &snapshot(&out), |path, attribute, here, there| {
-        let is_symlink = expected[path]["kind"] == "symlink";
-        match attribute {
-            "xattrs" => there.as_object().is_some_and(serde_json::Map::is_empty),
-            // A time is a floating point number there, and that of a symbolic link is not set.
-            "mtime" => is_symlink || here.as_f64().zip(there.as_f64()).is_some_and(|(a, b)| (a - b).abs() < 4096.0),
-            // It makes each name of a symbolic link a link of its own.
-            "same as" => is_symlink,
-            _ => false,
-        }
-    });
+    assert_equal(
+        &expected,
+        &snapshot(&out),
+        |path, attribute, here, there| {
+            let is_symlink = expected[path]["kind"] == "symlink";
+            match attribute {
+                "xattrs" => there.as_object().is_some_and(serde_json::Map::is_empty),
+                // A time is a floating point number there, and that of a symbolic link is not set.
+                "mtime" => {
+                    is_symlink
+                        || here
+                            .as_f64()
+                            .zip(there.as_f64())
+                            .is_some_and(|(a, b)| (a - b).abs() < 4096.0)
+                }
+                // It makes each name of a symbolic link a link of its own.
+                "same as" => is_symlink,
+                _ => false,
+            }
+        },
+    );
 }
 
 #[test]
 fn all_of_them_list_the_same_members() {
-    let Some(()) = require(&["bsdtar"]) else { return };
+    let Some(()) = require(&["bsdtar"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let tree = rich(&scratch, "tree");
     let archive = scratch.join("rich.tar");
-    let summary: Value =
-        serde_json::from_str(&succeed(isar_as_user(["pack", "--json"]).args([&tree, &archive]))).unwrap();
+    let summary: Value = serde_json::from_str(&succeed(
+        isar_as_user(["pack", "--json"]).args([&tree, &archive]),
+    ))
+    .unwrap();
     let members = summary["members"]["total"].as_u64().unwrap() as usize;
     assert_eq!(members, packed(snapshot(&tree)).len());
     for program in ["tar", "bsdtar"] {
@@ -114,35 +163,72 @@ fn device_nodes_are_kept_when_asked_for_and_counted_else() {
     let scratch = Scratch::new();
     let tree = scratch.join("tree");
     fs::create_dir_all(tree.join("dev")).unwrap();
-    for (name, kind, numbers) in
-        [("null", "c", ["1", "3"]), ("loop7", "b", ["7", "7"]), ("high", "c", ["4095", "1048575"])]
-    {
+    for (name, kind, numbers) in [
+        ("null", "c", ["1", "3"]),
+        ("loop7", "b", ["7", "7"]),
+        ("high", "c", ["4095", "1048575"]),
+    ] {
         let node = tree.join("dev").join(name);
-        succeed(Command::new("mknod").arg("--mode=0660").arg(&node).arg(kind).args(numbers));
-        // Times of device nodes are stored in seconds: sbuild 0.89 would give a record with a finer one to the next member.
-        succeed(Command::new("touch").args(["--date", "@1000000000"]).arg(&node));
+        succeed(
+            Command::new("mknod")
+                .arg("--mode=0660")
+                .arg(&node)
+                .arg(kind)
+                .args(numbers),
+        );
+        // Times of device nodes are stored in seconds: sbuild 0.89 would give a record with a finer
+        // one to the next member.
+        succeed(
+            Command::new("touch")
+                .args(["--date", "@1000000000"])
+                .arg(&node),
+        );
     }
     let summary = |args: &[&str], archive: &Path| -> Value {
-        serde_json::from_str(&succeed(isar(["pack", "--json"]).args(args).arg(&tree).arg(archive))).unwrap()
+        serde_json::from_str(&succeed(
+            isar(["pack", "--json"]).args(args).arg(&tree).arg(archive),
+        ))
+        .unwrap()
     };
     let archive = scratch.join("without.tar");
     assert_eq!(summary(&[], &archive)["skipped"]["devices"], 3);
-    assert_eq!(succeed(Command::new("tar").arg("-tf").arg(&archive)), "./\n./dev/\n");
+    assert_eq!(
+        succeed(Command::new("tar").arg("-tf").arg(&archive)),
+        "./\n./dev/\n"
+    );
 
     let archive = scratch.join("with.tar");
     let kept = summary(&["--devices", "keep"], &archive);
-    assert_eq!((&kept["skipped"]["devices"], &kept["members"]["devices"]), (&Value::from(0), &Value::from(3)));
-    let own = |command: &mut Command| -> crate::rootfs::Snapshot { serde_json::from_str(&succeed(command)).unwrap() };
-    let python = |script: &str, path: &Path| own(Command::new("python3").args(["-c", script]).arg(path));
+    assert_eq!(
+        (&kept["skipped"]["devices"], &kept["members"]["devices"]),
+        (&Value::from(0), &Value::from(3))
+    );
+    let own = |command: &mut Command| -> crate::rootfs::Snapshot {
+        serde_json::from_str(&succeed(command)).unwrap()
+    };
+    let python =
+        |script: &str, path: &Path| own(Command::new("python3").args(["-c", script]).arg(path));
     let expected = python(include_str!("../fixtures/snapshot.py"), &tree);
-    assert_equal(&expected, &python(include_str!("../fixtures/tarfile_snapshot.py"), &archive), nothing);
+    assert_equal(
+        &expected,
+        &python(include_str!("../fixtures/tarfile_snapshot.py"), &archive),
+        nothing,
+    );
     for program in ["tar", "bsdtar"] {
         let out = scratch.join(program);
         fs::create_dir(&out).unwrap();
-        succeed(Command::new(program).args(["-x", "-p", "-f"]).arg(&archive).arg("-C").arg(&out));
+        succeed(
+            Command::new(program)
+                .args(["-x", "-p", "-f"])
+                .arg(&archive)
+                .arg("-C")
+                .arg(&out),
+        );
         // See above about bsdtar and the time of `.`.
-        assert_equal(&expected, &python(include_str!("../fixtures/snapshot.py"), &out), |path, attribute, _, _| {
-            program == "bsdtar" && (path, attribute) == (".", "mtime")
-        });
+        assert_equal(
+            &expected,
+            &python(include_str!("../fixtures/snapshot.py"), &out),
+            |path, attribute, _, _| program == "bsdtar" && (path, attribute) == (".", "mtime"),
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::rootfs::made_by;
-use crate::world::{Scratch, USER, as_user, fail, isar, isar_as_user, names, program, succeed, text, user};
+use crate::world::{
+    Scratch, USER, as_user, fail, isar, isar_as_user, names, program, succeed, text, user,
+};
 
 /// A scratch directory with a small tree.
 fn small() -> (Scratch, PathBuf) {
@@ -15,7 +17,8 @@ fn small() -> (Scratch, PathBuf) {
     (scratch, tree)
 }
 
-/// Runs `pack`, which must refuse, say all of `expected`, and leave the scratch directory as it was.
+/// Runs `pack`, which must refuse, say all of `expected`, and leave the scratch directory as it
+/// was.
 fn refuse(command: &mut Command, scratch: &Scratch, expected: &[&str]) {
     let before = listing(scratch.path());
     let said = fail(2, command);
@@ -28,7 +31,15 @@ fn refuse(command: &mut Command, scratch: &Scratch, expected: &[&str]) {
 
 /// All names with their sizes; in the tree with their times too.
 fn listing(dir: &Path) -> String {
-    let format = ["-path", "*/tree*", "-printf", "%p %s %T@ %C@\\n", "-o", "-printf", "%p %s\\n"];
+    let format = [
+        "-path",
+        "*/tree*",
+        "-printf",
+        "%p %s %T@ %C@\\n",
+        "-o",
+        "-printf",
+        "%p %s\\n",
+    ];
     let output = Command::new("find").arg(dir).args(format).output().unwrap();
     assert!(output.status.success());
     text(&output.stdout)
@@ -44,13 +55,20 @@ fn a_tree_that_is_missing_not_a_directory_or_unreadable() {
     let archive = scratch.join("x.tar.zst");
     for (tree, cause) in [
         (scratch.join("missing"), "No such file or directory"),
-        (tree.join("file"), "it is no directory; `isar-tarball unpack` makes one of an archive"),
+        (
+            tree.join("file"),
+            "it is no directory; `isar-tarball unpack` makes one of an archive",
+        ),
         (scratch.join("closed"), "Permission denied"),
         (scratch.join("closed/tree"), "Permission denied"),
         (scratch.join("private"), "Permission denied"),
     ] {
         let named = format!("cannot pack {tree:?}: ");
-        refuse(isar_as_user(["pack"]).args([&tree, &archive]), &scratch, &[&named, cause]);
+        refuse(
+            isar_as_user(["pack"]).args([&tree, &archive]),
+            &scratch,
+            &[&named, cause],
+        );
     }
 }
 
@@ -69,7 +87,11 @@ fn a_file_or_directory_in_the_tree_that_cannot_be_read() {
         &["etc/secret: open: Permission denied"],
     );
     fs::set_permissions(tree.join("etc"), fs::Permissions::from_mode(0o700)).unwrap();
-    refuse(isar_as_user([squash[1], squash[0]]).args([&tree, &archive]), &scratch, &["etc: open: Permission denied"]);
+    refuse(
+        isar_as_user([squash[1], squash[0]]).args([&tree, &archive]),
+        &scratch,
+        &["etc: open: Permission denied"],
+    );
 }
 
 #[test]
@@ -79,16 +101,26 @@ fn a_place_where_nothing_can_be_written() {
     fs::create_dir(scratch.join("x.tar.zst")).unwrap();
     succeed(Command::new("mkfifo").arg(scratch.join("pipe.tar")));
     for (place, expected) in [
-        ("missing/x.tar.zst", "missing: open the directory: No such file or directory"),
+        (
+            "missing/x.tar.zst",
+            "missing: open the directory: No such file or directory",
+        ),
         ("tree/file/x.tar.zst", "Not a directory"),
         ("read-only/x.tar.zst", "Permission denied"),
         ("x.tar.zst", "is a directory, not a file"),
         ("pipe.tar", "is a named pipe, not a file"),
     ] {
-        refuse(isar_as_user(["pack"]).arg(&tree).arg(scratch.join(place)), &scratch, &[expected]);
+        refuse(
+            isar_as_user(["pack"]).arg(&tree).arg(scratch.join(place)),
+            &scratch,
+            &[expected],
+        );
         // A digest that cannot be written counts as much, before any work is done.
         let mut digest = isar_as_user(["pack", "--digest"]);
-        digest.arg(scratch.join(place)).arg(&tree).arg(scratch.join("y.tar"));
+        digest
+            .arg(scratch.join(place))
+            .arg(&tree)
+            .arg(scratch.join("y.tar"));
         refuse(&mut digest, &scratch, &[expected]);
     }
 }
@@ -98,21 +130,38 @@ fn a_read_only_file_system() {
     let (scratch, tree) = small();
     let place = scratch.join("place");
     fs::create_dir(&place).unwrap();
-    let _mounted = crate::world::Mounted::new(["-t", "tmpfs", "-o", "ro,mode=0777", "none"], &place);
-    refuse(isar_as_user(["pack"]).arg(&tree).arg(place.join("x.tar")), &scratch, &["Read-only file system"]);
+    let _mounted =
+        crate::world::Mounted::new(["-t", "tmpfs", "-o", "ro,mode=0777", "none"], &place);
+    refuse(
+        isar_as_user(["pack"]).arg(&tree).arg(place.join("x.tar")),
+        &scratch,
+        &["Read-only file system"],
+    );
 }
 
 #[test]
 fn an_archive_inside_the_tree_whichever_way_it_is_named() {
     let (scratch, tree) = small();
     symlink(tree.join("tmp"), scratch.join("link")).unwrap();
-    for place in [tree.join("tmp/x.tar"), scratch.join("link/x.tar"), tree.join("tmp/../tmp/x.tar")] {
-        refuse(isar_as_user(["pack"]).args([&tree, &place]), &scratch, &["lies inside the tree"]);
+    for place in [
+        tree.join("tmp/x.tar"),
+        scratch.join("link/x.tar"),
+        tree.join("tmp/../tmp/x.tar"),
+    ] {
+        refuse(
+            isar_as_user(["pack"]).args([&tree, &place]),
+            &scratch,
+            &["lies inside the tree"],
+        );
         let mut digest = isar_as_user(["pack", "--digest"]);
         digest.arg(&place).arg(&tree).arg(scratch.join("x.tar"));
         refuse(&mut digest, &scratch, &["lies inside the tree"]);
     }
-    succeed(isar_as_user(["pack"]).arg(&tree).arg(tree.join("../beside.tar")));
+    succeed(
+        isar_as_user(["pack"])
+            .arg(&tree)
+            .arg(tree.join("../beside.tar")),
+    );
 }
 
 #[test]
@@ -121,7 +170,11 @@ fn a_digest_that_would_replace_the_archive() {
     let archive = scratch.join("x.tar");
     for digest in [archive.clone(), scratch.join("tree/../x.tar")] {
         let mut command = isar_as_user(["pack", "--digest"]);
-        refuse(command.arg(digest).args([&tree, &archive]), &scratch, &["--digest names the archive itself"]);
+        refuse(
+            command.arg(digest).args([&tree, &archive]),
+            &scratch,
+            &["--digest names the archive itself"],
+        );
     }
 }
 
@@ -142,7 +195,15 @@ fn a_name_that_sbuild_would_not_detect() {
     ];
     for (options, name, expected) in cases {
         let mut command = isar_as_user(["pack"]);
-        refuse(command.args(*options).arg(&tree).arg(name).current_dir(scratch.path()), &scratch, &[expected]);
+        refuse(
+            command
+                .args(*options)
+                .arg(&tree)
+                .arg(name)
+                .current_dir(scratch.path()),
+            &scratch,
+            &[expected],
+        );
     }
 }
 
@@ -167,32 +228,62 @@ fn options_that_mean_nothing() {
         (&["--no-such-option"], "--no-such-option"),
         (&["--progress=loud"], "loud"),
         (&["--userns=no-such-user"], "no such user"),
-        (&["--userns=root"], "only root may use the subordinate ids of another user"),
+        (
+            &["--userns=root"],
+            "only root may use the subordinate ids of another user",
+        ),
     ];
     for (options, expected) in cases {
         let mut command = isar_as_user(["pack"]);
-        refuse(command.args(*options).arg(&tree).arg(scratch.join("x.tar")), &scratch, &[expected]);
+        refuse(
+            command.args(*options).arg(&tree).arg(scratch.join("x.tar")),
+            &scratch,
+            &[expected],
+        );
     }
     for epoch in ["yesterday", "1.5", "99999999999999999999"] {
         let mut command = as_user("env");
-        command.arg(format!("SOURCE_DATE_EPOCH={epoch}")).arg(program()).arg("pack").arg(&tree);
-        refuse(command.arg(scratch.join("x.tar")), &scratch, &["SOURCE_DATE_EPOCH is ", "not a number of seconds"]);
+        command
+            .arg(format!("SOURCE_DATE_EPOCH={epoch}"))
+            .arg(program())
+            .arg("pack")
+            .arg(&tree);
+        refuse(
+            command.arg(scratch.join("x.tar")),
+            &scratch,
+            &["SOURCE_DATE_EPOCH is ", "not a number of seconds"],
+        );
     }
 }
 
 #[test]
 fn ids_that_sbuild_cannot_map() {
     let (scratch, tree) = small();
-    // Outside of the namespace: no id inside stands for it, and the kernel shows 65534 for it. Inside, 65534 itself is fine.
+    // Outside of the namespace: no id inside stands for it, and the kernel shows 65534 for it.
+    // Inside, 65534 itself is fine.
     for name in ["a", "b", "c", "d", "e", "f", "nobody"] {
         fs::write(tree.join(name), "").unwrap();
         chown(tree.join(name), Some(user().uid), Some(user().gid)).unwrap();
     }
-    chown(tree.join("nobody"), Some(user().base + 65534), Some(user().base + 65534)).unwrap();
+    chown(
+        tree.join("nobody"),
+        Some(user().base + 65534),
+        Some(user().base + 65534),
+    )
+    .unwrap();
     let archive = scratch.join("x.tar");
-    let expected =
-        ["6 of its files", "a (an owner from outside of the namespace), b (", "e (", ", …;", "--unmapped squash"];
-    refuse(isar_as_user(["pack"]).args([&tree, &archive]), &scratch, &expected);
+    let expected = [
+        "6 of its files",
+        "a (an owner from outside of the namespace), b (",
+        "e (",
+        ", …;",
+        "--unmapped squash",
+    ];
+    refuse(
+        isar_as_user(["pack"]).args([&tree, &archive]),
+        &scratch,
+        &expected,
+    );
     // The root itself counts as well.
     let own = scratch.join("own");
     fs::create_dir(&own).unwrap();
@@ -200,11 +291,18 @@ fn ids_that_sbuild_cannot_map() {
     refuse(
         isar_as_user(["pack"]).args([&own, &archive]),
         &scratch,
-        &["1 of its files", ". (an owner from outside of the namespace)"],
+        &[
+            "1 of its files",
+            ". (an owner from outside of the namespace)",
+        ],
     );
     // Without a namespace those of the tree itself are too large.
     let expected = ["4 of its files", &format!(". ({0}:{0})", user().base)];
-    refuse(isar(["--userns=off", "pack"]).args([&tree, &archive]), &scratch, &expected);
+    refuse(
+        isar(["--userns=off", "pack"]).args([&tree, &archive]),
+        &scratch,
+        &expected,
+    );
     for (id, refused) in [(65535, false), (65536, true)] {
         let place = Scratch::new();
         fs::create_dir(place.join("tree")).unwrap();
@@ -227,17 +325,29 @@ fn no_subordinate_ids() {
     fs::create_dir(&place).unwrap();
     fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(program()).arg("pack");
+    command
+        .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"])
+        .arg(program())
+        .arg("pack");
     let expected = ["no subordinate user ids", "usermod --add-subuids"];
-    refuse(command.arg(&tree).arg(place.join("x.tar")), &scratch, &expected);
+    refuse(
+        command.arg(&tree).arg(place.join("x.tar")),
+        &scratch,
+        &expected,
+    );
     assert!(names(&place).is_empty());
 }
 
 /// `pack` as the test user in a mount namespace of its own, where root has run `setup` before.
 fn pack_after(setup: &str, tree: &Path, archive: &Path) -> Command {
     let mut command = Command::new("unshare");
-    let script = format!("{setup}\nexec setpriv --reuid {USER} --regid {USER} --init-groups \"$0\" pack \"$1\" \"$2\"");
-    command.args(["--mount", "sh", "-euc", &script]).arg(program()).args([tree, archive]);
+    let script = format!(
+        "{setup}\nexec setpriv --reuid {USER} --regid {USER} --init-groups \"$0\" pack \"$1\" \"$2\""
+    );
+    command
+        .args(["--mount", "sh", "-euc", &script])
+        .arg(program())
+        .args([tree, archive]);
     command
 }
 
@@ -250,15 +360,44 @@ fn no_newuidmap_or_one_without_its_privilege() {
         fs::copy(format!("/usr/bin/{program}"), scratch.join(program)).unwrap();
         fs::set_permissions(scratch.join(program), fs::Permissions::from_mode(0o755)).unwrap();
         let hidden = format!("mount --bind /dev/null /usr/bin/{program}");
-        refuse(&mut pack_after(&hidden, &tree, &archive), &scratch, &[program, "uidmap"]);
-        let powerless = format!("mount --bind {} /usr/bin/{program}", scratch.join(program).display());
-        refuse(&mut pack_after(&powerless, &tree, &archive), &scratch, &[program, "setuid"]);
+        refuse(
+            &mut pack_after(&hidden, &tree, &archive),
+            &scratch,
+            &[program, "uidmap"],
+        );
+        let powerless = format!(
+            "mount --bind {} /usr/bin/{program}",
+            scratch.join(program).display()
+        );
+        refuse(
+            &mut pack_after(&powerless, &tree, &archive),
+            &scratch,
+            &[program, "setuid"],
+        );
     }
     let nosuid = "mount --bind /usr/bin /usr/bin; mount -o remount,bind,nosuid /usr/bin";
-    refuse(&mut pack_after(nosuid, &tree, &archive), &scratch, &["newuidmap", "nosuid"]);
+    refuse(
+        &mut pack_after(nosuid, &tree, &archive),
+        &scratch,
+        &["newuidmap", "nosuid"],
+    );
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--no-new-privs"]).arg(program()).arg("pack");
-    refuse(command.args([&tree, &archive]), &scratch, &["newuidmap", "no_new_privs"]);
+    command
+        .args([
+            "--reuid",
+            USER,
+            "--regid",
+            USER,
+            "--init-groups",
+            "--no-new-privs",
+        ])
+        .arg(program())
+        .arg("pack");
+    refuse(
+        command.args([&tree, &archive]),
+        &scratch,
+        &["newuidmap", "no_new_privs"],
+    );
 }
 
 #[test]
@@ -273,10 +412,18 @@ fn namespaces_forbidden() {
         root.display()
     );
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-euc", &script]).arg(program()).args([&tree, &archive]);
-    refuse(&mut command, &scratch, &["user namespace", "Operation not permitted", "chroot"]);
+    command
+        .args(["--mount", "sh", "-euc", &script])
+        .arg(program())
+        .args([&tree, &archive]);
+    refuse(
+        &mut command,
+        &scratch,
+        &["user namespace", "Operation not permitted", "chroot"],
+    );
 
-    // A namespace with all ids, in which the number of further ones is limited to none: the machine's own limit stays as it is.
+    // A namespace with all ids, in which the number of further ones is limited to none: the
+    // machine's own limit stays as it is.
     let script = "
 import ctypes, os, sys
 ready, done = os.pipe(), os.pipe()
@@ -294,7 +441,20 @@ for kind in 'uid', 'gid':
 os.write(done[1], b'x')
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))";
     let mut command = Command::new("python3");
-    command.args(["-c", script, "setpriv", "--reuid", USER, "--regid", USER, "--init-groups"]);
+    command.args([
+        "-c",
+        script,
+        "setpriv",
+        "--reuid",
+        USER,
+        "--regid",
+        USER,
+        "--init-groups",
+    ]);
     command.arg(program()).arg("pack").args([&tree, &archive]);
-    refuse(&mut command, &scratch, &["user.max_user_namespaces is 0", "sysctl -w"]);
+    refuse(
+        &mut command,
+        &scratch,
+        &["user.max_user_namespaces is 0", "sysctl -w"],
+    );
 }

@@ -1,4 +1,5 @@
-//! The Debian package that fixtures/deb.sh builds: installed by apt into a fresh chroot by real root, used there by a new user.
+//! The Debian package that fixtures/deb.sh builds: installed by apt into a fresh chroot by real
+//! root, used there by a new user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,25 @@ const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The package, when it has been built from these very sources.
 fn package() -> Option<PathBuf> {
-    let packages = fs::read_dir(format!("{PROJECT}/target/debian")).into_iter().flatten();
+    let packages = fs::read_dir(format!("{PROJECT}/target/debian"))
+        .into_iter()
+        .flatten();
     let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
     let Some(package) = packages.map(|entry| entry.unwrap().path()).find(is_package) else {
         return skip("there is no package; fixtures/deb.sh builds it");
     };
     let mut newer = Command::new("find");
-    newer.args(["src", "fixtures/deb", "fixtures/isar", "Cargo.toml", "-type", "f", "-newer"]).arg(&package);
+    newer
+        .args([
+            "src",
+            "fixtures/deb",
+            "fixtures/isar",
+            "Cargo.toml",
+            "-type",
+            "f",
+            "-newer",
+        ])
+        .arg(&package);
     let newer = succeed(newer.current_dir(PROJECT));
     if !newer.is_empty() {
         return skip("the package is older than its sources; fixtures/deb.sh builds it");
@@ -26,17 +39,43 @@ fn package() -> Option<PathBuf> {
 
 /// A chroot of `suite` that belongs to real root, as on a machine of its own.
 fn fresh_chroot(suite: &str, scratch: &Scratch) -> Option<PathBuf> {
-    let (tree, archive, root) = (chroot(suite)?, scratch.join("chroot.tar.zst"), scratch.join("root"));
-    succeed(as_user(program()).args(["pack", "--level", "1"]).arg(tree).arg(&archive));
+    let (tree, archive, root) = (
+        chroot(suite)?,
+        scratch.join("chroot.tar.zst"),
+        scratch.join("root"),
+    );
+    succeed(
+        as_user(program())
+            .args(["pack", "--level", "1"])
+            .arg(tree)
+            .arg(&archive),
+    );
     fs::create_dir(&root).unwrap();
-    let tar = ["--extract", "--zstd", "--numeric-owner", "--preserve-permissions", "--file"];
-    succeed(Command::new("tar").args(tar).arg(&archive).arg("--directory").arg(&root));
+    let tar = [
+        "--extract",
+        "--zstd",
+        "--numeric-owner",
+        "--preserve-permissions",
+        "--file",
+    ];
+    succeed(
+        Command::new("tar")
+            .args(tar)
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&root),
+    );
     Some(root)
 }
 
 /// Runs a script as root of the chroot.
 fn run_in(root: &Path, script: &str) -> String {
-    let mut command = isar(["chroot", "--resolv-conf", "--env", "DEBIAN_FRONTEND=noninteractive"]);
+    let mut command = isar([
+        "chroot",
+        "--resolv-conf",
+        "--env",
+        "DEBIAN_FRONTEND=noninteractive",
+    ]);
     succeed(command.arg(root).args(["--", "sh", "-euxc", script]))
 }
 
@@ -81,9 +120,13 @@ fn installs_and_works(suite: &str) -> Option<()> {
     }
 
     let class = fs::read(root.join("usr/share/isar-tarball/classes/isar-tarball.bbclass")).unwrap();
-    assert_eq!(class, fs::read(format!("{PROJECT}/fixtures/isar/isar-tarball.bbclass")).unwrap());
+    assert_eq!(
+        class,
+        fs::read(format!("{PROJECT}/fixtures/isar/isar-tarball.bbclass")).unwrap()
+    );
     for page in ["isar-tarball.1", "isar-tarball-pack.1"] {
-        let text = succeed(Command::new("zcat").arg(root.join(format!("usr/share/man/man1/{page}.gz"))));
+        let text =
+            succeed(Command::new("zcat").arg(root.join(format!("usr/share/man/man1/{page}.gz"))));
         assert!(text.contains(".TH isar-tarball"), "{text}");
     }
     let completions = root.join("usr/share/bash-completion/completions/isar-tarball");
@@ -91,8 +134,12 @@ fn installs_and_works(suite: &str) -> Option<()> {
     assert!(succeed(Command::new("bash").args(["-c", &complete])).contains("isar-tarball"));
 
     let used = run_in(&root, USE);
-    let owners = "again 100000:100000 755\nagain/bin 100007:100008 755\nagain/bin/tool 100000:100000 4755\n";
-    assert!(used.contains(owners) && used.ends_with("tree.tar.zst\n"), "{used}");
+    let owners =
+        "again 100000:100000 755\nagain/bin 100007:100008 755\nagain/bin/tool 100000:100000 4755\n";
+    assert!(
+        used.contains(owners) && used.ends_with("tree.tar.zst\n"),
+        "{used}"
+    );
 
     run_in(&root, "apt-get --quiet --yes purge isar-tarball");
     let left = succeed(Command::new("find").arg(&root).args([

@@ -50,11 +50,26 @@ fn trees_of_mixed_owners_and_without_permissions_go_in_either_layout() {
         let said = succeed(isar_as_user(dry).current_dir(scratch.path()));
         assert_eq!(said, "would remove tree: 5 directories, 4 other files\n");
         assert_eq!(scratch.names(), ["outside", "second", "tree"]);
-        let args = ["--id-layout", layout, "remove", "--json", "tree/", "second", "missing", "no/way"];
+        let args = [
+            "--id-layout",
+            layout,
+            "remove",
+            "--json",
+            "tree/",
+            "second",
+            "missing",
+            "no/way",
+        ];
         let said: serde_json::Value =
             serde_json::from_str(&succeed(isar_as_user(args).current_dir(scratch.path()))).unwrap();
-        assert_eq!((&said["trees"][0]["files"], &said["trees"][0]["directories"]), (&4.into(), &5.into()));
-        assert_eq!((&said["trees"][2]["missing"], &said["trees"][2]["ok"]), (&true.into(), &true.into()));
+        assert_eq!(
+            (&said["trees"][0]["files"], &said["trees"][0]["directories"]),
+            (&4.into(), &5.into())
+        );
+        assert_eq!(
+            (&said["trees"][2]["missing"], &said["trees"][2]["ok"]),
+            (&true.into(), &true.into())
+        );
         assert_eq!(scratch.names(), ["outside"], "{layout}");
         assert!(scratch.join("outside/kept").exists());
     }
@@ -73,7 +88,13 @@ fn the_directory_itself_goes_from_sticky_and_from_foreign_groups_directories() {
     make(&scratch, "sticky/group/file", (user().uid, 100), 0o600);
     make(&scratch, "sticky/group/below/", (user().uid, 100), 0o2700);
     make(&scratch, "sticky/group/below/sub", sub(1), 0o600);
-    let dirs = ["remove", "sticky/by-sub", "sticky/by-other-sub", "sticky/by-caller", "sticky/group"];
+    let dirs = [
+        "remove",
+        "sticky/by-sub",
+        "sticky/by-other-sub",
+        "sticky/by-caller",
+        "sticky/group",
+    ];
     succeed(isar_as_user(dirs).current_dir(scratch.path()));
     assert_eq!(fs::read_dir(scratch.join("sticky")).unwrap().count(), 0);
 }
@@ -95,8 +116,14 @@ fn foreign_files_are_named_and_the_rest_goes() {
     make(&scratch, "tree/a", sub(0), 0o644);
     make(&scratch, "tree/root/", (0, 0), 0o755);
     make(&scratch, "tree/root/file", (0, 0), 0o644);
-    let said = fail(2, isar_as_user(["remove", "tree"]).current_dir(scratch.path()));
-    assert!(said.contains("cannot remove \"tree\": root/file: remove: Permission denied"), "{said}");
+    let said = fail(
+        2,
+        isar_as_user(["remove", "tree"]).current_dir(scratch.path()),
+    );
+    assert!(
+        said.contains("cannot remove \"tree\": root/file: remove: Permission denied"),
+        "{said}"
+    );
     assert!(!scratch.join("tree/a").exists());
     succeed(isar(["remove", "tree"]).current_dir(scratch.path()));
     assert!(scratch.names().is_empty());
@@ -107,16 +134,31 @@ fn an_immutable_file_is_named_with_the_remedy() {
     if world::require(&["chattr"]).is_none() {
         return;
     }
-    for (protected, named) in [("tree/a/f", "a/f: it is immutable"), ("tree/a", "a: it is immutable")] {
+    for (protected, named) in [
+        ("tree/a/f", "a/f: it is immutable"),
+        ("tree/a", "a: it is immutable"),
+    ] {
         let scratch = Scratch::new();
         make(&scratch, "tree/", sub(0), 0o755);
         make(&scratch, "tree/a/", sub(0), 0o755);
         make(&scratch, "tree/a/f", sub(0), 0o644);
-        if !run(Command::new("chattr").arg("+i").arg(scratch.join(protected))).status.success() {
+        if !run(Command::new("chattr")
+            .arg("+i")
+            .arg(scratch.join(protected)))
+        .status
+        .success()
+        {
             return world::skip("the file system has no immutable files").unwrap_or_default();
         }
-        let said = fail(2, isar_as_user(["remove", "tree"]).current_dir(scratch.path()));
-        succeed(Command::new("chattr").arg("-i").arg(scratch.join(protected)));
+        let said = fail(
+            2,
+            isar_as_user(["remove", "tree"]).current_dir(scratch.path()),
+        );
+        succeed(
+            Command::new("chattr")
+                .arg("-i")
+                .arg(scratch.join(protected)),
+        );
         assert!(said.contains(named) && said.contains("chattr -i"), "{said}");
         assert!(scratch.join("tree/a/f").exists());
     }
@@ -132,15 +174,33 @@ fn mounts_homes_links_and_dots_are_refused_and_nothing_is_touched() {
     make(&scratch, "kept/file", sub(0), 0o644);
     symlink("tree", scratch.join("link")).unwrap();
     let script = "mount --bind kept 'tree/m t' && for dir in \"$@\"; do \"$PROGRAM\" remove \"$dir\"; echo $?; done";
-    let dirs = ["tree", "tree/m t", "link", "link/", ".", "tree/..", "/", "/home/isar-test", "/usr/..//", "tree/first"];
+    let dirs = [
+        "tree",
+        "tree/m t",
+        "link",
+        "link/",
+        ".",
+        "tree/..",
+        "/",
+        "/home/isar-test",
+        "/usr/..//",
+        "tree/first",
+    ];
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh"]).args(dirs).env("PROGRAM", world::program());
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .args(dirs)
+        .env("PROGRAM", world::program());
     let output = run(command.current_dir(scratch.path()));
     assert_eq!(world::text(&output.stdout), "2\n".repeat(dirs.len()));
     let said = world::text(&output.stderr);
-    for reason in
-        ["something is mounted at", "is a symbolic link", "is a home directory", "not `.`, `..` or `/`", "no directory"]
-    {
+    for reason in [
+        "something is mounted at",
+        "is a symbolic link",
+        "is a home directory",
+        "not `.`, `..` or `/`",
+        "no directory",
+    ] {
         assert!(said.contains(reason), "{reason}: {said}");
     }
     for kept in ["tree/first", "kept/file"] {
@@ -156,9 +216,12 @@ fn a_mount_in_another_namespace_only_stops_the_removal_without_entering() {
     make(&scratch, "kept/", sub(0), 0o755);
     make(&scratch, "kept/file", sub(0), 0o644);
     // /proc is hidden: the look ahead sees nothing, the removal itself has to.
-    let script = "mount --bind kept tree/m && mount -t tmpfs none /proc && exec \"$PROGRAM\" remove tree";
+    let script =
+        "mount --bind kept tree/m && mount -t tmpfs none /proc && exec \"$PROGRAM\" remove tree";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]).env("PROGRAM", world::program());
+    command
+        .args(["--mount", "sh", "-c", script])
+        .env("PROGRAM", world::program());
     let said = fail(2, command.current_dir(scratch.path()));
     assert!(said.contains("m: something is mounted there"), "{said}");
     assert!(scratch.join("kept/file").exists());
@@ -169,8 +232,12 @@ fn make_deep(top: &Path, levels: usize, owner: (u32, u32)) {
     let mut at: std::os::fd::OwnedFd = File::open(top).unwrap().into();
     for _ in 0..levels {
         rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
-        let below = rustix::fs::openat(&at, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        let below =
+            rustix::fs::openat(&at, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(owner.0),
+            rustix::fs::Gid::from_raw(owner.1),
+        );
         rustix::fs::chownat(&below, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).unwrap();
         at = below;
     }
@@ -182,7 +249,10 @@ fn ten_thousand_levels_need_few_descriptors() {
     make(&scratch, "deep/", sub(0), 0o755);
     make_deep(&scratch.join("deep"), 10_000, sub(0));
     let mut command = world::as_user("prlimit");
-    command.args(["--nofile=600:600", "--"]).arg(world::program()).args(["remove", "deep"]);
+    command
+        .args(["--nofile=600:600", "--"])
+        .arg(world::program())
+        .args(["remove", "deep"]);
     succeed(command.current_dir(scratch.path()));
     assert!(scratch.names().is_empty());
 }
@@ -198,7 +268,10 @@ fn a_run_that_was_stopped_is_finished_by_the_next() {
             make(&scratch, &format!("{name}{file}"), sub(0), 0o600);
         }
     }
-    let mut child = isar_as_user(["remove", "tree"]).current_dir(scratch.path()).spawn().unwrap();
+    let mut child = isar_as_user(["remove", "tree"])
+        .current_dir(scratch.path())
+        .spawn()
+        .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(30));
     let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

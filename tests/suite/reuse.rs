@@ -1,4 +1,5 @@
-//! `pack --reuse`, the program: where states stand, what is said, what is left when something goes wrong.
+//! `pack --reuse`, the program: where states stand, what is said, what is left when something goes
+//! wrong.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::rootfs::made_by;
-use crate::world::{Scratch, as_namespace_root, isar, isar_as_user, names, run, succeed, text, user};
+use crate::world::{
+    Scratch, as_namespace_root, isar, isar_as_user, names, run, succeed, text, user,
+};
 
 /// Two frames: one of a large file that does not compress, one of small files.
 const TREE: &str = "head -c 17000000 /dev/urandom >large; for i in 1 2 3; do mkdir d$i; seq $i 9999 >d$i/small; done";
@@ -23,7 +26,11 @@ fn tree(scratch: &Scratch) -> PathBuf {
 fn alter(tree: &Path, file: &str) {
     let script = "t=$(stat -c %y \"$0\"); head -c 9 /dev/urandom | dd of=\"$0\" bs=1 seek=5 conv=notrunc status=none; \
                   touch -d \"$t\" \"$0\"";
-    succeed(as_namespace_root("sh").args(["-euc", script]).arg(tree.join(file)));
+    succeed(
+        as_namespace_root("sh")
+            .args(["-euc", script])
+            .arg(tree.join(file)),
+    );
 }
 
 struct Ran {
@@ -44,7 +51,10 @@ impl Ran {
 fn ran(command: &mut Command) -> Ran {
     let output = run(command);
     assert!(output.status.success());
-    Ran { json: serde_json::from_slice(&output.stdout).unwrap(), said: text(&output.stderr) }
+    Ran {
+        json: serde_json::from_slice(&output.stdout).unwrap(),
+        said: text(&output.stderr),
+    }
 }
 
 fn pack(args: &[&str], old: Option<&Path>, tree: &Path, new: &Path) -> Ran {
@@ -73,9 +83,20 @@ fn the_first_pack_leaves_a_state_and_the_next_one_takes_over_what_has_not_change
     let archive = place.join("x.tar.zst");
     let first = pack(&[], Some(&archive), &tree, &archive);
     assert_eq!(first.reused(), 0);
-    assert!(first.said.contains("nothing is taken over from") && first.said.contains("No such file"), "{}", first.said);
+    assert!(
+        first.said.contains("nothing is taken over from") && first.said.contains("No such file"),
+        "{}",
+        first.said
+    );
     assert_eq!(names(&place), [".x.tar.zst.state", "x.tar.zst"]);
-    assert_eq!(fs::metadata(place.join(".x.tar.zst.state")).unwrap().permissions().mode() & 0o7777, 0o644);
+    assert_eq!(
+        fs::metadata(place.join(".x.tar.zst.state"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o644
+    );
     assert!(fs::read(&archive).unwrap() == full(&scratch, &tree));
 
     let same = pack(&[], Some(&archive), &tree, &archive);
@@ -87,13 +108,28 @@ fn the_first_pack_leaves_a_state_and_the_next_one_takes_over_what_has_not_change
     for new in [place.join("y.tar.zst"), archive.clone()] {
         let changed = pack(&[], Some(&archive), &tree, &new);
         assert!(fs::read(&new).unwrap() == full(&scratch, &tree));
-        assert!((1..changed.frames()).contains(&changed.reused()), "{}", changed.json);
+        assert!(
+            (1..changed.frames()).contains(&changed.reused()),
+            "{}",
+            changed.json
+        );
     }
     let said = succeed(isar_as_user(["pack", "--reuse"]).args([&archive, &tree, &archive]));
-    assert!(said.contains(&format!("reused    {0} of {0} frames, ", same.frames())), "{said}");
+    assert!(
+        said.contains(&format!("reused    {0} of {0} frames, ", same.frames())),
+        "{said}"
+    );
     let said = succeed(isar_as_user(["pack"]).args([&tree, &archive]));
     assert!(!said.contains("reused"), "{said}");
-    assert_eq!(names(&place), [".x.tar.zst.state", ".y.tar.zst.state", "x.tar.zst", "y.tar.zst"]);
+    assert_eq!(
+        names(&place),
+        [
+            ".x.tar.zst.state",
+            ".y.tar.zst.state",
+            "x.tar.zst",
+            "y.tar.zst"
+        ]
+    );
 }
 
 #[test]
@@ -107,29 +143,53 @@ fn metadata_are_trusted_only_when_asked_and_no_change_is_missed() {
     for file in ["large", "d3/small"] {
         alter(&tree, file);
         let trusting = pack(&["--trust-metadata"], Some(&archive), &tree, &archive);
-        assert!(fs::read(&archive).unwrap() == full(&scratch, &tree), "{file}");
-        assert!((1..trusting.frames()).contains(&trusting.reused()), "{}", trusting.json);
+        assert!(
+            fs::read(&archive).unwrap() == full(&scratch, &tree),
+            "{file}"
+        );
+        assert!(
+            (1..trusting.frames()).contains(&trusting.reused()),
+            "{}",
+            trusting.json
+        );
     }
     let output = run(isar_as_user(["pack", "--trust-metadata"]).args([&tree, &archive]));
-    assert_eq!(output.status.code(), Some(2), "it means nothing without --reuse");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "it means nothing without --reuse"
+    );
 }
 
 #[test]
 fn states_may_stand_in_a_directory_of_their_own() {
     let scratch = Scratch::new();
     let tree = made_by(&scratch, "tree", "seq 1 999 >file");
-    let (place, states) = (scratch.user_dir("place", 0o755), scratch.user_dir("states", 0o700));
+    let (place, states) = (
+        scratch.user_dir("place", 0o755),
+        scratch.user_dir("states", 0o700),
+    );
     let archive = place.join("x.tar.zst");
     let state = ["--state", states.to_str().unwrap()];
     let first = pack(&state, None, &tree, &archive);
     assert_eq!((first.reused(), first.said.as_str()), (0, ""));
-    assert_eq!((names(&place), names(&states)), (vec!["x.tar.zst".to_owned()], vec![".x.tar.zst.state".to_owned()]));
+    assert_eq!(
+        (names(&place), names(&states)),
+        (
+            vec!["x.tar.zst".to_owned()],
+            vec![".x.tar.zst.state".to_owned()]
+        )
+    );
     let next = pack(&state, Some(&archive), &tree, &archive);
     assert_eq!(next.reused(), next.frames());
     // Beside it there is none.
     let other = pack(&[], Some(&archive), &tree, &place.join("y.tar.zst"));
     assert_eq!(other.reused(), 0);
-    assert!(other.said.contains(".x.tar.zst.state\": No such file"), "{}", other.said);
+    assert!(
+        other.said.contains(".x.tar.zst.state\": No such file"),
+        "{}",
+        other.said
+    );
 }
 
 #[test]
@@ -139,10 +199,18 @@ fn a_stream_takes_frames_over_and_leaves_no_state() {
     let place = scratch.user_dir("place", 0o755);
     let archive = place.join("x.tar.zst");
     pack(&[], Some(&archive), &tree, &archive);
-    let output = isar_as_user(["pack", "--format=zst", "--reuse"]).args([&archive, &tree]).arg("-").output().unwrap();
+    let output = isar_as_user(["pack", "--format=zst", "--reuse"])
+        .args([&archive, &tree])
+        .arg("-")
+        .output()
+        .unwrap();
     assert!(output.status.success());
     assert!(output.stdout == fs::read(&archive).unwrap());
-    assert!(text(&output.stderr).contains("reused    1 of 1 frames"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("reused    1 of 1 frames"),
+        "{}",
+        text(&output.stderr)
+    );
     assert_eq!(names(&place), [".x.tar.zst.state", "x.tar.zst"]);
 }
 
@@ -161,15 +229,51 @@ fn a_state_or_archive_that_cannot_be_relied_on_is_a_warning_and_a_full_pack() {
         bytes
     };
     let cases: [(&str, &dyn Fn(), &str); 13] = [
-        ("no archive", &|| fs::remove_file(&archive).unwrap(), "x.tar.zst\": No such file"),
-        ("no state", &|| fs::remove_file(&state).unwrap(), ".x.tar.zst.state\": No such file"),
-        ("damaged state", &|| fs::write(&state, flipped(&good_state)).unwrap(), "its state is damaged"),
-        ("empty state", &|| fs::write(&state, "").unwrap(), "its state is damaged"),
-        ("cut state", &|| fs::write(&state, &good_state[..200]).unwrap(), "its state is damaged"),
-        ("damaged archive", &|| fs::write(&archive, flipped(&good)).unwrap(), "1 frame(s) of"),
-        ("cut archive", &|| fs::write(&archive, &good[..good.len() - 1]).unwrap(), "it has changed since"),
-        ("another's archive", &|| fs::write(&archive, "x").unwrap(), "it has changed since"),
-        ("foreign state", &|| chown(&state, Some(user().uid + 7), None).unwrap(), "belongs to another user"),
+        (
+            "no archive",
+            &|| fs::remove_file(&archive).unwrap(),
+            "x.tar.zst\": No such file",
+        ),
+        (
+            "no state",
+            &|| fs::remove_file(&state).unwrap(),
+            ".x.tar.zst.state\": No such file",
+        ),
+        (
+            "damaged state",
+            &|| fs::write(&state, flipped(&good_state)).unwrap(),
+            "its state is damaged",
+        ),
+        (
+            "empty state",
+            &|| fs::write(&state, "").unwrap(),
+            "its state is damaged",
+        ),
+        (
+            "cut state",
+            &|| fs::write(&state, &good_state[..200]).unwrap(),
+            "its state is damaged",
+        ),
+        (
+            "damaged archive",
+            &|| fs::write(&archive, flipped(&good)).unwrap(),
+            "1 frame(s) of",
+        ),
+        (
+            "cut archive",
+            &|| fs::write(&archive, &good[..good.len() - 1]).unwrap(),
+            "it has changed since",
+        ),
+        (
+            "another's archive",
+            &|| fs::write(&archive, "x").unwrap(),
+            "it has changed since",
+        ),
+        (
+            "foreign state",
+            &|| chown(&state, Some(user().uid + 7), None).unwrap(),
+            "belongs to another user",
+        ),
         (
             "open state",
             &|| fs::set_permissions(&state, fs::Permissions::from_mode(0o666)).unwrap(),
@@ -217,8 +321,13 @@ fn a_state_or_archive_that_cannot_be_relied_on_is_a_warning_and_a_full_pack() {
     // What another namespace has written: to root, the owners are other ids.
     let _ = fs::remove_file(&state);
     pack(&[], Some(&archive), &tree, &archive);
-    let other =
-        ran(isar(["pack", "--json", "--unmapped=squash", "--reuse"]).args([&archive, &tree, &place.join("z.tar.zst")]));
+    let other = ran(
+        isar(["pack", "--json", "--unmapped=squash", "--reuse"]).args([
+            &archive,
+            &tree,
+            &place.join("z.tar.zst"),
+        ]),
+    );
     assert_eq!(other.reused(), 0);
 }
 
@@ -236,7 +345,10 @@ fn a_pack_killed_at_any_moment_leaves_an_archive_from_which_the_next_is_made_rig
     for number in 0..12 {
         let before = fs::read(&archive).unwrap();
         alter(&tree, ["large", "d1/small"][number as usize % 2]);
-        let mut child = isar_as_user(["pack", "-q", "--reuse"]).args([&archive, &tree, &archive]).spawn().unwrap();
+        let mut child = isar_as_user(["pack", "-q", "--reuse"])
+            .args([&archive, &tree, &archive])
+            .spawn()
+            .unwrap();
         sleep(whole * number / 10);
         child.kill().unwrap();
         killed += u32::from(!child.wait().unwrap().success());
@@ -244,10 +356,17 @@ fn a_pack_killed_at_any_moment_leaves_an_archive_from_which_the_next_is_made_rig
         // Both processes are gone before long; a rename may still come.
         sleep(Duration::from_millis(100));
         let left = fs::read(&archive).unwrap();
-        assert!(left == before || left == expected, "killed after {:?}", whole * number / 10);
+        assert!(
+            left == before || left == expected,
+            "killed after {:?}",
+            whole * number / 10
+        );
         let next = pack(&[], Some(&archive), &tree, &archive);
         assert!(fs::read(&archive).unwrap() == expected, "{}", next.json);
         assert_eq!(names(&place), [".x.tar.zst.state", "x.tar.zst"]);
     }
-    assert!(killed > 2, "only {killed} runs were killed before their end: the test shows nothing");
+    assert!(
+        killed > 2,
+        "only {killed} runs were killed before their end: the test shows nothing"
+    );
 }

@@ -20,7 +20,8 @@ pub const LEFT_OUT: [&str; 6] = [
     "var/cache/apt/archives/x.deb",
 ];
 
-/// A tree of the namespace with a file of every kind, name, owner and attribute (but device nodes, which only real root makes).
+/// A tree of the namespace with a file of every kind, name, owner and attribute (but device nodes,
+/// which only real root makes).
 pub fn rich(scratch: &Scratch, name: &str) -> PathBuf {
     let tree = scratch.namespace_dir(name);
     succeed(namespace_python(include_str!("../fixtures/rich_tree.py")).arg(&tree));
@@ -30,24 +31,44 @@ pub fn rich(scratch: &Scratch, name: &str) -> PathBuf {
 /// A tree of the namespace that a shell script makes, which runs in it.
 pub fn made_by(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
     let tree = scratch.namespace_dir(name);
-    succeed(world::as_namespace_root("sh").args(["-euc", &format!("cd \"$0\"\n{script}")]).arg(&tree));
+    succeed(
+        world::as_namespace_root("sh")
+            .args(["-euc", &format!("cd \"$0\"\n{script}")])
+            .arg(&tree),
+    );
     tree
 }
 
 /// What root of the namespace sees of a tree.
 pub fn snapshot(tree: &Path) -> Snapshot {
-    parse(&namespace_python(include_str!("../fixtures/snapshot.py")).arg(tree).output().unwrap())
+    parse(
+        &namespace_python(include_str!("../fixtures/snapshot.py"))
+            .arg(tree)
+            .output()
+            .unwrap(),
+    )
 }
 
 /// What root of the machine sees of a tree.
 pub fn root_snapshot(tree: &Path) -> Snapshot {
     let script = include_str!("../fixtures/snapshot.py");
-    parse(&Command::new("python3").args(["-c", script]).arg(tree).output().unwrap())
+    parse(
+        &Command::new("python3")
+            .args(["-c", script])
+            .arg(tree)
+            .output()
+            .unwrap(),
+    )
 }
 
 /// What Python's tarfile reads from a plain tar.
 pub fn tarfile_snapshot(tar: &Path) -> Snapshot {
-    parse(&namespace_python(include_str!("../fixtures/tarfile_snapshot.py")).arg(tar).output().unwrap())
+    parse(
+        &namespace_python(include_str!("../fixtures/tarfile_snapshot.py"))
+            .arg(tar)
+            .output()
+            .unwrap(),
+    )
 }
 
 fn parse(output: &std::process::Output) -> Snapshot {
@@ -58,21 +79,36 @@ fn parse(output: &std::process::Output) -> Snapshot {
 /// The snapshot of [`rich`] with what an archive of it should hold.
 pub fn packed(mut snapshot: Snapshot) -> Snapshot {
     for path in LEFT_OUT {
-        assert!(snapshot.remove(path).is_some(), "{path} should have been there");
+        assert!(
+            snapshot.remove(path).is_some(),
+            "{path} should have been there"
+        );
     }
     snapshot
 }
 
-/// Asserts that two trees are equal, but for the attributes of which `may_differ` is true (path, attribute, value here, value there).
-pub fn assert_equal(expected: &Snapshot, found: &Snapshot, may_differ: impl Fn(&str, &str, &Value, &Value) -> bool) {
+/// Asserts that two trees are equal, but for the attributes of which `may_differ` is true (path,
+/// attribute, value here, value there).
+pub fn assert_equal(
+    expected: &Snapshot,
+    found: &Snapshot,
+    may_differ: impl Fn(&str, &str, &Value, &Value) -> bool,
+) {
     let mut differences = Vec::new();
     let paths = |one: &Snapshot, other: &Snapshot| -> Vec<String> {
-        one.keys().filter(|path| !other.contains_key(*path)).cloned().collect()
+        one.keys()
+            .filter(|path| !other.contains_key(*path))
+            .cloned()
+            .collect()
     };
     let (missing, added) = (paths(expected, found), paths(found, expected));
     for (path, here) in expected {
-        let Some(there) = found.get(path) else { continue };
-        let (Value::Object(here), Value::Object(there)) = (here, there) else { panic!("{path}: no attributes") };
+        let Some(there) = found.get(path) else {
+            continue;
+        };
+        let (Value::Object(here), Value::Object(there)) = (here, there) else {
+            panic!("{path}: no attributes")
+        };
         let mut attributes: Vec<&String> = here.keys().chain(there.keys()).collect();
         attributes.sort();
         attributes.dedup();

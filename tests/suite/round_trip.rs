@@ -1,4 +1,5 @@
-//! Real chroots, there and back: `pack`, `unpack`, and `diff` finds nothing. Neither does a comparison of snapshots, which knows nothing of tar or of `diff`.
+//! Real chroots, there and back: `pack`, `unpack`, and `diff` finds nothing. Neither does a
+//! comparison of snapshots, which knows nothing of tar or of `diff`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,25 +17,48 @@ struct Worker {
 }
 
 /// In the namespace.
-const USER: Worker = Worker { command: || isar_as_user(["--userns", "auto"]), snapshot };
+const USER: Worker = Worker {
+    command: || isar_as_user(["--userns", "auto"]),
+    snapshot,
+};
 /// As it is: the ids of the archive are those of the machine.
-const ROOT: Worker = Worker { command: || isar(["--userns", "off"]), snapshot: root_snapshot };
+const ROOT: Worker = Worker {
+    command: || isar(["--userns", "off"]),
+    snapshot: root_snapshot,
+};
 
 impl Worker {
     fn pack(&self, threads: &str, tree: &Path, archive: &Path) {
-        let options = ["pack", "--no-default-excludes", "--level", "1", "--threads", threads];
+        let options = [
+            "pack",
+            "--no-default-excludes",
+            "--level",
+            "1",
+            "--threads",
+            threads,
+        ];
         succeed((self.command)().args(options).args([tree, archive]));
     }
 
     /// Unpacks the archive into a new directory of the scratch.
     fn unpack(&self, threads: &str, archive: &Path, scratch: &Scratch) -> PathBuf {
         let dir = scratch.join(format!("dir-{threads}"));
-        succeed((self.command)().args(["unpack", "--threads", threads]).args([archive, &dir]));
+        succeed(
+            (self.command)()
+                .args(["unpack", "--threads", threads])
+                .args([archive, &dir]),
+        );
         dir
     }
 
     fn must_not_differ(&self, threads: &str, a: &Path, b: &Path) {
-        let options = ["diff", "--no-default-excludes", "--mtime", "--threads", threads];
+        let options = [
+            "diff",
+            "--no-default-excludes",
+            "--mtime",
+            "--threads",
+            threads,
+        ];
         assert_eq!(succeed((self.command)().args(options).args([a, b])), "");
     }
 }
@@ -43,16 +67,27 @@ fn remove(tree: &Path) {
     succeed(Command::new("rm").arg("-rf").arg(tree));
 }
 
-/// What of a chroot an archive has: sockets are left out, and device nodes unless they are asked for.
+/// What of a chroot an archive has: sockets are left out, and device nodes unless they are asked
+/// for.
 fn stored(tree: &Path) -> Snapshot {
     let mut stored = snapshot(tree);
     stored.retain(|_, file| !["char", "block", "socket"].contains(&file["kind"].as_str().unwrap()));
-    assert!(stored.len() > 5000, "a chroot has more than {} files", stored.len());
+    assert!(
+        stored.len() > 5000,
+        "a chroot has more than {} files",
+        stored.len()
+    );
     stored
 }
 
-/// The ordinary user packs, unpacks and compares with each number of threads; the archive is the same for any. Gives it.
-fn through_the_namespace(tree: &Path, expected: &Snapshot, threads: &[&str], scratch: &Scratch) -> PathBuf {
+/// The ordinary user packs, unpacks and compares with each number of threads; the archive is the
+/// same for any. Gives it.
+fn through_the_namespace(
+    tree: &Path,
+    expected: &Snapshot,
+    threads: &[&str],
+    scratch: &Scratch,
+) -> PathBuf {
     let first = scratch.join("first.tar.zst");
     for threads in threads {
         let archive = scratch.join("a.tar.zst");
@@ -62,7 +97,10 @@ fn through_the_namespace(tree: &Path, expected: &Snapshot, threads: &[&str], scr
         assert_equal(expected, &(USER.snapshot)(&dir), but_extents);
         remove(&dir);
         if first.exists() {
-            assert!(fs::read(&archive).unwrap() == fs::read(&first).unwrap(), "--threads {threads}: another archive");
+            assert!(
+                fs::read(&archive).unwrap() == fs::read(&first).unwrap(),
+                "--threads {threads}: another archive"
+            );
         } else {
             fs::rename(&archive, &first).unwrap();
         }
@@ -70,7 +108,8 @@ fn through_the_namespace(tree: &Path, expected: &Snapshot, threads: &[&str], scr
     first
 }
 
-/// Root unpacks the archive with each number of threads, and packs the same archive from what it got.
+/// Root unpacks the archive with each number of threads, and packs the same archive from what it
+/// got.
 fn as_root(archive: &Path, expected: &Snapshot, threads: &[&str], scratch: &Scratch) {
     for (index, threads) in threads.iter().enumerate() {
         let dir = ROOT.unpack(threads, archive, scratch);
@@ -79,7 +118,10 @@ fn as_root(archive: &Path, expected: &Snapshot, threads: &[&str], scratch: &Scra
         if index == 0 {
             let again = scratch.join("again.tar.zst");
             ROOT.pack(threads, &dir, &again);
-            assert!(fs::read(&again).unwrap() == fs::read(archive).unwrap(), "root packs another archive");
+            assert!(
+                fs::read(&again).unwrap() == fs::read(archive).unwrap(),
+                "root packs another archive"
+            );
         }
         remove(&dir);
     }

@@ -10,19 +10,33 @@ use serde_json::Value;
 
 use crate::crafted::{Tar, content};
 use crate::rootfs::{Snapshot, assert_equal, nothing, packed, rich, root_snapshot, snapshot};
-use crate::world::{Scratch, as_user, fail, isar, isar_as_user, names, program, require, run, succeed, text, user};
+use crate::world::{
+    Scratch, as_user, fail, isar, isar_as_user, names, program, require, run, succeed, text, user,
+};
 
 pub type Run = fn(&[&OsStr]) -> Command;
 
 /// Both ways to work: as an ordinary user in the namespace, and as root.
-pub const SITUATIONS: [(&str, Run); 2] = [("user", |args| isar_as_user(args)), ("root", |args| isar(args))];
+pub const SITUATIONS: [(&str, Run); 2] = [
+    ("user", |args| isar_as_user(args)),
+    ("root", |args| isar(args)),
+];
 
 pub fn os<'a>(args: &'a [&'a str], paths: &'a [&'a Path]) -> Vec<&'a OsStr> {
-    args.iter().map(OsStr::new).chain(paths.iter().map(|path| path.as_os_str())).collect()
+    args.iter()
+        .map(OsStr::new)
+        .chain(paths.iter().map(|path| path.as_os_str()))
+        .collect()
 }
 
 pub fn unpack(archive: &Path, dir: &Path, args: &[&str]) -> Command {
-    isar_as_user(["unpack"].iter().copied().map(OsStr::new).chain(os(args, &[archive, dir])))
+    isar_as_user(
+        ["unpack"]
+            .iter()
+            .copied()
+            .map(OsStr::new)
+            .chain(os(args, &[archive, dir])),
+    )
 }
 
 /// Blocks of zeros may be holes or not, as the file system pleases.
@@ -59,14 +73,26 @@ fn root_unpacks_the_same_tree() {
 
 #[test]
 fn archives_of_every_compression_are_read_from_a_file_and_from_a_pipe() {
-    let Some(()) = require(&["zstd", "gzip", "xz"]) else { return };
+    let Some(()) = require(&["zstd", "gzip", "xz"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     // More than one piece of what is decoded at a time, and nothing that a compressor leaves out.
-    let noise: String =
-        (0..400_000u64).map(|number| format!("{:x}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
-    let plain =
-        Tar::new().directory("./", 0o755).file("./a", &noise).file("./b", "last").end().write(&scratch, "a.tar");
-    let twice = |filter: &str| format!("head -c 1000000 | {filter}; tail -c +1000001 < {} | {filter}", plain.display());
+    let noise: String = (0..400_000u64)
+        .map(|number| format!("{:x}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        .collect();
+    let plain = Tar::new()
+        .directory("./", 0o755)
+        .file("./a", &noise)
+        .file("./b", "last")
+        .end()
+        .write(&scratch, "a.tar");
+    let twice = |filter: &str| {
+        format!(
+            "head -c 1000000 | {filter}; tail -c +1000001 < {} | {filter}",
+            plain.display()
+        )
+    };
     for (index, filter) in [
         "cat",
         "zstd -q -c",
@@ -84,12 +110,23 @@ fn archives_of_every_compression_are_read_from_a_file_and_from_a_pipe() {
         let archive = scratch.join(format!("archive{index}"));
         let compress = format!("({filter}) < {} > {}", plain.display(), archive.display());
         succeed(Command::new("bash").args(["-euo", "pipefail", "-c", &compress]));
-        let (from_file, from_pipe) = (scratch.join(format!("file{index}")), scratch.join(format!("pipe{index}")));
+        let (from_file, from_pipe) = (
+            scratch.join(format!("file{index}")),
+            scratch.join(format!("pipe{index}")),
+        );
         succeed(&mut unpack(&archive, &from_file, &[]));
-        let script = format!("cat {} | {} unpack - {}", archive.display(), program().display(), from_pipe.display());
+        let script = format!(
+            "cat {} | {} unpack - {}",
+            archive.display(),
+            program().display(),
+            from_pipe.display()
+        );
         succeed(as_user("bash").args(["-o", "pipefail", "-c", &script]));
         for dir in [from_file, from_pipe] {
-            assert!(content(&dir, "a") == noise && content(&dir, "b") == "last", "{filter}: {dir:?}");
+            assert!(
+                content(&dir, "a") == noise && content(&dir, "b") == "last",
+                "{filter}: {dir:?}"
+            );
         }
     }
 }
@@ -98,13 +135,22 @@ fn archives_of_every_compression_are_read_from_a_file_and_from_a_pipe() {
 fn a_private_home_is_no_obstacle_and_needs_no_acl() {
     let scratch = Scratch::new();
     let home = scratch.user_dir("home", 0o700);
-    let archive = Tar::new().file("./a", "x").end().write(&scratch, "home/a.tar");
+    let archive = Tar::new()
+        .file("./a", "x")
+        .end()
+        .write(&scratch, "home/a.tar");
     std::os::unix::fs::chown(&archive, Some(user().uid), Some(user().gid)).unwrap();
     fs::set_permissions(&archive, fs::Permissions::from_mode(0o600)).unwrap();
     let dir = home.join("build/tmp/rootfs");
     succeed(&mut unpack(&archive, &dir, &[]));
-    let (made, above) = (fs::metadata(&dir).unwrap(), fs::metadata(home.join("build/tmp")).unwrap());
-    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (user().base, user().base, 0o755));
+    let (made, above) = (
+        fs::metadata(&dir).unwrap(),
+        fs::metadata(home.join("build/tmp")).unwrap(),
+    );
+    assert_eq!(
+        (made.uid(), made.gid(), made.mode() & 0o7777),
+        (user().base, user().base, 0o755)
+    );
     assert_eq!((above.uid(), above.gid()), (user().uid, user().gid));
 }
 
@@ -116,7 +162,10 @@ fn a_directory_that_is_not_empty_is_left_alone() {
     fs::write(dir.join("mine"), "kept").unwrap();
     let before = root_snapshot(&dir);
     let said = fail(2, &mut unpack(&archive, &dir, &[]));
-    assert!(said.contains("not empty") && said.contains("--replace") && said.contains("--merge"), "{said}");
+    assert!(
+        said.contains("not empty") && said.contains("--replace") && said.contains("--merge"),
+        "{said}"
+    );
     assert_equal(&before, &root_snapshot(&dir), nothing);
 }
 
@@ -125,7 +174,14 @@ fn replace_removes_what_was_there() {
     let scratch = Scratch::new();
     let archive = Tar::new().file("./a", "new").end().write(&scratch, "a.tar");
     let dir = scratch.join("dir");
-    succeed(&mut unpack(&Tar::new().file("./old/file", "old").end().write(&scratch, "old.tar"), &dir, &[]));
+    succeed(&mut unpack(
+        &Tar::new()
+            .file("./old/file", "old")
+            .end()
+            .write(&scratch, "old.tar"),
+        &dir,
+        &[],
+    ));
     succeed(&mut unpack(&archive, &dir, &["--replace"]));
     assert_eq!(names(&dir), ["a"]);
 }
@@ -141,7 +197,10 @@ fn replace_does_not_remove_the_archive_with_the_directory_that_it_lies_in() {
     std::os::unix::fs::symlink(&inside, &link).unwrap();
     for archive in [&inside, &link] {
         let said = fail(2, &mut unpack(archive, &dir, &["--replace"]));
-        assert!(said.contains("lies inside") && said.contains("move it out of there"), "{said}");
+        assert!(
+            said.contains("lies inside") && said.contains("move it out of there"),
+            "{said}"
+        );
         assert!(inside.exists());
     }
 }
@@ -150,7 +209,12 @@ fn replace_does_not_remove_the_archive_with_the_directory_that_it_lies_in() {
 fn the_summary_counts_what_was_unpacked() {
     let scratch = Scratch::new();
     let archive = several().write(&scratch, "a.tar");
-    let all: Value = serde_json::from_str(&succeed(&mut unpack(&archive, &scratch.join("all"), &["--json"]))).unwrap();
+    let all: Value = serde_json::from_str(&succeed(&mut unpack(
+        &archive,
+        &scratch.join("all"),
+        &["--json"],
+    )))
+    .unwrap();
     let root: Value = serde_json::from_str(&succeed(&mut unpack(
         &archive,
         &scratch.join("root"),
@@ -158,13 +222,20 @@ fn the_summary_counts_what_was_unpacked() {
     )))
     .unwrap();
     assert_eq!(
-        (&root["members"]["total"], &root["members"]["files"], &root["data_bytes"]),
+        (
+            &root["members"]["total"],
+            &root["members"]["files"],
+            &root["data_bytes"]
+        ),
         (&1.into(), &0.into(), &0.into())
     );
     let number = |value: &Value| value.as_u64().unwrap();
     let left_out = number(&root["skipped"]["not_wanted"]);
     assert_eq!(number(&all["members"]["total"]), left_out + 1);
-    assert!(number(&all["data_bytes"]) > 0 && all["skipped"]["not_wanted"] == 0, "{all}");
+    assert!(
+        number(&all["data_bytes"]) > 0 && all["skipped"]["not_wanted"] == 0,
+        "{all}"
+    );
 }
 
 #[test]
@@ -174,9 +245,11 @@ fn a_wrong_digest_or_pattern_is_found_before_anything_is_replaced() {
     let dir = scratch.join("dir");
     succeed(&mut unpack(&archive, &dir, &[]));
     let wrong = "0".repeat(64);
-    for args in
-        [&["--replace", "--sha256", &wrong][..], &["--replace", "--exclude", "["], &["--replace", "--sha256", "1"]]
-    {
+    for args in [
+        &["--replace", "--sha256", &wrong][..],
+        &["--replace", "--exclude", "["],
+        &["--replace", "--sha256", "1"],
+    ] {
         fail(2, &mut unpack(&archive, &dir, args));
         assert_eq!(content(&dir, "a"), "new");
     }
@@ -185,7 +258,11 @@ fn a_wrong_digest_or_pattern_is_found_before_anything_is_replaced() {
 /// A tree with files of its own, and an archive that replaces one of them and adds others.
 fn merged(scratch: &Scratch, end: fn(Tar) -> Tar) -> (PathBuf, PathBuf) {
     let dir = scratch.join("dir");
-    let old = Tar::new().directory("./", 0o700).file("./etc/old", "old").file("./etc/both", "old").end();
+    let old = Tar::new()
+        .directory("./", 0o700)
+        .file("./etc/old", "old")
+        .file("./etc/both", "old")
+        .end();
     succeed(&mut unpack(&old.write(scratch, "old.tar"), &dir, &[]));
     let new = Tar::new()
         .file("./etc/both", "new")
@@ -200,10 +277,19 @@ fn merge_replaces_and_adds_files() {
     let scratch = Scratch::new();
     let (dir, archive) = merged(&scratch, Tar::end);
     succeed(&mut unpack(&archive, &dir, &["--merge"]));
-    for (name, expected) in [("etc/old", "old"), ("etc/both", "new"), ("etc/new", "new"), ("opt/deep/new", "new")] {
+    for (name, expected) in [
+        ("etc/old", "old"),
+        ("etc/both", "new"),
+        ("etc/new", "new"),
+        ("opt/deep/new", "new"),
+    ] {
         assert_eq!(content(&dir, name), expected, "{name}");
     }
-    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700, "no member describes it");
+    assert_eq!(
+        fs::metadata(&dir).unwrap().mode() & 0o7777,
+        0o700,
+        "no member describes it"
+    );
 }
 
 #[test]
@@ -224,12 +310,48 @@ fn a_merge_follows_no_link_that_it_finds() {
     fs::write(canary.join("file"), "canary").unwrap();
     symlink(canary.join("file"), dir.join("file")).unwrap();
     let before = root_snapshot(&canary);
-    let said =
-        fail(2, &mut unpack(&Tar::new().file("./etc/x", "x").end().write(&scratch, "a.tar"), &dir, &["--merge"]));
+    let said = fail(
+        2,
+        &mut unpack(
+            &Tar::new()
+                .file("./etc/x", "x")
+                .end()
+                .write(&scratch, "a.tar"),
+            &dir,
+            &["--merge"],
+        ),
+    );
     assert!(said.contains("./etc/x: etc is a symbolic link"), "{said}");
-    fail(2, &mut unpack(&Tar::new().directory("./etc", 0o777).end().write(&scratch, "b.tar"), &dir, &["--merge"]));
-    fail(2, &mut unpack(&Tar::new().hard_link("./x", "./file").end().write(&scratch, "c.tar"), &dir, &["--merge"]));
-    succeed(&mut unpack(&Tar::new().file("./file", "new").end().write(&scratch, "d.tar"), &dir, &["--merge"]));
+    fail(
+        2,
+        &mut unpack(
+            &Tar::new()
+                .directory("./etc", 0o777)
+                .end()
+                .write(&scratch, "b.tar"),
+            &dir,
+            &["--merge"],
+        ),
+    );
+    fail(
+        2,
+        &mut unpack(
+            &Tar::new()
+                .hard_link("./x", "./file")
+                .end()
+                .write(&scratch, "c.tar"),
+            &dir,
+            &["--merge"],
+        ),
+    );
+    succeed(&mut unpack(
+        &Tar::new()
+            .file("./file", "new")
+            .end()
+            .write(&scratch, "d.tar"),
+        &dir,
+        &["--merge"],
+    ));
     assert_eq!(content(&dir, "file"), "new");
     assert_equal(&before, &root_snapshot(&canary), nothing);
 }
@@ -252,9 +374,21 @@ fn members_excludes_and_components_choose_what_is_unpacked() {
     for (index, (options, members, expected)) in [
         (&[][..], &["usr/bin"][..], &["usr/bin/[", "usr/bin/ls"][..]),
         (&[], &["./usr/bin/["], &["usr/bin/["]),
-        (&[], &["usr/**/l*", "/etc"], &["etc/passwd", "usr/bin/ls", "usr/lib/libc.so"]),
-        (&["--exclude", "usr/bin", "--exclude", "**/passwd"], &[], &["usr/lib/libc.so"]),
-        (&["--strip-components", "1"], &[], &["bin/[", "bin/ls", "lib/libc.so", "passwd"]),
+        (
+            &[],
+            &["usr/**/l*", "/etc"],
+            &["etc/passwd", "usr/bin/ls", "usr/lib/libc.so"],
+        ),
+        (
+            &["--exclude", "usr/bin", "--exclude", "**/passwd"],
+            &[],
+            &["usr/lib/libc.so"],
+        ),
+        (
+            &["--strip-components", "1"],
+            &[],
+            &["bin/[", "bin/ls", "lib/libc.so", "passwd"],
+        ),
         (&["--strip-components=2"], &["ls"], &["ls"]),
     ]
     .iter()
@@ -263,8 +397,15 @@ fn members_excludes_and_components_choose_what_is_unpacked() {
         let dir = scratch.join(format!("dir{index}"));
         succeed(unpack(&archive, &dir, options).args(*members));
         let found = snapshot(&dir);
-        let files = found.iter().filter(|(_, file)| file["kind"] == "file").map(|(path, _)| path.as_str());
-        assert_eq!(files.collect::<Vec<_>>(), *expected, "{options:?} {members:?}");
+        let files = found
+            .iter()
+            .filter(|(_, file)| file["kind"] == "file")
+            .map(|(path, _)| path.as_str());
+        assert_eq!(
+            files.collect::<Vec<_>>(),
+            *expected,
+            "{options:?} {members:?}"
+        );
     }
 }
 
@@ -272,8 +413,14 @@ fn members_excludes_and_components_choose_what_is_unpacked() {
 fn a_member_that_is_not_there_is_an_error_that_names_it() {
     let scratch = Scratch::new();
     let archive = several().write(&scratch, "a.tar");
-    let said = fail(2, unpack(&archive, &scratch.join("dir"), &[]).args(["usr", "usr/bin/nothing"]));
-    assert!(said.contains("not found in the archive: usr/bin/nothing"), "{said}");
+    let said = fail(
+        2,
+        unpack(&archive, &scratch.join("dir"), &[]).args(["usr", "usr/bin/nothing"]),
+    );
+    assert!(
+        said.contains("not found in the archive: usr/bin/nothing"),
+        "{said}"
+    );
     assert!(!scratch.join("dir").exists());
 }
 
@@ -281,13 +428,25 @@ fn a_member_that_is_not_there_is_an_error_that_names_it() {
 fn another_digest_is_refused_from_a_file_and_from_a_pipe() {
     let scratch = Scratch::new();
     let archive = several().write(&scratch, "a.tar");
-    let right = succeed(Command::new("sha256sum").arg(&archive)).split(' ').next().unwrap().to_owned();
+    let right = succeed(Command::new("sha256sum").arg(&archive))
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
     for (digest, status) in [(right.clone(), 0), (right.replace(|_: char| true, "0"), 2)] {
         for pipe in [false, true] {
             let dir = scratch.join(format!("dir-{status}-{pipe}"));
-            let mut command = unpack(if pipe { Path::new("-") } else { &archive }, &dir, &["--sha256", &digest]);
+            let mut command = unpack(
+                if pipe { Path::new("-") } else { &archive },
+                &dir,
+                &["--sha256", &digest],
+            );
             if pipe {
-                let mut cat = Command::new("cat").arg(&archive).stdout(Stdio::piped()).spawn().unwrap();
+                let mut cat = Command::new("cat")
+                    .arg(&archive)
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
                 command.stdin(cat.stdout.take().unwrap());
                 assert_eq!(run(&mut command).status.code(), Some(status));
                 cat.wait().unwrap();
@@ -311,7 +470,11 @@ fn limits_refuse_what_is_larger() {
         (["--limit-size", "4K"], 2),
     ] {
         let dir = scratch.join("dir");
-        assert_eq!(run(&mut unpack(&archive, &dir, &args)).status.code(), Some(status), "{args:?}");
+        assert_eq!(
+            run(&mut unpack(&archive, &dir, &args)).status.code(),
+            Some(status),
+            "{args:?}"
+        );
         assert_eq!(dir.exists(), status == 0, "{args:?}");
         let _ = fs::remove_dir_all(dir);
     }
@@ -320,30 +483,64 @@ fn limits_refuse_what_is_larger() {
 #[test]
 fn devices_are_for_real_root() {
     let scratch = Scratch::new();
-    let tar = Tar::new().device("./dev/null").hard_link("./dev/link", "./dev/null").fifo("./fifo").end();
+    let tar = Tar::new()
+        .device("./dev/null")
+        .hard_link("./dev/link", "./dev/null")
+        .fifo("./fifo")
+        .end();
     let archive = tar.write(&scratch, "a.tar");
-    let (by_user, by_root, skipped) = (scratch.join("user"), scratch.join("root"), scratch.join("skipped"));
-    let summary: Value = serde_json::from_str(&succeed(&mut unpack(&archive, &by_user, &["--json"]))).unwrap();
-    assert_eq!((&summary["skipped"]["devices"], &summary["members"]["fifos"]), (&2.into(), &1.into()));
+    let (by_user, by_root, skipped) = (
+        scratch.join("user"),
+        scratch.join("root"),
+        scratch.join("skipped"),
+    );
+    let summary: Value =
+        serde_json::from_str(&succeed(&mut unpack(&archive, &by_user, &["--json"]))).unwrap();
+    assert_eq!(
+        (&summary["skipped"]["devices"], &summary["members"]["fifos"]),
+        (&2.into(), &1.into())
+    );
     assert_eq!(names(&by_user), ["fifo"]);
     succeed(&mut isar(os(&["unpack"], &[&archive, &by_root])));
     let found = root_snapshot(&by_root);
     assert_eq!(found["dev/null"]["device"], serde_json::json!([1, 3]));
-    assert_eq!((&found["dev/null"]["mode"], &found["dev/link"]["same as"]), (&"666".into(), &"dev/link".into()));
-    succeed(&mut isar(os(&["unpack", "--devices", "skip"], &[&archive, &skipped])));
+    assert_eq!(
+        (&found["dev/null"]["mode"], &found["dev/link"]["same as"]),
+        (&"666".into(), &"dev/link".into())
+    );
+    succeed(&mut isar(os(
+        &["unpack", "--devices", "skip"],
+        &[&archive, &skipped],
+    )));
     assert_eq!(names(&skipped), ["fifo"]);
-    let said = fail(2, &mut unpack(&archive, &scratch.join("create"), &["--devices", "create"]));
-    assert!(said.contains("dev/null: make the device: Operation not permitted"), "{said}");
+    let said = fail(
+        2,
+        &mut unpack(&archive, &scratch.join("create"), &["--devices", "create"]),
+    );
+    assert!(
+        said.contains("dev/null: make the device: Operation not permitted"),
+        "{said}"
+    );
 }
 
 #[test]
 fn what_the_directory_above_would_pass_on_does_not_reach_the_tree() {
-    let Some(()) = require(&["setfacl"]) else { return };
+    let Some(()) = require(&["setfacl"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let above = scratch.user_dir("above", 0o2777);
-    succeed(Command::new("setfacl").args(["-d", "-m", "u:1234:rwx"]).arg(&above));
-    let archive =
-        Tar::new().directory("./a/", 0o750).file("./a/f", "x").file("./f", "x").fifo("./p").symlink("./l", "f");
+    succeed(
+        Command::new("setfacl")
+            .args(["-d", "-m", "u:1234:rwx"])
+            .arg(&above),
+    );
+    let archive = Tar::new()
+        .directory("./a/", 0o750)
+        .file("./a/f", "x")
+        .file("./f", "x")
+        .fifo("./p")
+        .symlink("./l", "f");
     let archive = archive.end().write(&scratch, "a.tar");
     for (situation, command) in SITUATIONS {
         let (plain, odd) = (scratch.join(situation), above.join(situation));
@@ -383,7 +580,9 @@ fn the_later_of_many_members_of_one_name_wins() {
 
 #[test]
 fn without_openat2_the_same_tree_is_unpacked() {
-    let Some(()) = require(&["strace"]) else { return };
+    let Some(()) = require(&["strace"]) else {
+        return;
+    };
     let scratch = Scratch::new();
     let canary = scratch.user_dir("canary", 0o777);
     let tar = several().0;
@@ -395,12 +594,26 @@ fn without_openat2_the_same_tree_is_unpacked() {
         }
     }
     let archive = Tar([more.0, tar].concat()).write(&scratch, "a.tar");
-    let evil =
-        Tar::new().symlink("./link", canary.to_str().unwrap()).file("./link/x", "x").end().write(&scratch, "evil.tar");
+    let evil = Tar::new()
+        .symlink("./link", canary.to_str().unwrap())
+        .file("./link/x", "x")
+        .end()
+        .write(&scratch, "evil.tar");
     let limit = "ulimit -n 420 && exec \"$0\" \"$@\"";
     let strace = |inject: &str, archive: &Path, dir: &Path| {
         let mut command = Command::new("bash");
-        command.args(["-c", limit, "strace", "-f", "-o", "/dev/null", "-e", "trace=openat2", "-e", inject]);
+        command.args([
+            "-c",
+            limit,
+            "strace",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=openat2",
+            "-e",
+            inject,
+        ]);
         command.arg(program()).arg("unpack").arg(archive).arg(dir);
         command
     };
@@ -410,11 +623,17 @@ fn without_openat2_the_same_tree_is_unpacked() {
         let inject = format!("inject=openat2:error={error}");
         let dir = scratch.join(error);
         succeed(&mut strace(&inject, &archive, &dir));
-        assert_equal(&root_snapshot(&expected), &root_snapshot(&dir), |path, attribute, _, _| {
-            // Directories that no member describes have the time of the work.
-            attribute == "mtime"
-                && (path == "." || path.starts_with("deep") || ["etc", "usr/bin", "usr/lib"].contains(&path))
-        });
+        assert_equal(
+            &root_snapshot(&expected),
+            &root_snapshot(&dir),
+            |path, attribute, _, _| {
+                // Directories that no member describes have the time of the work.
+                attribute == "mtime"
+                    && (path == "."
+                        || path.starts_with("deep")
+                        || ["etc", "usr/bin", "usr/lib"].contains(&path))
+            },
+        );
         fail(2, &mut strace(&inject, &evil, &scratch.join("evil")));
         assert_eq!(names(&canary), [""; 0]);
     }
@@ -429,17 +648,31 @@ fn setuid_to_the_caller_is_said_where_others_reach_it() {
         .change_last(100, b"0004755\0")
         .end()
         .write(&scratch, "a.tar");
-    let (open, private) = (scratch.user_dir("open", 0o755), scratch.user_dir("private", 0o700));
-    for (above, layout, warns) in [(&open, "caller", true), (&private, "caller", false), (&open, "subid", false)] {
+    let (open, private) = (
+        scratch.user_dir("open", 0o755),
+        scratch.user_dir("private", 0o700),
+    );
+    for (above, layout, warns) in [
+        (&open, "caller", true),
+        (&private, "caller", false),
+        (&open, "subid", false),
+    ] {
         let dir = above.join(layout);
         let output = run(&mut unpack(&archive, &dir, &["--id-layout", layout]));
         assert!(output.status.success());
-        assert_eq!(text(&output.stderr).contains("caller's own rights"), warns, "{above:?} {layout}");
+        assert_eq!(
+            text(&output.stderr).contains("caller's own rights"),
+            warns,
+            "{above:?} {layout}"
+        );
     }
 }
 
 #[test]
 fn help_shows_an_example() {
     let help = succeed(&mut isar(["unpack", "--help"]));
-    assert!(help.contains("Example: isar-tarball unpack schroot.tar.zst rootfs"), "{help}");
+    assert!(
+        help.contains("Example: isar-tarball unpack schroot.tar.zst rootfs"),
+        "{help}"
+    );
 }

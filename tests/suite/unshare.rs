@@ -21,9 +21,14 @@ fn status(command: &mut Command) -> Option<i32> {
 #[test]
 fn the_command_is_root_with_a_proc_of_its_own_in_either_layout() {
     let scratch = Scratch::new();
-    let script = "id -u; id -g; id -G; readlink /proc/self; echo $$; touch file; stat -c %u:%g file";
+    let script =
+        "id -u; id -g; id -G; readlink /proc/self; echo $$; touch file; stat -c %u:%g file";
     for (layout, owner) in [("subid", None), ("caller", Some(user().uid))] {
-        fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        fs::set_permissions(
+            scratch.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o777),
+        )
+        .unwrap();
         let args = ["--id-layout", layout, "unshare", "--", "sh", "-c", script];
         let said = succeed(isar_as_user(args).current_dir(scratch.path()));
         let lines: Vec<&str> = said.lines().collect();
@@ -32,7 +37,10 @@ fn the_command_is_root_with_a_proc_of_its_own_in_either_layout() {
         assert_eq!((lines[4], lines[5]), ("2", "0:0"), "{said}");
         assert!(lines[3].parse::<u32>().unwrap() < 20, "{said}");
         use std::os::unix::fs::MetadataExt;
-        assert_eq!(fs::metadata(scratch.join("file")).unwrap().uid(), owner.unwrap_or(user().base));
+        assert_eq!(
+            fs::metadata(scratch.join("file")).unwrap().uid(),
+            owner.unwrap_or(user().base)
+        );
         fs::remove_file(scratch.join("file")).unwrap();
     }
 }
@@ -45,10 +53,19 @@ fn the_status_is_that_of_the_command_or_says_why_there_was_none() {
     assert_eq!(status(&mut sh("kill -9 $$")), Some(137));
     assert_eq!(status(&mut sh("kill -TERM $$")), Some(143));
     let said = fail(127, &mut isar_as_user(["unshare", "no-such-command"]));
-    assert!(said.contains("cannot run no-such-command: No such file or directory"), "{said}");
+    assert!(
+        said.contains("cannot run no-such-command: No such file or directory"),
+        "{said}"
+    );
     let said = fail(126, &mut isar_as_user(["unshare", "/etc/passwd"]));
-    assert!(said.contains("cannot run /etc/passwd: Permission denied"), "{said}");
-    let said = fail(125, &mut isar_as_user(["--userns", "off", "unshare", "true"]));
+    assert!(
+        said.contains("cannot run /etc/passwd: Permission denied"),
+        "{said}"
+    );
+    let said = fail(
+        125,
+        &mut isar_as_user(["--userns", "off", "unshare", "true"]),
+    );
     assert!(said.contains("leave out `--userns off`"), "{said}");
 }
 
@@ -70,7 +87,10 @@ fn a_line_that_is_not_understood_has_no_status_that_a_command_would_have() {
         (2, &["no-such-command"]),
     ];
     for (status, line) in cases {
-        assert!(fail(*status, &mut isar(*line)).contains("try '--help'"), "{line:?}");
+        assert!(
+            fail(*status, &mut isar(*line)).contains("try '--help'"),
+            "{line:?}"
+        );
     }
     for help in [["unshare", "--help"], ["imager", "-h"]] {
         assert!(succeed(&mut isar(help)).contains("Usage: isar-tarball"));
@@ -80,8 +100,17 @@ fn a_line_that_is_not_understood_has_no_status_that_a_command_would_have() {
 #[test]
 fn root_works_in_its_own_user_namespace() {
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap();
-    assert_eq!(succeed(&mut isar(["unshare", "cat", "/proc/self/uid_map"])), uid_map);
-    let said = succeed(&mut isar(["--userns", world::USER, "unshare", "cat", "/proc/self/uid_map"]));
+    assert_eq!(
+        succeed(&mut isar(["unshare", "cat", "/proc/self/uid_map"])),
+        uid_map
+    );
+    let said = succeed(&mut isar([
+        "--userns",
+        world::USER,
+        "unshare",
+        "cat",
+        "/proc/self/uid_map",
+    ]));
     assert!(said.contains(&user().base.to_string()), "{said}");
 }
 
@@ -93,18 +122,33 @@ fn descriptors_stdin_directory_and_environment_are_kept() {
         scratch.path().display(),
         world::program().display()
     );
-    succeed(world::as_user("bash").arg("-c").arg(script.replace("4<<'IN4' <<'IN'", "<<'IN' 4<<'IN4'")));
-    assert_eq!(fs::read_to_string(scratch.join("third")).unwrap(), format!("kept four {}\n", scratch.path().display()));
+    succeed(
+        world::as_user("bash")
+            .arg("-c")
+            .arg(script.replace("4<<'IN4' <<'IN'", "<<'IN' 4<<'IN4'")),
+    );
+    assert_eq!(
+        fs::read_to_string(scratch.join("third")).unwrap(),
+        format!("kept four {}\n", scratch.path().display())
+    );
 }
 
 /// A command that has said `ready`.
 fn start(script: &str) -> Child {
-    let mut child = sh(script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = sh(script)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut first = String::new();
     // One byte at a time: what follows is for others to read.
     while !first.ends_with('\n') {
         let mut byte = [0];
-        assert_eq!(child.stdout.as_mut().unwrap().read(&mut byte).unwrap(), 1, "{first:?}");
+        assert_eq!(
+            child.stdout.as_mut().unwrap().read(&mut byte).unwrap(),
+            1,
+            "{first:?}"
+        );
         first.push(byte[0].into());
     }
     assert_eq!(first, "ready\n");
@@ -112,7 +156,11 @@ fn start(script: &str) -> Child {
 }
 
 fn send(child: &Child, signal: Signal) {
-    kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    kill_process(
+        Pid::from_raw(child.id().try_into().unwrap()).unwrap(),
+        signal,
+    )
+    .unwrap();
 }
 
 #[test]
@@ -126,11 +174,17 @@ fn signals_reach_the_command_once_and_it_decides() {
         (Signal::ALARM, "ALRM"),
     ];
     for (signal, name) in cases {
-        let script = format!("trap 'echo got' {name}; echo ready; for i in $(seq 8); do sleep 0.1; done; exit 5");
+        let script = format!(
+            "trap 'echo got' {name}; echo ready; for i in $(seq 8); do sleep 0.1; done; exit 5"
+        );
         let child = start(&script);
         send(&child, signal);
         let output = child.wait_with_output().unwrap();
-        assert_eq!((text(&output.stdout), output.status.code()), ("got\n".into(), Some(5)), "{name}");
+        assert_eq!(
+            (text(&output.stdout), output.status.code()),
+            ("got\n".into(), Some(5)),
+            "{name}"
+        );
     }
     let child = start("echo ready; exec sleep 60");
     send(&child, Signal::TERM);
@@ -172,22 +226,36 @@ fn orphans_are_collected() {
 
 #[test]
 fn what_is_mounted_inside_is_not_seen_outside() {
-    succeed(&mut sh("mount -t tmpfs inside-only /mnt && grep -q inside-only /proc/self/mountinfo"));
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("inside-only"));
+    succeed(&mut sh(
+        "mount -t tmpfs inside-only /mnt && grep -q inside-only /proc/self/mountinfo",
+    ));
+    assert!(
+        !fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains("inside-only")
+    );
 }
 
 #[test]
 fn a_covered_proc_is_said_and_gone_on_without() {
-    // As in a container: something is mounted over a part of /proc, and the user namespace may not look under it.
+    // As in a container: something is mounted over a part of /proc, and the user namespace may not
+    // look under it.
     let script = "mount --bind /dev/null /proc/uptime && exec setpriv --reuid isar-test --regid isar-test --init-groups \"$0\" unshare echo done";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]).arg(world::program());
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(world::program());
     let output = run(&mut command);
-    assert_eq!((text(&output.stdout), output.status.code()), ("done\n".into(), Some(0)));
+    assert_eq!(
+        (text(&output.stdout), output.status.code()),
+        ("done\n".into(), Some(0))
+    );
     assert!(text(&output.stderr).contains("/proc stays as it was"));
     let script = script.replace("unshare echo", "-q unshare echo");
     let mut command = Command::new("unshare");
-    let output = run(command.args(["--mount", "sh", "-c", &script]).arg(world::program()));
+    let output = run(command
+        .args(["--mount", "sh", "-c", &script])
+        .arg(world::program()));
     assert_eq!(text(&output.stderr), "");
 }
 
@@ -219,7 +287,10 @@ print(seen.decode().replace('\r', ''), os.waitstatus_to_exitcode(os.waitpid(pid,
 "#;
     let script = "trap 'echo got' INT; echo ready; for i in 1 2 3 4 5; do sleep 0.1; done; read x </dev/tty & exit 6";
     let mut command = world::as_user("python3");
-    command.args(["-c", python]).arg(world::program()).args(["unshare", "sh", "-c", script]);
+    command
+        .args(["-c", python])
+        .arg(world::program())
+        .args(["unshare", "sh", "-c", script]);
     let said = succeed(&mut command);
     assert_eq!(said.matches("got").count(), 1, "{said}");
     assert!(said.trim_end().ends_with(" 6"), "{said}");
@@ -227,7 +298,11 @@ print(seen.decode().replace('\r', ''), os.waitstatus_to_exitcode(os.waitpid(pid,
 
 #[test]
 fn a_stream_through_the_command_is_complete() {
-    let mut child = sh("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = sh("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || stdin.write_all(&vec![b'x'; 1 << 20]).unwrap());
     let mut out = BufReader::new(child.stdout.take().unwrap());

@@ -1,7 +1,9 @@
-//! The machine that the tests run on: an ordinary user with subordinate ids, scratch directories that it may write to, chroots by mmdebstrap.
+//! The machine that the tests run on: an ordinary user with subordinate ids, scratch directories
+//! that it may write to, chroots by mmdebstrap.
 //!
-//! Tests start as root. What an ordinary user sees is run as the test user, which is made when it is missing. Where something cannot be had,
-//! a test says so on stderr and returns; on the CI machine (`CI` is set) that is a failure.
+//! Tests start as root. What an ordinary user sees is run as the test user, which is made when it
+//! is missing. Where something cannot be had, a test says so on stderr and returns; on the CI
+//! machine (`CI` is set) that is a failure.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,7 +17,8 @@ use rustix::process::Signal;
 /// The ordinary user.
 pub const USER: &str = "isar-test";
 
-/// Where everything that lives for one run, or from run to run, stands: a place that every user can reach, on a real file system.
+/// Where everything that lives for one run, or from run to run, stands: a place that every user can
+/// reach, on a real file system.
 const BASE: &str = "/var/tmp/isar-tarball-tests";
 
 /// The ordinary user that the tests run as.
@@ -31,29 +34,64 @@ pub struct User {
 pub fn user() -> &'static User {
     static USER_ONCE: OnceLock<User> = OnceLock::new();
     USER_ONCE.get_or_init(|| {
-        assert!(rustix::process::geteuid().is_root(), "these tests start as root: they make a user and act as it");
-        if !Command::new("id").arg(USER).output().unwrap().status.success() {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests start as root: they make a user and act as it"
+        );
+        if !Command::new("id")
+            .arg(USER)
+            .output()
+            .unwrap()
+            .status
+            .success()
+        {
             assert!(
-                run(Command::new("useradd").args(["--create-home", "--shell", "/bin/bash", USER])).status.success()
+                run(Command::new("useradd").args(["--create-home", "--shell", "/bin/bash", USER]))
+                    .status
+                    .success()
             );
         }
         let number = |option: &str| -> u32 {
             let output = Command::new("id").args([option, USER]).output().unwrap();
-            String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .trim()
+                .parse()
+                .unwrap()
         };
         let base = |file: &str| -> u32 {
             let text = fs::read_to_string(file).unwrap();
-            let line = text.lines().find_map(|line| line.strip_prefix("isar-test:")).expect("a line of the test user");
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("isar-test:"))
+                .expect("a line of the test user");
             let (base, count) = line.split_once(':').unwrap();
             assert_eq!(count, "65536");
             base.parse().unwrap()
         };
-        if !fs::read_to_string("/etc/subuid").unwrap_or_default().contains("isar-test:") {
-            let ids = ["--add-subuids", "700000-765535", "--add-subgids", "700000-765535", USER];
+        if !fs::read_to_string("/etc/subuid")
+            .unwrap_or_default()
+            .contains("isar-test:")
+        {
+            let ids = [
+                "--add-subuids",
+                "700000-765535",
+                "--add-subgids",
+                "700000-765535",
+                USER,
+            ];
             assert!(run(Command::new("usermod").args(ids)).status.success());
         }
-        let user = User { uid: number("-u"), gid: number("-g"), base: base("/etc/subuid") };
-        assert_eq!(user.base, base("/etc/subgid"), "the tests count on equal ranges of uids and gids");
+        let user = User {
+            uid: number("-u"),
+            gid: number("-g"),
+            base: base("/etc/subuid"),
+        };
+        assert_eq!(
+            user.base,
+            base("/etc/subgid"),
+            "the tests count on equal ranges of uids and gids"
+        );
         user
     })
 }
@@ -72,7 +110,8 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         remove_old_programs();
-        // Whoever started the tests may ignore some, as nohup does; the program leaves ignored signals alone.
+        // Whoever started the tests may ignore some, as nohup does; the program leaves ignored
+        // signals alone.
         for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::QUIT] {
             isar_tarball::sys::set_default_action(signal.as_raw()).unwrap();
         }
@@ -87,7 +126,9 @@ pub fn program() -> &'static Path {
 /// Removes the programs of test runs that have ended.
 fn remove_old_programs() {
     for name in names(base()) {
-        let run = name.strip_prefix("isar-tarball.").filter(|pid| !Path::new("/proc").join(pid).exists());
+        let run = name
+            .strip_prefix("isar-tarball.")
+            .filter(|pid| !Path::new("/proc").join(pid).exists());
         if run.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
             // Another run may have been faster.
             let _ = fs::remove_file(base().join(name));
@@ -98,14 +139,20 @@ fn remove_old_programs() {
 /// The program run as root.
 pub fn isar<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(program());
-    command.args(args).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
+    command
+        .args(args)
+        .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::null());
     command
 }
 
 /// The program run as the test user.
 pub fn isar_as_user<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut command = as_user(program());
-    command.args(args).env_remove("SOURCE_DATE_EPOCH").stdin(Stdio::null());
+    command
+        .args(args)
+        .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::null());
     command
 }
 
@@ -113,13 +160,24 @@ pub fn isar_as_user<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Comma
 pub fn as_user(program: impl AsRef<OsStr>) -> Command {
     user();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env", "--"]).arg(program);
+    command
+        .args([
+            "--reuid",
+            USER,
+            "--regid",
+            USER,
+            "--init-groups",
+            "--reset-env",
+            "--",
+        ])
+        .arg(program);
     command.current_dir(format!("/home/{USER}"));
     command
 }
 
-/// Any program run as root of the test user's namespace of subordinate ids.
-/// It goes through `mmdebstrap --unshare-helper`, so that this program's own namespace is not what it is tested with.
+/// Any program run as root of the test user's namespace of subordinate ids. It goes through
+/// `mmdebstrap --unshare-helper`, so that this program's own namespace is not what it is tested
+/// with.
 pub fn as_namespace_root(program: impl AsRef<OsStr>) -> Command {
     let mut command = as_user("mmdebstrap");
     command.arg("--unshare-helper").arg(program);
@@ -135,10 +193,17 @@ pub fn namespace_python(script: &str) -> Command {
 
 /// Runs a command and says on stderr how it ended.
 pub fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     // A script among the arguments would hide the rest.
     let shown: String = format!("{command:?}").chars().take(600).collect();
-    eprintln!("$ {shown}\n{}{}{}", text(&output.stdout), text(&output.stderr), output.status);
+    eprintln!(
+        "$ {shown}\n{}{}{}",
+        text(&output.stdout),
+        text(&output.stderr),
+        output.status
+    );
     output
 }
 
@@ -165,7 +230,11 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Scratch {
-        let path = tempfile::Builder::new().prefix("scratch-").tempdir_in(base()).unwrap().keep();
+        let path = tempfile::Builder::new()
+            .prefix("scratch-")
+            .tempdir_in(base())
+            .unwrap()
+            .keep();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         chown(&path, Some(user().uid), Some(user().gid)).unwrap();
         Scratch(path)
@@ -205,7 +274,9 @@ impl Scratch {
 /// The names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -214,7 +285,8 @@ pub fn names(dir: &Path) -> Vec<String> {
 pub struct Mounted(PathBuf);
 
 impl Mounted {
-    /// Mounts at `place` as the options and the source say: `["-t", "tmpfs", "none"]`, `["--bind", "/a"]`.
+    /// Mounts at `place` as the options and the source say: `["-t", "tmpfs", "none"]`, `["--bind",
+    /// "/a"]`.
     pub fn new<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>, place: &Path) -> Mounted {
         succeed(Command::new("mount").args(args).arg(place));
         Mounted(place.to_owned())
@@ -230,33 +302,57 @@ impl Drop for Mounted {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Root removes what any id owns. A test that leaves a mount behind has failed already.
-        let _ = Command::new("rm").arg("-rf").arg("--one-file-system").arg(&self.0).status();
+        let _ = Command::new("rm")
+            .arg("-rf")
+            .arg("--one-file-system")
+            .arg(&self.0)
+            .status();
     }
 }
 
-/// A buildd chroot of `suite`, made by mmdebstrap as the test user and owned by its subordinate ids. It is kept from run to run: tests read it only.
+/// A buildd chroot of `suite`, made by mmdebstrap as the test user and owned by its subordinate
+/// ids. It is kept from run to run: tests read it only.
 ///
-/// With fakeroot, as isar's have it: sbuild wants it in there and would otherwise need a mirror while it builds.
+/// With fakeroot, as isar's have it: sbuild wants it in there and would otherwise need a mirror
+/// while it builds.
 pub fn chroot(suite: &str) -> Option<PathBuf> {
-    let options = ["--mode=unshare", "--variant=buildd", "--include=fakeroot", "--format=directory", suite];
+    let options = [
+        "--mode=unshare",
+        "--variant=buildd",
+        "--include=fakeroot",
+        "--format=directory",
+        suite,
+    ];
     by_mmdebstrap(&format!("{suite}-sbuild"), &options.map(OsStr::new))
 }
 
-/// An archive that mmdebstrap itself writes as the test user: a small chroot of `suite` with the tree of `fixtures/rich_tree.py` at `rich`, and the device nodes
-/// that mmdebstrap puts in front. It is kept from run to run, as chroots are.
+/// An archive that mmdebstrap itself writes as the test user: a small chroot of `suite` with the
+/// tree of `fixtures/rich_tree.py` at `rich`, and the device nodes that mmdebstrap puts in front.
+/// It is kept from run to run, as chroots are.
 pub fn mmdebstrap_archive(suite: &str) -> Option<PathBuf> {
     // The checkout may lie where only root gets.
     let script = base().join("rich_tree.py");
     fs::write(&script, include_str!("../fixtures/rich_tree.py")).unwrap();
-    let plant = format!("--customize-hook=mkdir \"$1/rich\" && python3 {} \"$1/rich\"", script.display());
-    let options = ["--mode=unshare", "--variant=essential", "--format=tar", &plant, suite];
+    let plant = format!(
+        "--customize-hook=mkdir \"$1/rich\" && python3 {} \"$1/rich\"",
+        script.display()
+    );
+    let options = [
+        "--mode=unshare",
+        "--variant=essential",
+        "--format=tar",
+        &plant,
+        suite,
+    ];
     by_mmdebstrap(&format!("{suite}-rich.tar.zst"), &options.map(OsStr::new))
 }
 
 /// What mmdebstrap makes with these options, kept as `name`.
 fn by_mmdebstrap(name: &str, options: &[&OsStr]) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _guard = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     require(&["mmdebstrap"])?;
     let (place, unfinished) = (base().join(name), base().join(format!("unfinished.{name}")));
     // Another run may be making it.
@@ -282,7 +378,8 @@ pub enum Sbuild {
     V0_89,
 }
 
-/// sbuild as the test user, in unshare mode, with a configuration that needs no mirror and works below `scratch`.
+/// sbuild as the test user, in unshare mode, with a configuration that needs no mirror and works
+/// below `scratch`.
 pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
     let mut command = with_sbuild(version, scratch)?;
     match version {
@@ -292,7 +389,8 @@ pub fn sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
     Some(command)
 }
 
-/// `env` as the test user, so that what is run by it finds this version of sbuild's modules and that configuration.
+/// `env` as the test user, so that what is run by it finds this version of sbuild's modules and
+/// that configuration.
 pub fn with_sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
     require(&["sbuild"])?;
     let config = scratch.join("sbuild.conf");
@@ -313,18 +411,26 @@ pub fn with_sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
         Sbuild::V0_85 => {
             let said = succeed(as_user("sbuild").arg("--version"));
             if !said.contains(" 0.85.") {
-                return skip(&format!("the installed sbuild is not 0.85: {}", said.lines().next().unwrap_or_default()));
+                return skip(&format!(
+                    "the installed sbuild is not 0.85: {}",
+                    said.lines().next().unwrap_or_default()
+                ));
             }
         }
         Sbuild::V0_89 => {
             let place = base().join("sbuild-0.89");
             static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-            let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let _guard = ONE_AT_A_TIME
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sbuild-0.89.sh");
             if !place.exists() && !run(&mut Command::new(script)).status.success() {
                 return skip("sbuild 0.89 cannot be had");
             }
-            command.arg(format!("PERL5LIB={}", place.join("usr/share/perl5").display()));
+            command.arg(format!(
+                "PERL5LIB={}",
+                place.join("usr/share/perl5").display()
+            ));
         }
     }
     command.current_dir(scratch.path());
@@ -334,13 +440,20 @@ pub fn with_sbuild(version: Sbuild, scratch: &Scratch) -> Option<Command> {
 /// `Some` when all programs are there, else a loud skip.
 pub fn require(programs: &[&str]) -> Option<()> {
     let dirs = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let missing = programs.iter().find(|name| !dirs.split(':').any(|dir| Path::new(dir).join(name).is_file()));
+    let missing = programs.iter().find(|name| {
+        !dirs
+            .split(':')
+            .any(|dir| Path::new(dir).join(name).is_file())
+    });
     missing.map_or(Some(()), |name| skip(&format!("{name} is not installed")))
 }
 
 /// Says that a test cannot run, and why. On the CI machine none may be skipped.
 pub fn skip<T>(why: &str) -> Option<T> {
-    assert!(std::env::var_os("CI").is_none(), "no test may be skipped here: {why}");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "no test may be skipped here: {why}"
+    );
     eprintln!("SKIPPED: {why}");
     None
 }

@@ -31,7 +31,8 @@ pub enum Dialect {
 pub struct Header<'a>(pub &'a [u8; BLOCK]);
 
 impl<'a> Header<'a> {
-    /// Who laid it out. As in GNU tar, a magic that is neither POSIX's nor GNU's counts as none; the version behind POSIX's does not matter.
+    /// Who laid it out. As in GNU tar, a magic that is neither POSIX's nor GNU's counts as none;
+    /// the version behind POSIX's does not matter.
     pub fn dialect(self) -> Dialect {
         match &self.0[257..265] {
             b"ustar  \0" => Dialect::Gnu,
@@ -40,10 +41,13 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Is the stored sum that of the block? Some old programs added signed bytes; that is taken as well, as GNU tar does.
+    /// Is the stored sum that of the block? Some old programs added signed bytes; that is taken as
+    /// well, as GNU tar does.
     pub fn has_valid_checksum(self) -> bool {
         let stored = &self.0[148..156];
-        let Ok(expected) = number::field(stored) else { return false };
+        let Ok(expected) = number::field(stored) else {
+            return false;
+        };
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
         // The field itself counts as eight blanks.
         let unsigned = i64::from(sum(self.0)) - i64::from(sum(stored)) + 8 * 32;
@@ -108,11 +112,14 @@ impl<'a> Header<'a> {
 
     /// Major and minor number of a device. Not for v7.
     pub fn device(self) -> Result<(u32, u32), number::Error> {
-        let number = |field| u32::try_from(number::unsigned_field(field)?).map_err(|_| number::Error::TooLarge);
+        let number = |field| {
+            u32::try_from(number::unsigned_field(field)?).map_err(|_| number::Error::TooLarge)
+        };
         Ok((number(&self.0[329..337])?, number(&self.0[337..345])?))
     }
 
-    /// GNU: the extents of a sparse file as [`crate::archive::sparse::decode::OldGnu`] reads them, with the byte behind them.
+    /// GNU: the extents of a sparse file as [`crate::archive::sparse::decode::OldGnu`] reads them,
+    /// with the byte behind them.
     pub fn sparse_extents(self) -> (&'a [u8], u8) {
         (&self.0[386..482], self.0[482])
     }
@@ -140,22 +147,49 @@ mod tests {
 
     #[test]
     fn sums_of_unsigned_and_of_signed_bytes_are_taken_and_no_others() {
-        let block = block(&Fields { name: b"\xff\xfe\x80", ..Fields::default() });
-        let sum: i64 =
-            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { i64::from(*b) }).sum();
-        for (stored, is_valid) in [(sum, true), (sum - 3 * 256, true), (sum - 256, false), (sum + 1, false), (0, false)]
-        {
-            assert_eq!(Header(&with_sum(block, stored)).has_valid_checksum(), is_valid, "{stored}");
+        let block = block(&Fields {
+            name: b"\xff\xfe\x80",
+            ..Fields::default()
+        });
+        let sum: i64 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| {
+                if (148..156).contains(&i) {
+                    32
+                } else {
+                    i64::from(*b)
+                }
+            })
+            .sum();
+        for (stored, is_valid) in [
+            (sum, true),
+            (sum - 3 * 256, true),
+            (sum - 256, false),
+            (sum + 1, false),
+            (0, false),
+        ] {
+            assert_eq!(
+                Header(&with_sum(block, stored)).has_valid_checksum(),
+                is_valid,
+                "{stored}"
+            );
         }
     }
 
     #[test]
     fn only_posix_has_a_prefix() {
-        let mut block = block(&Fields { name: b"name", prefix: b"prefix", ..Fields::default() });
+        let mut block = block(&Fields {
+            name: b"name",
+            prefix: b"prefix",
+            ..Fields::default()
+        });
         assert_eq!(Header(&block).name(), b"prefix/name");
-        for (magic, dialect) in
-            [(b"ustar  \0", Dialect::Gnu), (b"\0\0\0\0\0\0\0\0", Dialect::V7), (b"ustar 00", Dialect::V7)]
-        {
+        for (magic, dialect) in [
+            (b"ustar  \0", Dialect::Gnu),
+            (b"\0\0\0\0\0\0\0\0", Dialect::V7),
+            (b"ustar 00", Dialect::V7),
+        ] {
             block[257..265].copy_from_slice(magic);
             assert_eq!(Header(&block).dialect(), dialect);
             assert_eq!(Header(&block).name(), b"name");
@@ -164,8 +198,12 @@ mod tests {
 
     #[test]
     fn full_fields_need_no_nul() {
-        let block =
-            block(&Fields { name: &[b'n'; 100], prefix: &[b'p'; 155], linkname: &[b'l'; 100], ..Fields::default() });
+        let block = block(&Fields {
+            name: &[b'n'; 100],
+            prefix: &[b'p'; 155],
+            linkname: &[b'l'; 100],
+            ..Fields::default()
+        });
         assert_eq!(Header(&block).name().len(), 256);
         assert_eq!(Header(&block).linkname().len(), 100);
     }

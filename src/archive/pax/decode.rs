@@ -34,7 +34,11 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let mut digits = 0;
     loop {
         match *data.get(digits)? {
-            digit @ b'0'..=b'9' => length = length.checked_mul(10)?.checked_add(usize::from(digit - b'0'))?,
+            digit @ b'0'..=b'9' => {
+                length = length
+                    .checked_mul(10)?
+                    .checked_add(usize::from(digit - b'0'))?
+            }
             b' ' => break,
             _ => return None,
         }
@@ -48,7 +52,8 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.is_empty() && !key.contains(&0)).then_some((key, value, rest))
 }
 
-/// The name of an extended attribute in a `SCHILY.xattr.` key: GNU tar writes `=` as `%3D` and `%` as `%25`, nothing else.
+/// The name of an extended attribute in a `SCHILY.xattr.` key: GNU tar writes `=` as `%3D` and `%`
+/// as `%25`, nothing else.
 pub fn schily_xattr_name(key: &[u8]) -> Vec<u8> {
     unescaped(key, |digits| match digits {
         b"3D" => Some(b'='),
@@ -57,30 +62,43 @@ pub fn schily_xattr_name(key: &[u8]) -> Vec<u8> {
     })
 }
 
-/// The name of an extended attribute in a `LIBARCHIVE.xattr.` key, where any byte may be written as `%` and two hexadecimal digits.
+/// The name of an extended attribute in a `LIBARCHIVE.xattr.` key, where any byte may be written as
+/// `%` and two hexadecimal digits.
 pub fn libarchive_xattr_name(key: &[u8]) -> Vec<u8> {
     unescaped(key, |digits| {
-        u8::from_str_radix(str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?, 16).ok()
+        u8::from_str_radix(
+            str::from_utf8(digits)
+                .ok()
+                .filter(|text| !text.starts_with('+'))?,
+            16,
+        )
+        .ok()
     })
 }
 
-/// `key` with each `%` and the two bytes behind it replaced by what `byte` makes of these two, when it makes something of them.
+/// `key` with each `%` and the two bytes behind it replaced by what `byte` makes of these two, when
+/// it makes something of them.
 fn unescaped(key: &[u8], byte: impl Fn(&[u8]) -> Option<u8>) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
     while let Some((first, others)) = rest.split_first() {
         let escaped = others.split_at_checked(2).filter(|_| *first == b'%');
-        let (next, behind) =
-            escaped.and_then(|(digits, behind)| Some((byte(digits)?, behind))).unwrap_or((*first, others));
+        let (next, behind) = escaped
+            .and_then(|(digits, behind)| Some((byte(digits)?, behind)))
+            .unwrap_or((*first, others));
         name.push(next);
         rest = behind;
     }
     name
 }
 
-/// The bytes that base64 text stands for (RFC 4648, section 4), with or without `=` at its end; libarchive leaves them out.
+/// The bytes that base64 text stands for (RFC 4648, section 4), with or without `=` at its end;
+/// libarchive leaves them out.
 pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    let digits = text
+        .strip_suffix(b"==")
+        .or_else(|| text.strip_suffix(b"="))
+        .unwrap_or(text);
     if digits.len() % 4 == 1 {
         return None;
     }
@@ -88,7 +106,10 @@ pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
     for group in digits.chunks(4) {
         let mut bits: u32 = 0;
         for place in 0..4 {
-            bits = bits << 6 | group.get(place).map_or(Some(0), |digit| base64_digit(*digit))?;
+            bits = bits << 6
+                | group
+                    .get(place)
+                    .map_or(Some(0), |digit| base64_digit(*digit))?;
         }
         let [_, three @ ..] = bits.to_be_bytes();
         bytes.extend_from_slice(three.get(..group.len() - 1)?);
@@ -118,8 +139,12 @@ mod tests {
     #[test]
     fn values_may_hold_newlines_nuls_and_equals_signs() {
         let mut data = Vec::new();
-        let written: [(&[u8], &[u8]); 4] =
-            [(b"path", b"a\nb"), (b"SCHILY.xattr.user.x", b"\0\n=\xff"), (b"comment", b""), (b"mtime", b"1.5")];
+        let written: [(&[u8], &[u8]); 4] = [
+            (b"path", b"a\nb"),
+            (b"SCHILY.xattr.user.x", b"\0\n=\xff"),
+            (b"comment", b""),
+            (b"mtime", b"1.5"),
+        ];
         for (key, value) in written {
             record(&mut data, key, value);
         }
@@ -150,7 +175,12 @@ mod tests {
             b"99999999999999999999999 a=b\n",
         ];
         for data in cases {
-            assert_eq!(records(data).last(), Some(Err(Malformed)), "{}", data.escape_ascii());
+            assert_eq!(
+                records(data).last(),
+                Some(Err(Malformed)),
+                "{}",
+                data.escape_ascii()
+            );
         }
         assert_eq!(records(b"").last(), None);
     }
@@ -164,8 +194,16 @@ mod tests {
             ("user.%41%3d%", "user.%41%3d%", "user.A=%"),
             ("user.%+4%4", "user.%+4%4", "user.%+4%4"),
         ] {
-            assert_eq!(schily_xattr_name(key.as_bytes()), schily.as_bytes(), "{key}");
-            assert_eq!(libarchive_xattr_name(key.as_bytes()), libarchive.as_bytes(), "{key}");
+            assert_eq!(
+                schily_xattr_name(key.as_bytes()),
+                schily.as_bytes(),
+                "{key}"
+            );
+            assert_eq!(
+                libarchive_xattr_name(key.as_bytes()),
+                libarchive.as_bytes(),
+                "{key}"
+            );
         }
     }
 

@@ -24,7 +24,11 @@ impl fmt::Display for Error {
         if let Some(member) = &self.member {
             write!(out, "{}: ", Shown(member))?;
         }
-        write!(out, "{} (at byte {} of the tar stream)", self.fault, self.offset)
+        write!(
+            out,
+            "{} (at byte {} of the tar stream)",
+            self.fault, self.offset
+        )
     }
 }
 
@@ -32,7 +36,9 @@ impl fmt::Display for Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The block is no header, or was damaged.
-    #[error("this is no tar header: its checksum is wrong; the archive is damaged, or no tar archive")]
+    #[error(
+        "this is no tar header: its checksum is wrong; the archive is damaged, or no tar archive"
+    )]
     Checksum,
     /// A number in the header.
     #[error("the header's {field} {cause}")]
@@ -60,7 +66,10 @@ pub enum Fault {
         key: Vec<u8>,
     },
     /// A global header says of all members what can be true of one only.
-    #[error("a global PAX header has the record {}, which can be true of one member only", Shown(key))]
+    #[error(
+        "a global PAX header has the record {}, which can be true of one member only",
+        Shown(key)
+    )]
     GlobalRecord {
         /// Which record.
         key: Vec<u8>,
@@ -71,7 +80,8 @@ pub enum Fault {
         /// Which record.
         key: Vec<u8>,
     },
-    /// The name of a file or attribute has a NUL in it, and programs differ in what they make of that.
+    /// The name of a file or attribute has a NUL in it, and programs differ in what they make of
+    /// that.
     #[error("its {what} has a NUL byte in it")]
     Nul {
         /// Which name: `path`, `link target` …
@@ -128,8 +138,11 @@ pub enum Fault {
     /// The first part of a member is in another archive.
     #[error("a member begins in another volume; multi-volume archives cannot be read")]
     MultiVolume,
-    /// `tar -t` and bsdtar then pass over data that `tar -x`, Python and Perl take for the next member.
-    #[error("a PAX record gives it a size and it is a {kind}, which has no data: programs differ in what comes next")]
+    /// `tar -t` and bsdtar then pass over data that `tar -x`, Python and Perl take for the next
+    /// member.
+    #[error(
+        "a PAX record gives it a size and it is a {kind}, which has no data: programs differ in what comes next"
+    )]
     SizeWithoutData {
         /// What it is.
         kind: &'static str,
@@ -144,7 +157,9 @@ pub enum Fault {
         within: &'static str,
     },
     /// sbuild's loaders would silently lose what follows.
-    #[error("a lone zero block stands in the middle: many programs take it for the end and lose what follows")]
+    #[error(
+        "a lone zero block stands in the middle: many programs take it for the end and lose what follows"
+    )]
     LoneZeroBlock,
     /// Something other than zeros follows the end.
     #[error("there is data after the end of the archive")]

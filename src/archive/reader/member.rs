@@ -29,9 +29,16 @@ impl Pending {
     /// The type of an extension header that a member must follow.
     pub fn extension(&self) -> Option<u8> {
         match self {
-            Pending { records: Some(_), .. } => Some(b'x'),
-            Pending { long_name: Some(_), .. } => Some(b'L'),
-            Pending { long_target: Some(_), .. } => Some(b'K'),
+            Pending {
+                records: Some(_), ..
+            } => Some(b'x'),
+            Pending {
+                long_name: Some(_), ..
+            } => Some(b'L'),
+            Pending {
+                long_target: Some(_),
+                ..
+            } => Some(b'K'),
             _ => None,
         }
     }
@@ -39,7 +46,8 @@ impl Pending {
     /// The name as far as it is known.
     pub fn name(&self) -> Option<&[u8]> {
         let records = self.records.as_deref();
-        let name = records.and_then(|records| records.sparse.name.as_ref().or(records.path.as_ref()));
+        let name =
+            records.and_then(|records| records.sparse.name.as_ref().or(records.path.as_ref()));
         name.or(self.long_name.as_ref()).map(Vec::as_slice)
     }
 }
@@ -72,11 +80,17 @@ pub fn describe(
     let mut records = pending.records.map(|records| *records).unwrap_or_default();
     let sparse = std::mem::take(&mut records.sparse);
     let (own_target, xattrs) = (header.linkname(), records.take_xattrs()?);
-    let name = first_name([sparse.name.clone(), records.path, pending.long_name], header.name());
+    let name = first_name(
+        [sparse.name.clone(), records.path, pending.long_name],
+        header.name(),
+    );
     if name.is_empty() {
         return Err(Fault::Empty { what: "path" });
     }
-    let target = first_name([records.linkpath, pending.long_target, None], own_target.to_vec());
+    let target = first_name(
+        [records.linkpath, pending.long_target, None],
+        own_target.to_vec(),
+    );
     let kind = kind(header, &name, &target)?;
     // The size in the records counts for this header, and so for where the next one stands.
     let size = field("size", header.size())?;
@@ -91,12 +105,19 @@ pub fn describe(
     let entry = Entry {
         path: path(&name),
         kind,
-        uid: ownership.uid.map_or_else(|| field("user id", header.uid()), Ok)?,
-        gid: ownership.gid.map_or_else(|| field("group id", header.gid()), Ok)?,
+        uid: ownership
+            .uid
+            .map_or_else(|| field("user id", header.uid()), Ok)?,
+        gid: ownership
+            .gid
+            .map_or_else(|| field("group id", header.gid()), Ok)?,
         mode,
         mtime: match ownership.mtime {
             Some(time) => time,
-            None => Timestamp { seconds: field("modification time", header.mtime())?, nanoseconds: 0 },
+            None => Timestamp {
+                seconds: field("modification time", header.mtime())?,
+                nanoseconds: 0,
+            },
         },
         xattrs,
         access_acl: records.access_acl.filter(|text| !is_mode(text, mode)),
@@ -104,7 +125,11 @@ pub fn describe(
     };
     let is_link = matches!(entry.kind, Kind::HardLink { .. } | Kind::Symlink { .. });
     let mut headers = pending.headers;
-    headers.push(RawHeader { offset, block: Box::new(*header.0), payload: content.payload() });
+    headers.push(RawHeader {
+        offset,
+        block: Box::new(*header.0),
+        payload: content.payload(),
+    });
     let member = Member {
         entry,
         name,
@@ -132,7 +157,10 @@ impl Content {
     }
 }
 
-fn field<T>(field: &'static str, value: Result<T, super::super::number::Error>) -> Result<T, Fault> {
+fn field<T>(
+    field: &'static str,
+    value: Result<T, super::super::number::Error>,
+) -> Result<T, Fault> {
     value.map_err(|cause| Fault::Field { field, cause })
 }
 
@@ -142,22 +170,36 @@ fn first_name(names: [Option<Vec<u8>>; 3], own: Vec<u8>) -> Vec<u8> {
 
 /// The kind by type and name; the size and extents of a file are filled in later.
 ///
-/// POSIX takes an unknown type for a file. What programs use such types for (volumes, ACLs of Solaris, dumps) is no file of the tree, so they are refused.
+/// POSIX takes an unknown type for a file. What programs use such types for (volumes, ACLs of
+/// Solaris, dumps) is no file of the tree, so they are refused.
 fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     let typeflag = header.typeflag();
-    let file = Kind::File { size: 0, extents: None };
+    let file = Kind::File {
+        size: 0,
+        extents: None,
+    };
     let dialect = header.dialect();
     match typeflag {
         // Before directories had a type, a slash at the end of the name told them.
         b'0' | b'\0' | b'7' if name.ends_with(b"/") => Ok(Kind::Directory),
         b'0' | b'\0' | b'7' => Ok(file),
         b'S' if dialect == Dialect::Gnu => Ok(file),
-        b'1' | b'2' if target.is_empty() => Err(Fault::Empty { what: "link target" }),
-        b'1' => Ok(Kind::HardLink { target: path(target) }),
-        b'2' => Ok(Kind::Symlink { target: target.to_vec() }),
+        b'1' | b'2' if target.is_empty() => Err(Fault::Empty {
+            what: "link target",
+        }),
+        b'1' => Ok(Kind::HardLink {
+            target: path(target),
+        }),
+        b'2' => Ok(Kind::Symlink {
+            target: target.to_vec(),
+        }),
         b'3' | b'4' if dialect != Dialect::V7 => {
             let (major, minor) = field("device number", header.device())?;
-            Ok(if typeflag == b'3' { Kind::CharDevice { major, minor } } else { Kind::BlockDevice { major, minor } })
+            Ok(if typeflag == b'3' {
+                Kind::CharDevice { major, minor }
+            } else {
+                Kind::BlockDevice { major, minor }
+            })
         }
         b'5' | b'D' => Ok(Kind::Directory),
         b'6' => Ok(Kind::Fifo),
@@ -166,16 +208,19 @@ fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     }
 }
 
-/// Does the access ACL say just the permissions of `mode`? GNU tar and bsdtar store it all the same where there is a default ACL.
+/// Does the access ACL say just the permissions of `mode`? GNU tar and bsdtar store it all the same
+/// where there is a default ACL.
 fn is_mode(text: &[u8], mode: u32) -> bool {
     acl::from_text(text).is_ok_and(|raw| raw == acl::minimal(mode))
 }
 
 /// What follows the header, and the kind with the size of a file filled in.
 ///
-/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none, whatever the size in their header says. (A hard link with data, as POSIX
-/// allows with `pax -o linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would find other members than they do. Its data is then no header, and an error.
-/// With its size in a PAX record programs do differ, and it is refused.)
+/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none,
+/// whatever the size in their header says. (A hard link with data, as POSIX allows with `pax -o
+/// linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would
+/// find other members than they do. Its data is then no header, and an error. With its size in a
+/// PAX record programs do differ, and it is refused.)
 fn content(
     header: Header<'_>,
     kind: Kind,
@@ -197,15 +242,24 @@ fn content(
         }
         (Kind::File { .. }, None) => Ok((file(stored, None), Content::Whole(stored))),
         (Kind::File { .. }, Some(_)) if is_old_gnu => Err(MapError::Version.into()),
-        (Kind::File { .. }, Some((SparseForm::InRecords(map), size))) => mapped(size, map.finish(size, stored)?),
-        (Kind::File { .. }, Some((SparseForm::InData, size))) => {
-            Ok((file(size, None), Content::TextMap { map: Text::new(limits.extents), size, stored }))
+        (Kind::File { .. }, Some((SparseForm::InRecords(map), size))) => {
+            mapped(size, map.finish(size, stored)?)
         }
+        (Kind::File { .. }, Some((SparseForm::InData, size))) => Ok((
+            file(size, None),
+            Content::TextMap {
+                map: Text::new(limits.extents),
+                size,
+                stored,
+            },
+        )),
         (_, Some(_)) => Err(MapError::NotAFile.into()),
         // GNU tar's list of names in a directory.
         (kind, None) if header.typeflag() == b'D' => Ok((kind, Content::Ignored(stored))),
         // A file by its type: readers differ in whether its data is there.
-        (Kind::Directory, None) if header.typeflag() != b'5' && stored != 0 => Err(Fault::DirectoryWithData),
+        (Kind::Directory, None) if header.typeflag() != b'5' && stored != 0 => {
+            Err(Fault::DirectoryWithData)
+        }
         (kind, None) => Ok((kind, Content::None)),
     }
 }
@@ -218,10 +272,14 @@ fn mapped(size: u64, extents: Vec<Extent>) -> Result<(Kind, Content), Fault> {
 /// A file with these extents, which may turn out to have no hole.
 pub fn sparse_file(size: u64, extents: &[Extent]) -> Kind {
     let data: u64 = extents.iter().map(|extent| extent.length).sum();
-    Kind::File { size, extents: (data != size).then(|| extents.to_vec()) }
+    Kind::File {
+        size,
+        extents: (data != size).then(|| extents.to_vec()),
+    }
 }
 
-/// The path that a stored name stands for: without `./` in front and `/` behind. What is absolute, or has `..`, stays so.
+/// The path that a stored name stands for: without `./` in front and `/` behind. What is absolute,
+/// or has `..`, stays so.
 fn path(name: &[u8]) -> Vec<u8> {
     let mut path = name;
     while let Some(rest) = path.strip_prefix(b"./") {
@@ -231,11 +289,18 @@ fn path(name: &[u8]) -> Vec<u8> {
     while let Some((b'/', rest @ [_, ..])) = path.split_last() {
         path = rest;
     }
-    if path == b"." { Vec::new() } else { path.to_vec() }
+    if path == b"." {
+        Vec::new()
+    } else {
+        path.to_vec()
+    }
 }
 
 /// The name in the data of an `L` or `K` header: ends with a NUL (more may fill it up).
 pub fn long_name(data: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>, Fault> {
-    let end = data.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let end = data
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
     name(&data[..end], what, limits)
 }

@@ -60,7 +60,9 @@ impl Sparse {
     /// The form, and the size of the file; `None` for a file that is not sparse.
     pub fn form(self) -> Result<Option<(SparseForm, u64)>, MapError> {
         let form = match (self.major, self.minor, self.map) {
-            (None, None, None) if self.size.is_none() && self.name.is_none() && self.count.is_none() => {
+            (None, None, None)
+                if self.size.is_none() && self.name.is_none() && self.count.is_none() =>
+            {
                 return Ok(None);
             }
             (Some(1), Some(0), None) if self.count.is_none() => SparseForm::InData,
@@ -119,7 +121,11 @@ pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, 
         records.take(key, value, limits)?;
     }
     keys.sort_unstable();
-    match keys.windows(2).find(|pair| pair.first() == pair.last()).and_then(|pair| pair.first()) {
+    match keys
+        .windows(2)
+        .find(|pair| pair.first() == pair.last())
+        .and_then(|pair| pair.first())
+    {
         Some(key) => Err(Fault::DuplicateRecord { key: key.to_vec() }),
         None => Ok(records),
     }
@@ -127,14 +133,22 @@ pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, 
 
 fn is_about_one_file(key: &[u8]) -> bool {
     matches!(key, b"path" | b"linkpath" | b"size")
-        || [&b"GNU.sparse."[..], b"SCHILY.xattr.", b"SCHILY.acl.", b"LIBARCHIVE.xattr."]
-            .iter()
-            .any(|prefix| key.starts_with(prefix))
+        || [
+            &b"GNU.sparse."[..],
+            b"SCHILY.xattr.",
+            b"SCHILY.acl.",
+            b"LIBARCHIVE.xattr.",
+        ]
+        .iter()
+        .any(|prefix| key.starts_with(prefix))
 }
 
 impl Records {
     fn take(&mut self, key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Fault> {
-        let bad = |cause| Fault::Record { key: key.to_vec(), cause };
+        let bad = |cause| Fault::Record {
+            key: key.to_vec(),
+            cause,
+        };
         let decimal = || number::decimal(value).map_err(bad);
         let id = || number::decimal(value).and_then(number::id).map_err(bad);
         match key {
@@ -166,10 +180,19 @@ impl Records {
                 if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.take(key, value, bad, limits)?;
                 } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.schily.push(xattr(decode::schily_xattr_name(name), value.to_vec(), limits)?);
+                    self.schily.push(xattr(
+                        decode::schily_xattr_name(name),
+                        value.to_vec(),
+                        limits,
+                    )?);
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                    let value = decode::base64(value).ok_or_else(|| Fault::UnknownValue { key: key.to_vec() })?;
-                    self.libarchive.push(xattr(decode::libarchive_xattr_name(name), value, limits)?);
+                    let value = decode::base64(value)
+                        .ok_or_else(|| Fault::UnknownValue { key: key.to_vec() })?;
+                    self.libarchive.push(xattr(
+                        decode::libarchive_xattr_name(name),
+                        value,
+                        limits,
+                    )?);
                 } else {
                     self.other.push(key.to_vec());
                 }
@@ -178,14 +201,20 @@ impl Records {
         Ok(())
     }
 
-    /// The extended attributes, sorted by name, without ACLs. Where both forms have one, SCHILY's wins: it holds the value as it is.
+    /// The extended attributes, sorted by name, without ACLs. Where both forms have one, SCHILY's
+    /// wins: it holds the value as it is.
     ///
-    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they count where no ACL record stands beside them, or one with
-    /// names that say no number: GNU tar writes those of the machine that it ran on.
+    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they
+    /// count where no ACL record stands beside them, or one with names that say no number: GNU tar
+    /// writes those of the machine that it ran on.
     pub fn take_xattrs(&mut self) -> Result<Vec<Xattr>, Fault> {
         let mut xattrs = sorted(std::mem::take(&mut self.schily))?;
         let mut others = sorted(std::mem::take(&mut self.libarchive))?;
-        others.retain(|(name, _)| xattrs.binary_search_by(|(known, _)| known.cmp(name)).is_err());
+        others.retain(|(name, _)| {
+            xattrs
+                .binary_search_by(|(known, _)| known.cmp(name))
+                .is_err()
+        });
         xattrs.append(&mut others);
         xattrs.sort_unstable();
         for (name, place) in [
@@ -220,7 +249,9 @@ impl Sparse {
             b"size" | b"realsize" => {
                 let size = decimal()?;
                 if self.size.is_some_and(|other| other != size) {
-                    return Err(Fault::DuplicateRecord { key: b"GNU.sparse.realsize".to_vec() });
+                    return Err(Fault::DuplicateRecord {
+                        key: b"GNU.sparse.realsize".to_vec(),
+                    });
                 }
                 self.size = Some(size);
             }
@@ -235,7 +266,11 @@ impl Sparse {
                 let offset = self.offset.take().ok_or(MapError::Malformed)?;
                 self.map.get_or_insert_with(map).push(offset, decimal()?)?;
             }
-            _ => return Err(Fault::UnknownValue { key: [b"GNU.sparse.", key].concat() }),
+            _ => {
+                return Err(Fault::UnknownValue {
+                    key: [b"GNU.sparse.", key].concat(),
+                });
+            }
         }
         Ok(())
     }
@@ -247,13 +282,21 @@ pub fn name(value: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>
         return Err(Fault::Empty { what });
     }
     if value.len() > limits.path {
-        return Err(Fault::TooLong { what, length: value.len(), limit: limits.path });
+        return Err(Fault::TooLong {
+            what,
+            length: value.len(),
+            limit: limits.path,
+        });
     }
     without_nul(value, what)
 }
 
 fn without_nul(value: &[u8], what: &'static str) -> Result<Vec<u8>, Fault> {
-    if value.contains(&0) { Err(Fault::Nul { what }) } else { Ok(value.to_vec()) }
+    if value.contains(&0) {
+        Err(Fault::Nul { what })
+    } else {
+        Ok(value.to_vec())
+    }
 }
 
 /// Does an ACL name somebody without a number?
@@ -264,7 +307,11 @@ fn has_bare_name(text: &[u8]) -> bool {
 /// An empty ACL is none.
 fn acl_text(value: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, Fault> {
     if value.len() > limits.xattr_value {
-        return Err(Fault::TooLong { what: "ACL", length: value.len(), limit: limits.xattr_value });
+        return Err(Fault::TooLong {
+            what: "ACL",
+            length: value.len(),
+            limit: limits.xattr_value,
+        });
     }
     Ok((!value.is_empty()).then(|| value.to_vec()))
 }
@@ -275,7 +322,11 @@ fn xattr(name: Vec<u8>, value: Vec<u8>, limits: &Limits) -> Result<Xattr, Fault>
         return Err(Fault::Empty { what });
     }
     if value.len() > limits.xattr_value {
-        return Err(Fault::TooLong { what: "extended attribute", length: value.len(), limit: limits.xattr_value });
+        return Err(Fault::TooLong {
+            what: "extended attribute",
+            length: value.len(),
+            limit: limits.xattr_value,
+        });
     }
     Ok((without_nul(&name, what)?, value))
 }

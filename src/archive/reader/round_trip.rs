@@ -8,30 +8,49 @@ use crate::archive::{header, sparse, writer};
 use crate::entry::{Kind, Timestamp};
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    let byte = any::<u8>().prop_map(|byte| if matches!(byte, 0 | b'/' | b'.') { b'x' } else { byte });
+    let byte = any::<u8>().prop_map(|byte| {
+        if matches!(byte, 0 | b'/' | b'.') {
+            b'x'
+        } else {
+            byte
+        }
+    });
     let part = prop::collection::vec(byte, 1..80);
     prop::collection::vec(part, 1..6).prop_map(|parts| parts.join(&b'/'))
 }
 
 /// Extents that leave a hole somewhere.
 fn sparse_file() -> impl Strategy<Value = Kind> {
-    (prop::collection::vec((1u64..5000, 1u64..700), 0..30), 0u64..5000).prop_map(|(steps, rest)| {
-        let mut end = 0;
-        let mut extents = Vec::new();
-        for (hole, length) in steps {
-            extents.push(Extent { offset: end + hole, length });
-            end += hole + length;
-        }
-        let rest = if extents.is_empty() { rest + 1 } else { rest };
-        Kind::File { size: end + rest, extents: Some(extents) }
-    })
+    (
+        prop::collection::vec((1u64..5000, 1u64..700), 0..30),
+        0u64..5000,
+    )
+        .prop_map(|(steps, rest)| {
+            let mut end = 0;
+            let mut extents = Vec::new();
+            for (hole, length) in steps {
+                extents.push(Extent {
+                    offset: end + hole,
+                    length,
+                });
+                end += hole + length;
+            }
+            let rest = if extents.is_empty() { rest + 1 } else { rest };
+            Kind::File {
+                size: end + rest,
+                extents: Some(extents),
+            }
+        })
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         Just(Kind::Directory),
         Just(Kind::Fifo),
-        (0u64..2000).prop_map(|size| Kind::File { size, extents: None }),
+        (0u64..2000).prop_map(|size| Kind::File {
+            size,
+            extents: None
+        }),
         sparse_file(),
         name().prop_map(|target| Kind::Symlink { target }),
         name().prop_map(|target| Kind::HardLink { target }),
@@ -66,13 +85,24 @@ type Content = Vec<(u64, u8)>;
 /// The data that `entry` has in an archive.
 fn stored(entry: &Entry) -> Content {
     let extents = match &entry.kind {
-        Kind::File { size, extents: None } => vec![Extent { offset: 0, length: *size }],
-        Kind::File { extents: Some(extents), .. } => extents.clone(),
+        Kind::File {
+            size,
+            extents: None,
+        } => vec![Extent {
+            offset: 0,
+            length: *size,
+        }],
+        Kind::File {
+            extents: Some(extents),
+            ..
+        } => extents.clone(),
         _ => Vec::new(),
     };
     extents
         .iter()
-        .flat_map(|extent| (extent.offset..extent.offset + extent.length).map(|at| (at, (at % 251) as u8)))
+        .flat_map(|extent| {
+            (extent.offset..extent.offset + extent.length).map(|at| (at, (at % 251) as u8))
+        })
         .collect()
 }
 
@@ -81,7 +111,11 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
     for entry in entries {
         writer::append_header(&mut bytes, entry, None).unwrap();
         let data = stored(entry);
-        if let Kind::File { extents: Some(extents), .. } = &entry.kind {
+        if let Kind::File {
+            extents: Some(extents),
+            ..
+        } = &entry.kind
+        {
             assert_eq!(data.len() as u64, sparse::data(extents));
         }
         bytes.extend(data.iter().map(|(_, byte)| byte));
@@ -92,8 +126,13 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// Reads `bytes`, which come in pieces of the lengths given, over and over.
-fn read(bytes: &[u8], pieces: &[usize], limits: Limits) -> Result<(Vec<(Entry, Content)>, End), Error> {
-    let (mut reader, mut members, mut is_open) = (Reader::new(limits), Vec::<(Entry, Content)>::new(), false);
+fn read(
+    bytes: &[u8],
+    pieces: &[usize],
+    limits: Limits,
+) -> Result<(Vec<(Entry, Content)>, End), Error> {
+    let (mut reader, mut members, mut is_open) =
+        (Reader::new(limits), Vec::<(Entry, Content)>::new(), false);
     let mut rest = bytes;
     let mut lengths = pieces.iter().cycle();
     loop {
@@ -108,7 +147,11 @@ fn read(bytes: &[u8], pieces: &[usize], limits: Limits) -> Result<(Vec<(Entry, C
                 }
                 Event::Data(offset, data) => {
                     assert!(is_open && !data.is_empty());
-                    members.last_mut().unwrap().1.extend((offset..).zip(data.iter().copied()));
+                    members
+                        .last_mut()
+                        .unwrap()
+                        .1
+                        .extend((offset..).zip(data.iter().copied()));
                 }
                 Event::MemberEnd => {
                     assert!(is_open);
@@ -116,7 +159,10 @@ fn read(bytes: &[u8], pieces: &[usize], limits: Limits) -> Result<(Vec<(Entry, C
                 }
             }
         }
-        assert!(piece.is_empty(), "the reader asks for more before it has taken all");
+        assert!(
+            piece.is_empty(),
+            "the reader asks for more before it has taken all"
+        );
         assert_eq!(reader.offset(), (bytes.len() - rest.len()) as u64);
         if rest.is_empty() {
             return Ok((members, reader.finish()?));
@@ -170,10 +216,14 @@ proptest! {
     }
 }
 
-/// Gives each block of `bytes` that is not zero the checksum of a header, so that damage gets further than the sum.
+/// Gives each block of `bytes` that is not zero the checksum of a header, so that damage gets
+/// further than the sum.
 fn mend(bytes: &mut [u8]) {
     let (blocks, _) = bytes.as_chunks_mut::<BLOCK>();
-    for block in blocks.iter_mut().filter(|block| block.iter().any(|byte| *byte != 0)) {
+    for block in blocks
+        .iter_mut()
+        .filter(|block| block.iter().any(|byte| *byte != 0))
+    {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());

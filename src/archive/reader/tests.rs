@@ -26,8 +26,13 @@ impl Archive {
     }
 
     fn extension(self, typeflag: u8, data: &[u8]) -> Archive {
-        self.block(header::block(&Fields { name: b"ext", size: data.len() as u64, typeflag, ..Fields::default() }))
-            .data(data)
+        self.block(header::block(&Fields {
+            name: b"ext",
+            size: data.len() as u64,
+            typeflag,
+            ..Fields::default()
+        }))
+        .data(data)
     }
 
     fn pax(self, records: &[(&str, &[u8])]) -> Archive {
@@ -39,7 +44,8 @@ impl Archive {
     }
 
     fn file(self, name: &[u8], data: &[u8]) -> Archive {
-        self.block(header::block(&file(name, data.len()))).data(data)
+        self.block(header::block(&file(name, data.len())))
+            .data(data)
     }
 
     fn end(self) -> Archive {
@@ -65,7 +71,13 @@ fn encoded(records: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn file(name: &[u8], size: usize) -> Fields<'_> {
-    Fields { name, mode: 0o644, size: size as u64, typeflag: b'0', ..Fields::default() }
+    Fields {
+        name,
+        mode: 0o644,
+        size: size as u64,
+        typeflag: b'0',
+        ..Fields::default()
+    }
 }
 
 /// `block` with `bytes` at `at`, and the sum that belongs to it.
@@ -91,7 +103,8 @@ fn read(archive: &Archive) -> Result<(Members, End), Error> {
 }
 
 fn read_within(archive: &Archive, limits: Limits) -> Result<(Members, End), Error> {
-    let (mut reader, mut input, mut members) = (Reader::new(limits), archive.0.as_slice(), Vec::new());
+    let (mut reader, mut input, mut members) =
+        (Reader::new(limits), archive.0.as_slice(), Vec::new());
     while let Some(event) = reader.next(&mut input)? {
         match event {
             Event::Member(member) => {
@@ -144,17 +157,25 @@ fn a_member_has_what_its_header_says() {
         member.entry,
         Entry {
             path: b"a/b".to_vec(),
-            kind: Kind::File { size: 3, extents: None },
+            kind: Kind::File {
+                size: 3,
+                extents: None
+            },
             uid: 1,
             gid: 2,
             mode: 0o4755,
-            mtime: Timestamp { seconds: 4, nanoseconds: 0 },
+            mtime: Timestamp {
+                seconds: 4,
+                nanoseconds: 0
+            },
             xattrs: vec![],
             access_acl: None,
             default_acl: None,
         }
     );
-    let [header] = &member.headers[..] else { panic!() };
+    let [header] = &member.headers[..] else {
+        panic!()
+    };
     assert_eq!((header.offset, header.payload), (0, 3));
 }
 
@@ -175,9 +196,16 @@ fn paths_lose_only_what_says_nothing() {
         ("./../a", "../a"),
         (".//a", "a"),
     ] {
-        let block = header::block(&Fields { typeflag: b'5', ..file(name.as_bytes(), 0) });
+        let block = header::block(&Fields {
+            typeflag: b'5',
+            ..file(name.as_bytes(), 0)
+        });
         let (member, _) = only(archive().block(block));
-        assert_eq!((member.entry.path, member.name), (path.into(), name.into()), "{name}");
+        assert_eq!(
+            (member.entry.path, member.name),
+            (path.into(), name.into()),
+            "{name}"
+        );
     }
 }
 
@@ -185,13 +213,40 @@ fn paths_lose_only_what_says_nothing() {
 fn each_type_has_its_kind() {
     let target = || b"a/b".to_vec();
     let cases = [
-        (b'0', "n", Kind::File { size: 0, extents: None }),
-        (b'\0', "n", Kind::File { size: 0, extents: None }),
-        (b'7', "n", Kind::File { size: 0, extents: None }),
+        (
+            b'0',
+            "n",
+            Kind::File {
+                size: 0,
+                extents: None,
+            },
+        ),
+        (
+            b'\0',
+            "n",
+            Kind::File {
+                size: 0,
+                extents: None,
+            },
+        ),
+        (
+            b'7',
+            "n",
+            Kind::File {
+                size: 0,
+                extents: None,
+            },
+        ),
         (b'0', "n/", Kind::Directory),
         (b'\0', "n/", Kind::Directory),
         (b'1', "n", Kind::HardLink { target: target() }),
-        (b'2', "n", Kind::Symlink { target: b"./a/b".to_vec() }),
+        (
+            b'2',
+            "n",
+            Kind::Symlink {
+                target: b"./a/b".to_vec(),
+            },
+        ),
         (b'3', "n", Kind::CharDevice { major: 5, minor: 6 }),
         (b'4', "n", Kind::BlockDevice { major: 5, minor: 6 }),
         (b'5', "n", Kind::Directory),
@@ -199,21 +254,48 @@ fn each_type_has_its_kind() {
         (b'D', "n", Kind::Directory),
     ];
     for (typeflag, name, kind) in cases {
-        let block = header::block(&Fields { typeflag, linkname: b"./a/b", device: (5, 6), ..file(name.as_bytes(), 0) });
-        assert_eq!(only(archive().block(block)).0.entry.kind, kind, "{}", typeflag.escape_ascii());
+        let block = header::block(&Fields {
+            typeflag,
+            linkname: b"./a/b",
+            device: (5, 6),
+            ..file(name.as_bytes(), 0)
+        });
+        assert_eq!(
+            only(archive().block(block)).0.entry.kind,
+            kind,
+            "{}",
+            typeflag.escape_ascii()
+        );
     }
 }
 
 #[test]
 fn only_files_and_dumped_directories_have_data() {
-    for (typeflag, has_data) in
-        [(b'0', true), (b'D', true), (b'1', false), (b'2', false), (b'3', false), (b'5', false), (b'6', false)]
-    {
-        let block = header::block(&Fields { typeflag, linkname: b"l", ..file(b"n", 700) });
-        let archive = archive().block(block).data(if has_data { &[1; 700] } else { &[] }).file(b"next", b"x").end();
+    for (typeflag, has_data) in [
+        (b'0', true),
+        (b'D', true),
+        (b'1', false),
+        (b'2', false),
+        (b'3', false),
+        (b'5', false),
+        (b'6', false),
+    ] {
+        let block = header::block(&Fields {
+            typeflag,
+            linkname: b"l",
+            ..file(b"n", 700)
+        });
+        let archive = archive()
+            .block(block)
+            .data(if has_data { &[1; 700] } else { &[] })
+            .file(b"next", b"x")
+            .end();
         let (members, _) = read(&archive).unwrap();
         assert_eq!(members[1].0.name, b"next", "{}", typeflag.escape_ascii());
-        assert_eq!(members[0].0.headers[0].payload, if has_data { 700 } else { 0 });
+        assert_eq!(
+            members[0].0.headers[0].payload,
+            if has_data { 700 } else { 0 }
+        );
     }
 }
 
@@ -239,20 +321,56 @@ fn records_win_over_the_header() {
         ("RHT.security.selinux", b"x"),
         ("SCHILY.fflags", b"nodump"),
     ];
-    let name = Fields { typeflag: b'7', ..file(b"short", 0) };
-    let records_of_file: Vec<_> =
-        records.iter().map(|(key, value)| (*key, if *key == "path" { b"long\n" } else { *value })).collect();
-    let (member, content) = only(archive().pax(&records_of_file).block(header::block(&name)).data(b"12345"));
+    let name = Fields {
+        typeflag: b'7',
+        ..file(b"short", 0)
+    };
+    let records_of_file: Vec<_> = records
+        .iter()
+        .map(|(key, value)| (*key, if *key == "path" { b"long\n" } else { *value }))
+        .collect();
+    let (member, content) = only(
+        archive()
+            .pax(&records_of_file)
+            .block(header::block(&name))
+            .data(b"12345"),
+    );
     assert_eq!(content, b"12345");
     assert_eq!(member.name, b"long\n");
     assert_eq!((member.entry.uid, member.entry.gid), (70000, 4_294_967_294));
-    assert_eq!(member.entry.mtime, Timestamp { seconds: -1, nanoseconds: 500_000_000 });
+    assert_eq!(
+        member.entry.mtime,
+        Timestamp {
+            seconds: -1,
+            nanoseconds: 500_000_000
+        }
+    );
     assert_eq!(member.owner_names, (b"me".to_vec(), b"us".to_vec()));
-    assert_eq!((member.entry.access_acl.unwrap(), member.entry.default_acl), (b"user::rwx".to_vec(), None));
+    assert_eq!(
+        (member.entry.access_acl.unwrap(), member.entry.default_acl),
+        (b"user::rwx".to_vec(), None)
+    );
     let xattr = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
-    assert_eq!(member.entry.xattrs, [xattr("user.a=", b""), xattr("user.b", b"\0\n="), xattr("user.c", b"c")]);
-    assert_eq!(member.other_records, [&b"RHT.security.selinux"[..], b"SCHILY.fflags"]);
-    assert_eq!(member.headers.iter().map(|header| header.payload).collect::<Vec<_>>()[1], 5);
+    assert_eq!(
+        member.entry.xattrs,
+        [
+            xattr("user.a=", b""),
+            xattr("user.b", b"\0\n="),
+            xattr("user.c", b"c")
+        ]
+    );
+    assert_eq!(
+        member.other_records,
+        [&b"RHT.security.selinux"[..], b"SCHILY.fflags"]
+    );
+    assert_eq!(
+        member
+            .headers
+            .iter()
+            .map(|header| header.payload)
+            .collect::<Vec<_>>()[1],
+        5
+    );
 }
 
 #[test]
@@ -263,21 +381,65 @@ fn acls_are_found_in_every_place_and_kept_where_they_say_more_than_the_mode() {
     type Case<'a> = (&'a str, &'a [u8], &'a str, &'a [u8], Option<&'a [u8]>);
     let cases: &[Case] = &[
         ("SCHILY.acl.access", MORE, "comment", b"", Some(MORE)),
-        ("SCHILY.acl.access", b"u::rw-\ng::r--\no::r--", "comment", b"", None),
-        ("SCHILY.acl.access", b"u::rw-,g::---,o::---", "comment", b"", Some(b"u::rw-,g::---,o::---")),
-        ("SCHILY.xattr.system.posix_acl_access", &raw, "comment", b"", Some(MORE)),
-        ("SCHILY.xattr.system.posix_acl_access", &trivial, "comment", b"", None),
-        ("SCHILY.xattr.system.posix_acl_access", &trivial, "SCHILY.acl.access", MORE, Some(MORE)),
-        ("SCHILY.xattr.system.posix_acl_access", &raw, "SCHILY.acl.access", b"user:joe:rwx", Some(MORE)),
+        (
+            "SCHILY.acl.access",
+            b"u::rw-\ng::r--\no::r--",
+            "comment",
+            b"",
+            None,
+        ),
+        (
+            "SCHILY.acl.access",
+            b"u::rw-,g::---,o::---",
+            "comment",
+            b"",
+            Some(b"u::rw-,g::---,o::---"),
+        ),
+        (
+            "SCHILY.xattr.system.posix_acl_access",
+            &raw,
+            "comment",
+            b"",
+            Some(MORE),
+        ),
+        (
+            "SCHILY.xattr.system.posix_acl_access",
+            &trivial,
+            "comment",
+            b"",
+            None,
+        ),
+        (
+            "SCHILY.xattr.system.posix_acl_access",
+            &trivial,
+            "SCHILY.acl.access",
+            MORE,
+            Some(MORE),
+        ),
+        (
+            "SCHILY.xattr.system.posix_acl_access",
+            &raw,
+            "SCHILY.acl.access",
+            b"user:joe:rwx",
+            Some(MORE),
+        ),
     ];
     for (key, value, other, other_value, expected) in cases {
-        let (member, _) = only(archive().pax(&[(key, value), (other, other_value)]).file(b"f", b""));
+        let (member, _) = only(
+            archive()
+                .pax(&[(key, value), (other, other_value)])
+                .file(b"f", b""),
+        );
         assert_eq!(member.entry.access_acl.as_deref(), *expected, "{key}");
         assert_eq!(member.entry.xattrs, []);
     }
-    let default = archive().pax(&[("SCHILY.xattr.system.posix_acl_default", &raw)]).file(b"f", b"");
+    let default = archive()
+        .pax(&[("SCHILY.xattr.system.posix_acl_default", &raw)])
+        .file(b"f", b"");
     assert_eq!(only(default).0.entry.default_acl.unwrap(), MORE);
-    let broken = archive().pax(&[("SCHILY.xattr.system.posix_acl_access", &raw[..9])]).file(b"f", b"");
+    let broken = archive()
+        .pax(&[("SCHILY.xattr.system.posix_acl_access", &raw[..9])])
+        .file(b"f", b"");
     assert_eq!(fault(&broken), Fault::Acl(crate::acl::Error::Length(9)));
 }
 
@@ -291,7 +453,12 @@ fn a_size_record_says_where_the_next_header_stands() {
         .data(&hidden)
         .file(b"next", b"")
         .end();
-    let names: Vec<_> = read(&archive).unwrap().0.into_iter().map(|(member, _)| member.name).collect();
+    let names: Vec<_> = read(&archive)
+        .unwrap()
+        .0
+        .into_iter()
+        .map(|(member, _)| member.name)
+        .collect();
     assert_eq!(names, [&b"outer"[..], b"next"]);
 }
 
@@ -299,7 +466,12 @@ fn a_size_record_says_where_the_next_header_stands() {
 fn global_records_hold_for_all_that_follow() {
     let archive = archive()
         .file(b"a", b"")
-        .global(&[("uid", b"5"), ("mtime", b"7.5"), ("comment", b"c"), ("VENDOR.x", b"y")])
+        .global(&[
+            ("uid", b"5"),
+            ("mtime", b"7.5"),
+            ("comment", b"c"),
+            ("VENDOR.x", b"y"),
+        ])
         .file(b"b", b"")
         .global(&[("uid", b"6")])
         .pax(&[("gid", b"9")])
@@ -311,50 +483,104 @@ fn global_records_hold_for_all_that_follow() {
     let seen: Vec<_> = members
         .iter()
         .map(|(member, _)| {
-            let Entry { uid, gid, mtime, .. } = member.entry;
-            (uid, gid, mtime.seconds, member.global_header, member.headers.len())
+            let Entry {
+                uid, gid, mtime, ..
+            } = member.entry;
+            (
+                uid,
+                gid,
+                mtime.seconds,
+                member.global_header,
+                member.headers.len(),
+            )
         })
         .collect();
-    assert_eq!(seen, [(0, 0, 0, false, 1), (5, 0, 7, true, 2), (6, 9, 7, true, 3), (8, 0, 7, false, 2)]);
+    assert_eq!(
+        seen,
+        [
+            (0, 0, 0, false, 1),
+            (5, 0, 7, true, 2),
+            (6, 9, 7, true, 3),
+            (8, 0, 7, false, 2)
+        ]
+    );
 }
 
 #[test]
 fn gnu_names_may_be_long_and_its_prefix_is_none() {
     let (long, target) = ([b'n'; 300], [b't'; 400]);
     let block = edited(
-        header::block(&Fields { typeflag: b'2', linkname: b"cut", ..file(b"cut", 0) }),
+        header::block(&Fields {
+            typeflag: b'2',
+            linkname: b"cut",
+            ..file(b"cut", 0)
+        }),
         &[GNU, (345, b"12345670123\0"), (265, b"me\0")],
     );
     let nul = |name: &[u8]| [name, b"\0"].concat();
     for swapped in [false, true] {
         let (k, l) = ((b'K', nul(&target)), (b'L', nul(&long)));
         let (first, second) = if swapped { (l, k) } else { (k, l) };
-        let (member, _) = only(archive().extension(first.0, &first.1).extension(second.0, &second.1).block(block));
+        let (member, _) = only(
+            archive()
+                .extension(first.0, &first.1)
+                .extension(second.0, &second.1)
+                .block(block),
+        );
         assert_eq!(member.name, long);
-        assert_eq!(member.entry.kind, Kind::Symlink { target: target.to_vec() });
+        assert_eq!(
+            member.entry.kind,
+            Kind::Symlink {
+                target: target.to_vec()
+            }
+        );
     }
     let (member, _) = only(archive().block(block));
-    assert_eq!((member.name, member.owner_names.0), (b"cut".to_vec(), b"me".to_vec()));
+    assert_eq!(
+        (member.name, member.owner_names.0),
+        (b"cut".to_vec(), b"me".to_vec())
+    );
 }
 
 #[test]
 fn large_numbers_of_gnu_are_read() {
     let block = edited(
-        header::block(&Fields { typeflag: b'5', ..file(b"d", 0) }),
-        &[GNU, (108, b"\x80\0\0\0\xff\xff\xff\xfe"), (136, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")],
+        header::block(&Fields {
+            typeflag: b'5',
+            ..file(b"d", 0)
+        }),
+        &[
+            GNU,
+            (108, b"\x80\0\0\0\xff\xff\xff\xfe"),
+            (136, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ],
     );
     let (member, _) = only(archive().block(block));
-    assert_eq!((member.entry.uid, member.entry.mtime.seconds), (u32::MAX - 1, -1));
+    assert_eq!(
+        (member.entry.uid, member.entry.mtime.seconds),
+        (u32::MAX - 1, -1)
+    );
 }
 
 /// A sparse file of `size` bytes with `data`, as old GNU tar has it.
 fn old_gnu(size: u64, extents: &[(u64, u64)], stored: usize) -> Archive {
-    let extent = |(offset, length): &(u64, u64)| format!("{offset:011o}\0{length:011o}\0").into_bytes();
+    let extent =
+        |(offset, length): &(u64, u64)| format!("{offset:011o}\0{length:011o}\0").into_bytes();
     let (first, others) = extents.split_at(extents.len().min(4));
-    let mut block = header::block(&Fields { typeflag: b'S', ..file(b"sparse", stored) });
+    let mut block = header::block(&Fields {
+        typeflag: b'S',
+        ..file(b"sparse", stored)
+    });
     let text: Vec<u8> = first.iter().flat_map(extent).collect();
     block[386..386 + text.len()].copy_from_slice(&text);
-    block = edited(block, &[GNU, (482, &[u8::from(!others.is_empty())]), (483, format!("{size:011o}\0").as_bytes())]);
+    block = edited(
+        block,
+        &[
+            GNU,
+            (482, &[u8::from(!others.is_empty())]),
+            (483, format!("{size:011o}\0").as_bytes()),
+        ],
+    );
     let mut archive = archive().block(block);
     let mut chunks = others.chunks(21).peekable();
     while let Some(chunk) = chunks.next() {
@@ -371,10 +597,19 @@ fn old_gnu(size: u64, extents: &[(u64, u64)], stored: usize) -> Archive {
 fn sparse_files_of_all_forms_are_the_same() {
     let extents: Vec<(u64, u64)> = (0..50).map(|i| (i * 100, 3)).collect();
     let data = [7; 150];
-    let map = extents.iter().map(|(offset, length)| format!("{offset},{length}")).collect::<Vec<_>>().join(",");
-    let pairs: Vec<(String, String)> =
-        extents.iter().map(|(offset, length)| (offset.to_string(), length.to_string())).collect();
-    let mut v00: Vec<(&str, &[u8])> = vec![("GNU.sparse.size", b"6000"), ("GNU.sparse.numblocks", b"50")];
+    let map = extents
+        .iter()
+        .map(|(offset, length)| format!("{offset},{length}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let pairs: Vec<(String, String)> = extents
+        .iter()
+        .map(|(offset, length)| (offset.to_string(), length.to_string()))
+        .collect();
+    let mut v00: Vec<(&str, &[u8])> = vec![
+        ("GNU.sparse.size", b"6000"),
+        ("GNU.sparse.numblocks", b"50"),
+    ];
     for (offset, length) in &pairs {
         v00.push(("GNU.sparse.offset", offset.as_bytes()));
         v00.push(("GNU.sparse.numbytes", length.as_bytes()));
@@ -392,14 +627,21 @@ fn sparse_files_of_all_forms_are_the_same() {
         ("GNU.sparse.realsize", b"6000"),
         ("path", b"./GNUSparseFile.1/sparse"),
     ];
-    let wanted: Vec<Extent> =
-        extents.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect();
+    let wanted: Vec<Extent> = extents
+        .iter()
+        .map(|(offset, length)| Extent {
+            offset: *offset,
+            length: *length,
+        })
+        .collect();
     let text = crate::archive::sparse::map(&wanted, 6000);
     let archives = [
         old_gnu(6000, &extents, 150).data(&data),
         archive().pax(&v00).file(b"sparse", &data),
         archive().pax(v01).file(b"GNUSparseFile.1/sparse", &data),
-        archive().pax(v10).file(b"GNUSparseFile.1/sparse", &[text, data.to_vec()].concat()),
+        archive()
+            .pax(v10)
+            .file(b"GNUSparseFile.1/sparse", &[text, data.to_vec()].concat()),
     ];
     let mut content = vec![0; 6000];
     for (offset, length) in &extents {
@@ -408,7 +650,13 @@ fn sparse_files_of_all_forms_are_the_same() {
     for archive in archives {
         let (member, read) = only(archive);
         assert_eq!(member.name, b"sparse");
-        assert_eq!(member.entry.kind, Kind::File { size: 6000, extents: Some(wanted.clone()) });
+        assert_eq!(
+            member.entry.kind,
+            Kind::File {
+                size: 6000,
+                extents: Some(wanted.clone())
+            }
+        );
         assert_eq!(read, content);
     }
 }
@@ -416,14 +664,24 @@ fn sparse_files_of_all_forms_are_the_same() {
 #[test]
 fn a_sparse_file_without_holes_is_a_file() {
     let (member, content) = only(old_gnu(6, &[(0, 4), (4, 2)], 6).data(b"abcdef"));
-    assert_eq!(member.entry.kind, Kind::File { size: 6, extents: None });
+    assert_eq!(
+        member.entry.kind,
+        Kind::File {
+            size: 6,
+            extents: None
+        }
+    );
     assert_eq!(content, b"abcdef");
 }
 
 #[test]
 fn the_end_is_told_as_it_is() {
     let file = || archive().file(b"a", b"x");
-    let end = |zero_blocks, trailing_zero_bytes| End { zero_blocks, trailing_zero_bytes, members: 1 };
+    let end = |zero_blocks, trailing_zero_bytes| End {
+        zero_blocks,
+        trailing_zero_bytes,
+        members: 1,
+    };
     for (archive, expected) in [
         (file(), end(0, 0)),
         (file().block([0; BLOCK]), end(1, 0)),

@@ -1,6 +1,8 @@
-//! Decoding the maps of sparse files: old GNU (in header blocks), 0.0 and 0.1 (in PAX records), 1.0 (before the data).
+//! Decoding the maps of sparse files: old GNU (in header blocks), 0.0 and 0.1 (in PAX records), 1.0
+//! (before the data).
 //!
-//! (GNU tar manual, "Storing Sparse Files".) Each form feeds a [`Map`], which keeps extents sorted, disjoint and few enough.
+//! (GNU tar manual, "Storing Sparse Files".) Each form feeds a [`Map`], which keeps extents sorted,
+//! disjoint and few enough.
 
 use crate::archive::number;
 use crate::entry::Extent;
@@ -21,13 +23,17 @@ pub enum Error {
         limit: usize,
     },
     /// An extent begins before the one in front of it ends.
-    #[error("its sparse map has an extent at {offset} that lies before the end of the extent in front")]
+    #[error(
+        "its sparse map has an extent at {offset} that lies before the end of the extent in front"
+    )]
     Unsorted {
         /// Where it begins in the file, in bytes.
         offset: u64,
     },
     /// An extent goes beyond the end of the file.
-    #[error("its sparse map has an extent that ends at {end}, beyond the file's size of {size} bytes")]
+    #[error(
+        "its sparse map has an extent that ends at {end}, beyond the file's size of {size} bytes"
+    )]
     BeyondSize {
         /// Where it ends in the file, in bytes.
         end: u64,
@@ -68,10 +74,16 @@ pub struct Map {
 impl Map {
     /// An empty map that takes at most `limit` extents.
     pub fn new(limit: usize) -> Map {
-        Map { extents: Vec::new(), read: 0, end: 0, limit }
+        Map {
+            extents: Vec::new(),
+            read: 0,
+            end: 0,
+            limit,
+        }
     }
 
-    /// Adds the next extent. One without bytes, as stands at the end of maps, is counted and not kept.
+    /// Adds the next extent. One without bytes, as stands at the end of maps, is counted and not
+    /// kept.
     pub fn push(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         if self.read >= self.limit {
             return Err(Error::TooMany { limit: self.limit });
@@ -95,7 +107,10 @@ impl Map {
     /// The extents of a file of `size` bytes, of which the archive stores `stored`.
     pub fn finish(self, size: u64, stored: u64) -> Result<Vec<Extent>, Error> {
         if self.end > size {
-            return Err(Error::BeyondSize { end: self.end, size });
+            return Err(Error::BeyondSize {
+                end: self.end,
+                size,
+            });
         }
         // Disjoint extents below `end`: the sum cannot overflow.
         let mapped = self.extents.iter().map(|extent| extent.length).sum();
@@ -119,7 +134,8 @@ pub fn list(map: &mut Map, text: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A map in header blocks: four extents in the member's own, 21 in each block behind it, 24 bytes an extent, its offset and length as header fields.
+/// A map in header blocks: four extents in the member's own, 21 in each block behind it, 24 bytes
+/// an extent, its offset and length as header fields.
 #[derive(Debug)]
 pub struct OldGnu {
     /// What was read.
@@ -130,21 +146,29 @@ pub struct OldGnu {
 impl OldGnu {
     /// An empty map that takes at most `limit` extents.
     pub fn new(limit: usize) -> OldGnu {
-        OldGnu { map: Map::new(limit), is_at_end: false }
+        OldGnu {
+            map: Map::new(limit),
+            is_at_end: false,
+        }
     }
 
-    /// Reads the extents of a block. `continued` is the byte that is not 0 when another block follows; true when so.
+    /// Reads the extents of a block. `continued` is the byte that is not 0 when another block
+    /// follows; true when so.
     pub fn read(&mut self, extents: &[u8], continued: u8) -> Result<bool, Error> {
         let (extents, _) = extents.as_chunks::<24>();
         for extent in extents {
             let (offset, length) = extent.split_at(12);
-            // The first extent without a length ends the map; some readers then look for more and others do not.
+            // The first extent without a length ends the map; some readers then look for more and
+            // others do not.
             if length.first() == Some(&0) {
                 self.is_at_end = true;
             } else if self.is_at_end {
                 return Err(Error::Malformed);
             } else {
-                self.map.push(number::unsigned_field(offset)?, number::unsigned_field(length)?)?;
+                self.map.push(
+                    number::unsigned_field(offset)?,
+                    number::unsigned_field(length)?,
+                )?;
             }
         }
         match continued {
@@ -160,7 +184,8 @@ impl OldGnu {
     }
 }
 
-/// A 1.0 map: decimal lines in whole blocks before the data, the number of extents first, then offset and length of each.
+/// A 1.0 map: decimal lines in whole blocks before the data, the number of extents first, then
+/// offset and length of each.
 #[derive(Debug)]
 pub struct Text {
     /// What was read.
@@ -175,10 +200,16 @@ pub struct Text {
 impl Text {
     /// An empty map that takes at most `limit` extents.
     pub fn new(limit: usize) -> Text {
-        Text { map: Map::new(limit), left: None, number: Vec::new(), offset: None }
+        Text {
+            map: Map::new(limit),
+            left: None,
+            number: Vec::new(),
+            offset: None,
+        }
     }
 
-    /// Reads a block; true when the map goes on in the next one. What stands behind the map in its last block is padding.
+    /// Reads a block; true when the map goes on in the next one. What stands behind the map in its
+    /// last block is padding.
     pub fn read_block(&mut self, block: &[u8; 512]) -> Result<bool, Error> {
         for byte in block {
             if self.left == Some(0) {
@@ -201,7 +232,11 @@ impl Text {
 
     fn line(&mut self, number: u64) -> Result<(), Error> {
         match (self.left, self.offset.take()) {
-            (None, _) if number > self.map.limit as u64 => return Err(Error::TooMany { limit: self.map.limit }),
+            (None, _) if number > self.map.limit as u64 => {
+                return Err(Error::TooMany {
+                    limit: self.map.limit,
+                });
+            }
             (None, _) => self.left = Some(number),
             (Some(_), None) => self.offset = Some(number),
             (Some(left), Some(offset)) => {
@@ -224,7 +259,13 @@ mod tests {
     const LIMIT: usize = 8;
 
     fn extents(pairs: &[(u64, u64)]) -> Vec<Extent> {
-        pairs.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect()
+        pairs
+            .iter()
+            .map(|(offset, length)| Extent {
+                offset: *offset,
+                length: *length,
+            })
+            .collect()
     }
 
     #[test]
@@ -239,15 +280,49 @@ mod tests {
             (b"0,5,4,0", 10, 5, Err(Error::Unsorted { offset: 4 })),
             (b"8,4", 10, 4, Err(Error::BeyondSize { end: 12, size: 10 })),
             (b"12,0", 10, 0, Err(Error::BeyondSize { end: 12, size: 10 })),
-            (b"0,4", 10, 5, Err(Error::StoredSize { mapped: 4, stored: 5 })),
-            (b"0,4", 10, 3, Err(Error::StoredSize { mapped: 4, stored: 3 })),
+            (
+                b"0,4",
+                10,
+                5,
+                Err(Error::StoredSize {
+                    mapped: 4,
+                    stored: 5,
+                }),
+            ),
+            (
+                b"0,4",
+                10,
+                3,
+                Err(Error::StoredSize {
+                    mapped: 4,
+                    stored: 3,
+                }),
+            ),
             (b"0,4,6", 10, 4, Err(Error::Malformed)),
             (b"0,4,", 10, 4, Err(Error::Malformed)),
             (b"0,-4", 10, 4, Err(Error::Number(number::Error::Negative))),
             (b"0,x", 10, 4, Err(Error::Number(number::Error::Malformed))),
-            (b"9223372036854775807,9223372036854775807", 10, 4, Err(Error::BeyondSize { end: u64::MAX - 1, size: 10 })),
-            (b"9223372036854775808,1", 10, 4, Err(Error::Number(number::Error::TooLarge))),
-            (b"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", 10, 0, Err(Error::TooMany { limit: LIMIT })),
+            (
+                b"9223372036854775807,9223372036854775807",
+                10,
+                4,
+                Err(Error::BeyondSize {
+                    end: u64::MAX - 1,
+                    size: 10,
+                }),
+            ),
+            (
+                b"9223372036854775808,1",
+                10,
+                4,
+                Err(Error::Number(number::Error::TooLarge)),
+            ),
+            (
+                b"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
+                10,
+                0,
+                Err(Error::TooMany { limit: LIMIT }),
+            ),
         ];
         for (text, size, stored, expected) in cases {
             let mut map = Map::new(LIMIT);
@@ -277,17 +352,30 @@ mod tests {
             (b"00000000000000000000000001\n", Err(Error::Malformed)),
         ];
         for (text, expected) in cases {
-            assert_eq!(Text::new(LIMIT).read_block(&block(text)), *expected, "{}", text.escape_ascii());
+            assert_eq!(
+                Text::new(LIMIT).read_block(&block(text)),
+                *expected,
+                "{}",
+                text.escape_ascii()
+            );
         }
     }
 
     #[test]
     fn lines_go_on_in_the_next_block() {
-        let written: Vec<Extent> = (0..100).map(|i| Extent { offset: i * 1_000_000, length: 4096 }).collect();
+        let written: Vec<Extent> = (0..100)
+            .map(|i| Extent {
+                offset: i * 1_000_000,
+                length: 4096,
+            })
+            .collect();
         let bytes = sparse::map(&written, 1 << 30);
         let (blocks, _) = bytes.as_chunks::<512>();
         let mut text = Text::new(1000);
-        let more: Vec<bool> = blocks.iter().map(|block| text.read_block(block).unwrap()).collect();
+        let more: Vec<bool> = blocks
+            .iter()
+            .map(|block| text.read_block(block).unwrap())
+            .collect();
         assert!(blocks.len() > 2);
         assert_eq!(more.iter().position(|more| !more), Some(blocks.len() - 1));
         assert_eq!(text.map.finish(1 << 30, 100 * 4096).unwrap(), written);
@@ -301,11 +389,20 @@ mod tests {
         assert_eq!(map.read(&[one, none].concat(), 0), Ok(false));
         assert_eq!(map.map.finish(4096, 512).unwrap(), extents(&[(0, 512)]));
         assert_eq!(OldGnu::new(LIMIT).read(&one, 1), Ok(true));
-        assert_eq!(OldGnu::new(LIMIT).read(&[none, one].concat(), 0), Err(Error::Malformed));
+        assert_eq!(
+            OldGnu::new(LIMIT).read(&[none, one].concat(), 0),
+            Err(Error::Malformed)
+        );
         assert_eq!(OldGnu::new(LIMIT).read(&none, 1), Err(Error::Malformed));
-        assert_eq!(OldGnu::new(LIMIT).read(&[one, one].concat(), 0), Err(Error::Unsorted { offset: 0 }));
+        assert_eq!(
+            OldGnu::new(LIMIT).read(&[one, one].concat(), 0),
+            Err(Error::Unsorted { offset: 0 })
+        );
         let negative = *b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff00000001000\0";
-        assert_eq!(OldGnu::new(LIMIT).read(&negative, 0), Err(Error::Number(number::Error::Negative)));
+        assert_eq!(
+            OldGnu::new(LIMIT).read(&negative, 0),
+            Err(Error::Number(number::Error::Negative))
+        );
     }
 
     proptest! {

@@ -18,11 +18,17 @@ pub enum Answer {
     Ended(Status),
 }
 
-/// Runs `work` in `place` and hands out what it gives: its result, or its error. To be called while the process has one thread.
-pub fn in_place(place: &Place, work: impl FnOnce() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Answer> {
+/// Runs `work` in `place` and hands out what it gives: its result, or its error. To be called while
+/// the process has one thread.
+pub fn in_place(
+    place: &Place,
+    work: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Answer> {
     let result = memfd_create(c"result", MemfdFlags::CLOEXEC).context("make a file in memory")?;
     let mut result = File::from(result);
-    let mut theirs = result.try_clone().context("open a file in memory once more")?;
+    let mut theirs = result
+        .try_clone()
+        .context("open a file in memory once more")?;
     let outcome = supervise(
         place,
         |_| Err(std::io::ErrorKind::InvalidInput.into()),
@@ -32,11 +38,17 @@ pub fn in_place(place: &Place, work: impl FnOnce() -> anyhow::Result<Vec<u8>>) -
                 Err(error) => (Status::Failed, format!("{error:#}").into_bytes()),
             };
             // What is missing is seen outside.
-            theirs.write_all(&bytes).map_or(Status::Failed, |()| status).code()
+            theirs
+                .write_all(&bytes)
+                .map_or(Status::Failed, |()| status)
+                .code()
         },
     )?;
     let mut bytes = Vec::new();
-    result.rewind().and_then(|()| result.read_to_end(&mut bytes)).context("take the result")?;
+    result
+        .rewind()
+        .and_then(|()| result.read_to_end(&mut bytes))
+        .context("take the result")?;
     match place::of_work(outcome, || String::from("grant-acl")) {
         Status::Done => Ok(Answer::Done(bytes)),
         Status::Killed(signal) => Ok(Answer::Ended(Status::Killed(signal))),

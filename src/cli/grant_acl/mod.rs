@@ -26,9 +26,10 @@ use whom::Whom;
 
 /// Open directories of yours to builds in the user namespace, such as a compiler cache
 ///
-/// Gives root of the namespace and the user that sbuild builds as entries in the ACL of each DIR, as
-/// `setfacl -m u:BASE:rwX,u:BASE+999:rwx DIR` would, with the ids of your own subordinate range. Other entries stay. A DIR that is missing is made,
-/// with its parents. Running it again changes nothing. A symbolic link as DIR is followed, none below it is.
+/// Gives root of the namespace and the user that sbuild builds as entries in the ACL of each DIR,
+/// as `setfacl -m u:BASE:rwX,u:BASE+999:rwx DIR` would, with the ids of your own subordinate range.
+/// Other entries stay. A DIR that is missing is made, with its parents. Running it again changes
+/// nothing. A symbolic link as DIR is followed, none below it is.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: isar-tarball grant-acl --share --chroot schroot.tar.zst ~/.cache/ccache",
@@ -47,10 +48,12 @@ pub struct Args {
     /// The uids that sbuild will build as in this chroot, from its passwd and login.defs
     #[arg(long, value_name = "ARCHIVE|DIR")]
     chroot: Option<PathBuf>,
-    /// All below each DIR too, and default ACLs for what will be made there, so that you and the builds may write and remove each other's files
+    /// All below each DIR too, and default ACLs for what will be made there, so that you and the
+    /// builds may write and remove each other's files
     #[arg(long)]
     share: bool,
-    /// Take back the entries that the same options without --revoke give, and the ACL with them where nothing else is left in it
+    /// Take back the entries that the same options without --revoke give, and the ACL with them
+    /// where nothing else is left in it
     #[arg(long)]
     revoke: bool,
     /// Print as JSON what was done
@@ -83,10 +86,16 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let mut directories = Vec::new();
     // All are looked at before the first is touched.
     for path in &args.dirs {
-        let directory = Directory::open(path, args.revoke).with_context(|| format!("cannot {}", args.on(path)))?;
+        let directory = Directory::open(path, args.revoke)
+            .with_context(|| format!("cannot {}", args.on(path)))?;
         directories.push(directory);
     }
-    let job = Job { args: &args, whom: &whom, namespace: namespace.as_ref(), globals };
+    let job = Job {
+        args: &args,
+        whom: &whom,
+        namespace: namespace.as_ref(),
+        globals,
+    };
     if let Some(ended) = job.run(&mut directories)? {
         return Ok(ended);
     }
@@ -95,12 +104,20 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 
 impl Args {
     fn action(&self) -> Action {
-        if self.revoke { Action::Revoke } else { Action::Grant }
+        if self.revoke {
+            Action::Revoke
+        } else {
+            Action::Grant
+        }
     }
 
     /// What is done, and to which directory, for errors.
     fn on(&self, path: &Path) -> String {
-        let verb = if self.revoke { "revoke access to" } else { "grant access to" };
+        let verb = if self.revoke {
+            "revoke access to"
+        } else {
+            "grant access to"
+        };
         format!("{verb} {path:?}")
     }
 }
@@ -116,19 +133,35 @@ struct Directory<'a> {
 
 impl<'a> Directory<'a> {
     fn open(path: &'a Path, revoke: bool) -> anyhow::Result<Directory<'a>> {
-        let open = || openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let mut created = false;
-        let open = match open().map_err(io::Error::from) {
-            Ok(directory) => Some(directory),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && revoke => None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(path).map_err(|error| anyhow!("make the directory: {}", describe(&error)))?;
-                created = true;
-                Some(open().map_err(|error| anyhow!("open the directory: {}", describe(&error.into())))?)
-            }
-            Err(error) => bail!("open the directory: {}", describe(&error)),
+        let open = || {
+            openat(
+                CWD,
+                path,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
         };
-        Ok(Directory { path, open, created, tally: Tally::default() })
+        let mut created = false;
+        let open =
+            match open().map_err(io::Error::from) {
+                Ok(directory) => Some(directory),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && revoke => None,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(path)
+                        .map_err(|error| anyhow!("make the directory: {}", describe(&error)))?;
+                    created = true;
+                    Some(open().map_err(|error| {
+                        anyhow!("open the directory: {}", describe(&error.into()))
+                    })?)
+                }
+                Err(error) => bail!("open the directory: {}", describe(&error)),
+            };
+        Ok(Directory {
+            path,
+            open,
+            created,
+            tally: Tally::default(),
+        })
     }
 }
 
@@ -142,14 +175,17 @@ struct Job<'a> {
 impl Job<'_> {
     /// `Some` when the process in the namespace did not come to its end.
     ///
-    /// Files of the caller are changed by the caller, who is in the groups that keep setgid bits; what others own, by root of the namespace.
-    /// Either needs its entry in the directories of the other: so root comes second to be let in, and first to go out.
+    /// Files of the caller are changed by the caller, who is in the groups that keep setgid bits;
+    /// what others own, by root of the namespace. Either needs its entry in the directories of the
+    /// other: so root comes second to be let in, and first to go out.
     fn run(&self, directories: &mut [Directory<'_>]) -> anyhow::Result<Option<Status>> {
         let inside_can_more = self.namespace.is_some() && !rustix::process::geteuid().is_root();
         let inside_first = inside_can_more && self.args.revoke && self.args.share;
         if !inside_first {
             self.as_caller(directories, true)?;
-            let is_open = directories.iter().any(|directory| directory.tally.is_open());
+            let is_open = directories
+                .iter()
+                .any(|directory| directory.tally.is_open());
             if !is_open || !inside_can_more {
                 return Ok(None);
             }
@@ -171,8 +207,14 @@ impl Job<'_> {
             leave_to: None,
         };
         for directory in directories {
-            let Some(open) = &directory.open else { continue };
-            let done = grant::apply(open.as_fd(), directory.path.as_os_str().as_encoded_bytes(), &change);
+            let Some(open) = &directory.open else {
+                continue;
+            };
+            let done = grant::apply(
+                open.as_fd(),
+                directory.path.as_os_str().as_encoded_bytes(),
+                &change,
+            );
             let done = done.with_context(|| format!("cannot {}", self.args.on(directory.path)))?;
             directory.tally.add(Tally::new(&done, Some), decides);
         }
@@ -181,22 +223,39 @@ impl Job<'_> {
 
     fn inside(&self, directories: &mut [Directory<'_>]) -> anyhow::Result<Option<Status>> {
         let place = place::whole_place(self.globals)?;
-        let Place::Namespace(maps) = &place else { return Ok(None) };
-        let own = self.namespace.and_then(|namespace| maps.uids.to_inner(namespace.account.uid));
+        let Place::Namespace(maps) = &place else {
+            return Ok(None);
+        };
+        let own = self
+            .namespace
+            .and_then(|namespace| maps.uids.to_inner(namespace.account.uid));
         let change = Change {
             action: self.args.action(),
-            uids: self.whom.iter().filter_map(|who| maps.uids.to_inner(who.outside)).collect(),
+            uids: self
+                .whom
+                .iter()
+                .filter_map(|who| maps.uids.to_inner(who.outside))
+                .collect(),
             share: self.args.share,
             leave_to: own,
         };
         let answer = in_place(&place, || {
             let mut tallies = Vec::new();
             for directory in directories.iter() {
-                let Some(open) = &directory.open else { continue };
-                let done = grant::apply(open.as_fd(), directory.path.as_os_str().as_encoded_bytes(), &change);
-                let done = done.with_context(|| format!("cannot {}", self.args.on(directory.path)))?;
+                let Some(open) = &directory.open else {
+                    continue;
+                };
+                let done = grant::apply(
+                    open.as_fd(),
+                    directory.path.as_os_str().as_encoded_bytes(),
+                    &change,
+                );
+                let done =
+                    done.with_context(|| format!("cannot {}", self.args.on(directory.path)))?;
                 // All others show as nobody here, and of nobody itself everything may be changed.
-                tallies.push(Tally::new(&done, |inner| maps.uids.to_outer(inner).filter(|_| inner != map::NOBODY)));
+                tallies.push(Tally::new(&done, |inner| {
+                    maps.uids.to_outer(inner).filter(|_| inner != map::NOBODY)
+                }));
             }
             Ok(tally::to_bytes(&tallies))
         })?;
@@ -204,7 +263,9 @@ impl Job<'_> {
             Answer::Done(bytes) => bytes,
             Answer::Ended(status) => return Ok(Some(status)),
         };
-        let there = directories.iter_mut().filter(|directory| directory.open.is_some());
+        let there = directories
+            .iter_mut()
+            .filter(|directory| directory.open.is_some());
         for (directory, tally) in there.zip(tally::from_bytes(&bytes)?) {
             directory.tally.add(tally, true);
         }
@@ -222,7 +283,11 @@ impl Job<'_> {
                 ));
             }
             if directory.tally.is_open() {
-                report::error(&anyhow!("cannot {}: {}", self.args.on(directory.path), directory.tally.why()));
+                report::error(&anyhow!(
+                    "cannot {}: {}",
+                    self.args.on(directory.path),
+                    directory.tally.why()
+                ));
                 status = Status::Failed;
             } else if !self.args.json && !self.globals.quiet {
                 report::result(&format!("{path}: {}\n", self.line(directory)))?;
@@ -240,8 +305,21 @@ impl Job<'_> {
             return "not there, so nothing to revoke".to_owned();
         }
         let with_entry = |who: &&Whom| self.args.share || who.needs_entry();
-        let entries: Vec<String> = self.whom.iter().filter(with_entry).map(|who| who.text(self.args.revoke)).collect();
-        let mut line = format!("{} {}", if self.args.revoke { "revoked" } else { "granted" }, entries.join(", "));
+        let entries: Vec<String> = self
+            .whom
+            .iter()
+            .filter(with_entry)
+            .map(|who| who.text(self.args.revoke))
+            .collect();
+        let mut line = format!(
+            "{} {}",
+            if self.args.revoke {
+                "revoked"
+            } else {
+                "granted"
+            },
+            entries.join(", ")
+        );
         for who in self.whom.iter().filter(|who| !with_entry(who)) {
             line += &format!("; {} is the caller and needs no entry", who.name());
         }
@@ -249,7 +327,12 @@ impl Job<'_> {
         match (self.args.share, tally.changed) {
             (_, 0) if self.args.revoke => line += "; there were none",
             (_, 0) => line += "; all of it was so before",
-            (true, changed) => line += &format!("; {}", values::counted(changed, "ACL changed", "ACLs changed")),
+            (true, changed) => {
+                line += &format!(
+                    "; {}",
+                    values::counted(changed, "ACL changed", "ACLs changed")
+                )
+            }
             (false, _) => {}
         }
         line

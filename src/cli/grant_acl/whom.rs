@@ -71,8 +71,14 @@ impl Whom {
 
     /// What it is, without the caller's being the caller.
     pub fn name(&self) -> String {
-        let roles = self.roles.iter().filter(|role| **role != Role::Caller || self.roles.len() == 1);
-        roles.map(|role| role.text()).collect::<Vec<_>>().join(" and ")
+        let roles = self
+            .roles
+            .iter()
+            .filter(|role| **role != Role::Caller || self.roles.len() == 1);
+        roles
+            .map(|role| role.text())
+            .collect::<Vec<_>>()
+            .join(" and ")
     }
 
     /// The entry, and whose it is: `user:100999:rwX (uid 999: build user)`.
@@ -83,7 +89,11 @@ impl Whom {
             Some(uid) if uid != 0 => format!("uid {uid}: "),
             _ => String::new(),
         };
-        format!("user:{}{permissions} ({inside}{})", self.outside, roles.join(", "))
+        format!(
+            "user:{}{permissions} ({inside}{})",
+            self.outside,
+            roles.join(", ")
+        )
     }
 
     pub fn json(&self, share: bool) -> Value {
@@ -94,7 +104,11 @@ impl Whom {
 }
 
 /// Everybody that the options name, each once.
-pub fn resolve(args: &Args, globals: &Globals, namespace: Option<&Namespace>) -> anyhow::Result<Vec<Whom>> {
+pub fn resolve(
+    args: &Args,
+    globals: &Globals,
+    namespace: Option<&Namespace>,
+) -> anyhow::Result<Vec<Whom>> {
     let maps = match namespace {
         Some(namespace) => namespace.maps.clone(),
         None => place::maps(globals)?,
@@ -114,7 +128,12 @@ pub fn resolve(args: &Args, globals: &Globals, namespace: Option<&Namespace>) ->
         add(&mut whom, role, Some(inside), outside);
     }
     if args.share || whom.iter().any(|who| who.outside == account.uid) {
-        add(&mut whom, Role::Caller, maps.uids.to_inner(account.uid), account.uid);
+        add(
+            &mut whom,
+            Role::Caller,
+            maps.uids.to_inner(account.uid),
+            account.uid,
+        );
     }
     Ok(whom)
 }
@@ -122,7 +141,11 @@ pub fn resolve(args: &Args, globals: &Globals, namespace: Option<&Namespace>) ->
 fn add(whom: &mut Vec<Whom>, role: Role, inside: Option<u32>, outside: u32) {
     match whom.iter_mut().find(|who| who.outside == outside) {
         Some(who) => who.roles.push(role),
-        None => whom.push(Whom { inside, outside, roles: vec![role] }),
+        None => whom.push(Whom {
+            inside,
+            outside,
+            roles: vec![role],
+        }),
     }
 }
 
@@ -140,7 +163,8 @@ fn build_users(
             let accounts = accounts_of(chroot, globals, namespace)
                 .with_context(|| format!("cannot tell the build users of {chroot:?}"))?;
             let found = accounts.build_users(account.name.as_ref().map(|name| name.as_bytes()));
-            let found = found.with_context(|| format!("cannot tell the build users of {chroot:?}"))?;
+            let found =
+                found.with_context(|| format!("cannot tell the build users of {chroot:?}"))?;
             users.push((Role::Sbuild089, found.sbuild));
             users.extend(found.caller.map(|uid| (Role::Sbuild085, uid)));
         }
@@ -149,7 +173,11 @@ fn build_users(
     Ok(users)
 }
 
-fn accounts_of(chroot: &Path, globals: &Globals, namespace: Option<&Namespace>) -> anyhow::Result<Accounts> {
+fn accounts_of(
+    chroot: &Path,
+    globals: &Globals,
+    namespace: Option<&Namespace>,
+) -> anyhow::Result<Accounts> {
     let open = openat(CWD, chroot, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let open = open.map_err(|error| anyhow!("open: {}", describe(&error.into())))?;
     let kind = fstat(&open).context("read its attributes")?.st_mode;
@@ -161,7 +189,11 @@ fn accounts_of(chroot: &Path, globals: &Globals, namespace: Option<&Namespace>) 
 }
 
 /// Its files may be readable to its owners alone, who are inside.
-fn of_directory(root: &OwnedFd, globals: &Globals, has_namespace: bool) -> anyhow::Result<Accounts> {
+fn of_directory(
+    root: &OwnedFd,
+    globals: &Globals,
+    has_namespace: bool,
+) -> anyhow::Result<Accounts> {
     match Accounts::of_directory(root.as_fd()) {
         Err(accounts::Error::File(FileError { cause, .. }))
             if has_namespace && cause.kind() == io::ErrorKind::PermissionDenied => {}
@@ -170,22 +202,36 @@ fn of_directory(root: &OwnedFd, globals: &Globals, has_namespace: bool) -> anyho
     let place = place::whole_place(globals)?;
     let answer = in_place(&place, || {
         let Accounts { passwd, login_defs } = Accounts::of_directory(root.as_fd())?;
-        Ok([&(passwd.len() as u64).to_le_bytes(), passwd.as_slice(), &login_defs].concat())
+        Ok([
+            &(passwd.len() as u64).to_le_bytes(),
+            passwd.as_slice(),
+            &login_defs,
+        ]
+        .concat())
     })?;
-    let Answer::Done(bytes) = answer else { bail!("stopped by a signal") };
+    let Answer::Done(bytes) = answer else {
+        bail!("stopped by a signal")
+    };
     let split = || {
         let (length, both) = bytes.split_first_chunk::<8>()?;
-        let (passwd, login_defs) = both.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-        Some(Accounts { passwd: passwd.to_vec(), login_defs: login_defs.to_vec() })
+        let (passwd, login_defs) =
+            both.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        Some(Accounts {
+            passwd: passwd.to_vec(),
+            login_defs: login_defs.to_vec(),
+        })
     };
     split().context("the process inside was cut short")
 }
 
-/// The last member of a name counts, so it is read to its end. Its threads are gone then: whoever forks afterwards has one thread.
+/// The last member of a name counts, so it is read to its end. Its threads are gone then: whoever
+/// forks afterwards has one thread.
 fn of_archive(archive: &Path) -> anyhow::Result<Accounts> {
     let options = Reading::default().options();
     let mut input = Input::open(source::open(archive)?, &options)?;
     let mut picker = Picker::default();
-    contents::read(&mut input, Limits::default(), |event| picker.take(&event).map_err(anyhow::Error::from))?;
+    contents::read(&mut input, Limits::default(), |event| {
+        picker.take(&event).map_err(anyhow::Error::from)
+    })?;
     Ok(picker.finish()?)
 }

@@ -10,26 +10,31 @@ use crate::cli::values::size;
 
 /// Run a command in the tree of a tarball, as an imager task does
 ///
-/// The tarball is unpacked, the packages are installed, and the command is run there as with `chroot`, with the host's resolv.conf and an /isar-apt directory in the
-/// tree. At the end, at an error and at a signal all of it is removed again; what a run leaves that was killed with SIGKILL is removed by the next one.
-/// Without CMD, /bin/bash reads its script from stdin.
+/// The tarball is unpacked, the packages are installed, and the command is run there as with
+/// `chroot`, with the host's resolv.conf and an /isar-apt directory in the tree. At the end, at an
+/// error and at a signal all of it is removed again; what a run leaves that was killed with SIGKILL
+/// is removed by the next one. Without CMD, /bin/bash reads its script from stdin.
 ///
-/// With --cache the tarball is unpacked once, and every run gets an overlay of its own on that copy. Any number of runs may share a cache and start at once. A copy is
-/// found by the SHA-256 of the tarball, which is remembered, so that a tarball is hashed only when it is new or was
+/// With --cache the tarball is unpacked once, and every run gets an overlay of its own on that
+/// copy. Any number of runs may share a cache and start at once. A copy is found by the SHA-256 of
+/// the tarball, which is remembered, so that a tarball is hashed only when it is new or was
 /// touched. `isar-tarball remove` removes a whole cache.
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {
-    /// Unpack to DIR for this run; DIR is removed at the end [default: a directory in TMPDIR, or /var/tmp]
+    /// Unpack to DIR for this run; DIR is removed at the end [default: a directory in TMPDIR, or
+    /// /var/tmp]
     #[arg(long, value_name = "DIR", conflicts_with = "cache")]
     pub root: Option<PathBuf>,
     /// Keep an unpacked copy in DIR for the runs to come
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Remove copies that no run uses, oldest use first, until those left hold no more than this, as in 20G
+    /// Remove copies that no run uses, oldest use first, until those left hold no more than this,
+    /// as in 20G
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
     pub cache_limit: Option<u64>,
-    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there (repeatable)
+    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there
+    /// (repeatable)
     #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
     pub bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
@@ -41,13 +46,18 @@ pub struct Args {
     /// Take .deb files from DIR instead of fetching them, and put new ones there
     #[arg(long, value_name = "DIR")]
     pub download_dir: Option<PathBuf>,
-    /// Hold a shared lock on FILE while apt reads the repository and fetches packages (isar: ${REPO_ISAR_DIR}/isar.lock)
+    /// Hold a shared lock on FILE while apt reads the repository and fetches packages (isar:
+    /// ${REPO_ISAR_DIR}/isar.lock)
     #[arg(long, value_name = "FILE")]
     pub apt_lock: Option<PathBuf>,
     /// The tarball
     pub archive: PathBuf,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     pub command: Vec<OsString>,
 }
 
@@ -66,6 +76,10 @@ Example: isar-tarball imager --root imgtools --bind \"$REPO:/isar-apt:ro\" --ins
 impl Args {
     /// The packages to install, one by one.
     pub fn packages(&self) -> Vec<String> {
-        self.install.iter().flat_map(|list| list.split_whitespace()).map(str::to_owned).collect()
+        self.install
+            .iter()
+            .flat_map(|list| list.split_whitespace())
+            .map(str::to_owned)
+            .collect()
     }
 }

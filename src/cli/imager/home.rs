@@ -57,7 +57,9 @@ impl<'a> Home<'a> {
         let clear = || -> Result<(), imager::Error> {
             match self {
                 Home::Root(_, target) => Root::lock(target.directory())?.clear(threads),
-                Home::Cache(_, directory) => Cache::open(directory.as_fd())?.clear_leftovers(threads),
+                Home::Cache(_, directory) => {
+                    Cache::open(directory.as_fd())?.clear_leftovers(threads)
+                }
             }
         };
         let outcome = clean_up(place, || match clear() {
@@ -67,7 +69,11 @@ impl<'a> Home<'a> {
                 Status::Failed.code()
             }
         })?;
-        if outcome == Outcome::Exited(0) { Ok(()) } else { Err(anyhow!("what the run has made could not be removed")) }
+        if outcome == Outcome::Exited(0) {
+            Ok(())
+        } else {
+            Err(anyhow!("what the run has made could not be removed"))
+        }
     }
 
     /// Gives the directory back that no run has begun to use.
@@ -80,7 +86,9 @@ impl<'a> Home<'a> {
 
     /// Removes the empty directory of a tree. A cache stays.
     pub fn remove(self, place: &Place) -> anyhow::Result<()> {
-        let Home::Root(path, target) = self else { return Ok(()) };
+        let Home::Root(path, target) = self else {
+            return Ok(());
+        };
         if let Some(directory) = removal::Target::open(&path, &remove::homes())? {
             let removed = remove::remove_root(&directory, place);
             removed.map_err(|error| anyhow!("{path:?}: remove: {}", describe(&error)))?;
@@ -90,12 +98,15 @@ impl<'a> Home<'a> {
     }
 }
 
-/// What a run leaves is root's. So files in a directory of the caller are none of a run, and it is not handed over.
+/// What a run leaves is root's. So files in a directory of the caller are none of a run, and it is
+/// not handed over.
 fn refuse_files_of_the_caller(path: &Path, place: &Place) -> anyhow::Result<()> {
-    let Place::Namespace(maps) = place else { return Ok(()) };
+    let Place::Namespace(maps) = place else {
+        return Ok(());
+    };
     let caller = rustix::process::geteuid().as_raw();
-    let is_callers =
-        fs::metadata(path).is_ok_and(|found| found.uid() == caller) && maps.uids.to_outer(0) != Some(caller);
+    let is_callers = fs::metadata(path).is_ok_and(|found| found.uid() == caller)
+        && maps.uids.to_outer(0) != Some(caller);
     if is_callers && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{path:?}: {}", imager::Error::NotEmpty);
     }
@@ -103,24 +114,30 @@ fn refuse_files_of_the_caller(path: &Path, place: &Place) -> anyhow::Result<()> 
 }
 
 fn temporary() -> PathBuf {
-    let above = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/var/tmp".into(), PathBuf::from);
+    let above = std::env::var_os("TMPDIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or("/var/tmp".into(), PathBuf::from);
     above.join(format!("isar-tarball-imager.{}", std::process::id()))
 }
 
-/// Makes the cache's directory and in it the one for these maps. Any number of runs may do so at once, and be killed while they do.
+/// Makes the cache's directory and in it the one for these maps. Any number of runs may do so at
+/// once, and be killed while they do.
 fn make_cache(cache: &Path, path: &Path, place: &Place) -> anyhow::Result<()> {
     let said = |act: &'static str| move |error: io::Error| anyhow!("{act}: {}", describe(&error));
     let owner = match place {
         Place::Namespace(maps) => maps.uids.to_outer(0),
         Place::Here => Some(rustix::process::geteuid().as_raw()),
     };
-    let is_ready = || fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && Some(found.uid()) == owner);
+    let is_ready = || {
+        fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && Some(found.uid()) == owner)
+    };
     if is_ready() {
         return Ok(());
     }
     fs::create_dir_all(cache).map_err(said("make the directory"))?;
     let lock = open(cache, OFlags::RDONLY)?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| said("lock the directory")(error.into()))?;
+    flock(&lock, FlockOperation::LockExclusive)
+        .map_err(|error| said("lock the directory")(error.into()))?;
     if is_ready() {
         return Ok(());
     }

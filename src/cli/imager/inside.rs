@@ -1,4 +1,5 @@
-//! What the process inside does, as root of the place: the tree, the packages, the command, and the end of all of it.
+//! What the process inside does, as root of the place: the tree, the packages, the command, and the
+//! end of all of it.
 
 use std::fs::File;
 use std::io;
@@ -71,7 +72,9 @@ impl Inside<'_> {
         let cache = Cache::open(sources.root())?;
         outside.ask(BEGIN)?;
         if let Err(error) = cache.clear_leftovers(threads) {
-            self.warn(&format!("what an earlier run has left cannot be removed: {error}"));
+            self.warn(&format!(
+                "what an earlier run has left cannot be removed: {error}"
+            ));
         }
         let tree = self.unpack(|archive| cache.tree(archive))?;
         match &tree.origin {
@@ -100,16 +103,39 @@ impl Inside<'_> {
     }
 
     /// Does what may unpack the archive, and shows how far it is.
-    fn unpack<T>(&self, work: impl FnOnce(&Archive<'_>) -> Result<T, imager::Error>) -> anyhow::Result<T> {
+    fn unpack<T>(
+        &self,
+        work: impl FnOnce(&Archive<'_>) -> Result<T, imager::Error>,
+    ) -> anyhow::Result<T> {
         let progress = Arc::new(Progress::default());
-        progress.total.store(self.archive.metadata().context("look at the archive")?.len(), Ordering::Relaxed);
-        let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
+        progress.total.store(
+            self.archive
+                .metadata()
+                .context("look at the archive")?
+                .len(),
+            Ordering::Relaxed,
+        );
+        let _shown = progress::Shown::begin(
+            self.globals.progress,
+            self.globals.quiet,
+            Arc::clone(&progress),
+        );
         let options = self.options.clone();
-        Ok(work(&Archive { file: &self.archive, input: self.input, options, progress: &progress })?)
+        Ok(work(&Archive {
+            file: &self.archive,
+            input: self.input,
+            options,
+            progress: &progress,
+        })?)
     }
 
     /// The packages and the command.
-    fn work(&self, outside: &mut Outside, sources: &Sources, tree: BorrowedFd<'_>) -> anyhow::Result<u8> {
+    fn work(
+        &self,
+        outside: &mut Outside,
+        sources: &Sources,
+        tree: BorrowedFd<'_>,
+    ) -> anyhow::Result<u8> {
         if let Some(text) = &self.resolv_conf {
             resolv_conf::write(tree, text)?;
         }
@@ -121,10 +147,13 @@ impl Inside<'_> {
                 return Ok(status);
             }
         }
-        self.run_command(sources, tree, || Ok(chroot::command(&self.args.command, &self.args.env)))
+        self.run_command(sources, tree, || {
+            Ok(chroot::command(&self.args.command, &self.args.env))
+        })
     }
 
-    /// Runs a command in the tree, with this process to look after it. That can be done once in a process.
+    /// Runs a command in the tree, with this process to look after it. That can be done once in a
+    /// process.
     fn run_command(
         &self,
         sources: &Sources,
@@ -137,7 +166,9 @@ impl Inside<'_> {
             chroot::enter_tree(&prepared, self.globals)?;
             Ok::<_, anyhow::Error>(command()?)
         };
-        let status = init.run(enter, |error| report::error(&anyhow!("{}: {error}", self.context)));
+        let status = init.run(enter, |error| {
+            report::error(&anyhow!("{}: {error}", self.context))
+        });
         let cleared = prepared.clear();
         let status = status?;
         cleared?;
@@ -199,13 +230,20 @@ impl Inside<'_> {
         for name in archives.names()? {
             let file = archives.get(&name)?;
             let sent = send(self.socket.as_fd(), &name, file.as_fd());
-            sent.and_then(|()| outside.ask(TAKE)).with_context(|| format!("export the package {}", Shown(&name)))?;
+            sent.and_then(|()| outside.ask(TAKE))
+                .with_context(|| format!("export the package {}", Shown(&name)))?;
         }
         Ok(())
     }
 
     /// Runs apt in a process of its own. Gives 0, or 128+N when signal N ended it.
-    fn step(&self, step: Step, sources: &Sources, tree: BorrowedFd<'_>, packages: &[String]) -> anyhow::Result<u8> {
+    fn step(
+        &self,
+        step: Step,
+        sources: &Sources,
+        tree: BorrowedFd<'_>,
+        packages: &[String],
+    ) -> anyhow::Result<u8> {
         self.note(step.name());
         let apt = || {
             // It is looked for from within, because it may be bound into the tree.
@@ -213,7 +251,9 @@ impl Inside<'_> {
                 return Ok(Command::new("true"));
             }
             let mut command = step.command(packages)?;
-            command.env("PATH", search_path(std::env::var_os("PATH"))).envs(self.args.env.iter().cloned());
+            command
+                .env("PATH", search_path(std::env::var_os("PATH")))
+                .envs(self.args.env.iter().cloned());
             Ok(command)
         };
         let ended = supervise_command(
@@ -221,10 +261,11 @@ impl Inside<'_> {
             |_| Ok(()),
             || (),
             |_, ()| {
-                self.run_command(sources, tree, apt).unwrap_or_else(|error| {
-                    report::error(&error.context(step.name()));
-                    Status::TOOL_FAILED.code()
-                })
+                self.run_command(sources, tree, apt)
+                    .unwrap_or_else(|error| {
+                        report::error(&error.context(step.name()));
+                        Status::TOOL_FAILED.code()
+                    })
             },
         )?;
         match ended {

@@ -40,13 +40,15 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     if args.archive.as_os_str() == "-" {
         bail!("stdin is the command's; give the name of a file");
     }
-    let archive = File::open(&args.archive).map_err(|error| anyhow!("open: {}", describe(&error)))?;
+    let archive =
+        File::open(&args.archive).map_err(|error| anyhow!("open: {}", describe(&error)))?;
     let place = place::place(globals)?;
     let maps = match &place {
         Place::Namespace(maps) => maps.clone(),
         Place::Here => Source::default().identity()?,
     };
-    let as_unpack = unpack::Args::plain(args.archive.clone(), args.root.clone().unwrap_or_default());
+    let as_unpack =
+        unpack::Args::plain(args.archive.clone(), args.root.clone().unwrap_or_default());
     let options = as_unpack.options(Found::New, &place, maps.clone())?;
     let threads = options.threads;
     let resolv_conf = resolv_conf()?;
@@ -54,8 +56,16 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     // A signal that comes before there is somebody to clean up waits for that.
     hold_signals()?;
     let home = Home::open(args, &place, &maps)?;
-    let inside =
-        Inside { args, globals, context, archive, input: as_unpack.input(), options, resolv_conf, socket: theirs };
+    let inside = Inside {
+        args,
+        globals,
+        context,
+        archive,
+        input: as_unpack.input(),
+        options,
+        resolv_conf,
+        socket: theirs,
+    };
     let mut packages = Packages::new(args, ours);
     let (mut has_begun, mut is_cleared) = (false, false);
     let outcome = supervise_command(
@@ -70,10 +80,12 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
         },
         || sources(args, &home, &place),
         |outside, sources| {
-            sources.and_then(|sources| inside.run(outside, &sources)).unwrap_or_else(|error| {
-                report::error(&error.context(context.to_owned()));
-                Status::TOOL_FAILED.code()
-            })
+            sources
+                .and_then(|sources| inside.run(outside, &sources))
+                .unwrap_or_else(|error| {
+                    report::error(&error.context(context.to_owned()));
+                    Status::TOOL_FAILED.code()
+                })
         },
     );
     if let Some(error) = packages.failure {
@@ -81,7 +93,9 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     }
     let tidied = match (has_begun, is_cleared) {
         (false, _) => home.abandon(),
-        (true, false) => home.clear(&place, threads).and_then(|()| home.remove(&place)),
+        (true, false) => home
+            .clear(&place, threads)
+            .and_then(|()| home.remove(&place)),
         (true, true) => home.remove(&place),
     };
     // What kept the command from running is the first thing to tell.

@@ -1,4 +1,5 @@
-//! The caller's side of installing packages: package files go in and out as open files, and the repository is locked.
+//! The caller's side of installing packages: package files go in and out as open files, and the
+//! repository is locked.
 
 use std::fs::{self, File};
 use std::io;
@@ -75,11 +76,18 @@ impl<'a> Packages<'a> {
     }
 
     fn give(&mut self) -> anyhow::Result<bool> {
-        let Some(directory) = self.directory else { return Ok(false) };
+        let Some(directory) = self.directory else {
+            return Ok(false);
+        };
         if self.waiting.is_none() {
-            self.waiting = Some(packages(directory).map_err(|error| said(directory, "list the directory", &error))?);
+            self.waiting = Some(
+                packages(directory)
+                    .map_err(|error| said(directory, "list the directory", &error))?,
+            );
         }
-        let Some(path) = self.waiting.as_mut().and_then(Vec::pop) else { return Ok(false) };
+        let Some(path) = self.waiting.as_mut().and_then(Vec::pop) else {
+            return Ok(false);
+        };
         let file = File::open(&path).map_err(|error| said(&path, "open", &error))?;
         let name = path.file_name().unwrap_or_default();
         send(self.socket.as_fd(), name.as_encoded_bytes(), file.as_fd())
@@ -89,11 +97,16 @@ impl<'a> Packages<'a> {
 
     fn take(&mut self) -> anyhow::Result<bool> {
         let (name, file) = receive(self.socket.as_fd()).context("receive a package")?;
-        let Some(directory) = self.directory else { return Ok(true) };
+        let Some(directory) = self.directory else {
+            return Ok(true);
+        };
         let place = directory.join(export::name(&name));
-        let size = fstat(&file).with_context(|| Shown(&name).to_string())?.st_size;
+        let size = fstat(&file)
+            .with_context(|| Shown(&name).to_string())?
+            .st_size;
         if !fs::metadata(&place).is_ok_and(|known| i64::try_from(known.size()) == Ok(size)) {
-            fs::create_dir_all(directory).map_err(|error| said(directory, "make the directory", &error))?;
+            fs::create_dir_all(directory)
+                .map_err(|error| said(directory, "make the directory", &error))?;
             cli::export::copy_out(&name, file, &place, None)?;
         }
         Ok(true)
@@ -101,7 +114,9 @@ impl<'a> Packages<'a> {
 
     /// False while somebody has it for themselves.
     fn lock(&mut self) -> anyhow::Result<bool> {
-        let Some(path) = self.lock_file else { return Ok(true) };
+        let Some(path) = self.lock_file else {
+            return Ok(true);
+        };
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666));
         let file = File::from(opened.map_err(|error| said(path, "open", &error.into()))?);
@@ -129,7 +144,9 @@ fn packages(directory: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
     paths.retain(|path| is_package(path.file_name().unwrap_or_default()) && path.is_file());
     Ok(paths)
 }

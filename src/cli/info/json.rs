@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use super::{Args, table};
 use crate::cli::members;
 
-pub fn object(info: &Info, args: &Args, users: Option<Result<BuildUsers, accounts::Error>>) -> Value {
+pub fn object(
+    info: &Info,
+    args: &Args,
+    users: Option<Result<BuildUsers, accounts::Error>>,
+) -> Value {
     let system = &info.system;
     let ratio = (info.archive_bytes > 0).then(|| info.tar_bytes as f64 / info.archive_bytes as f64);
     let users = users.and_then(Result::ok);

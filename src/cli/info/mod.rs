@@ -16,7 +16,8 @@ use super::{Globals, place};
 
 /// Show what an archive is: its compression, its members, and the root file system in it
 ///
-/// Everything is read and decompressed once. What the archive does not say (a tarball that is no root file system has no packages) is left out.
+/// Everything is read and decompressed once. What the archive does not say (a tarball that is no
+/// root file system has no packages) is left out.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball info schroot.tar.zst", after_long_help = DETAILS)]
 pub struct Args {
@@ -62,7 +63,12 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let users = build_users(&info);
     let text = match args.json {
         true => format!("{:#}\n", json::object(&info, &args, users)),
-        false => table::text(&info, &args.archive, users, report::is_coloured(globals.color)),
+        false => table::text(
+            &info,
+            &args.archive,
+            users,
+            report::is_coloured(globals.color),
+        ),
     };
     report::result(&text)?;
     Ok(Status::Done)

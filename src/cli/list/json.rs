@@ -15,24 +15,44 @@ pub fn member(member: &Member) -> Value {
     object.insert("mode".into(), format!("{:04o}", entry.mode).into());
     object.insert("uid".into(), entry.uid.into());
     object.insert("gid".into(), entry.gid.into());
-    let size = if let Kind::File { size, .. } = entry.kind { size } else { 0 };
+    let size = if let Kind::File { size, .. } = entry.kind {
+        size
+    } else {
+        0
+    };
     object.insert("size".into(), size.into());
-    object.insert("mtime".into(), seconds(entry.mtime.seconds, entry.mtime.nanoseconds).into());
+    object.insert(
+        "mtime".into(),
+        seconds(entry.mtime.seconds, entry.mtime.nanoseconds).into(),
+    );
     match entry.kind {
-        Kind::Symlink { .. } | Kind::HardLink { .. } => bytes(&mut object, "target", &member.link_target),
+        Kind::Symlink { .. } | Kind::HardLink { .. } => {
+            bytes(&mut object, "target", &member.link_target)
+        }
         _ => _ = object.insert("target".into(), Value::Null),
     }
     let device = match entry.kind {
-        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => json!([major, minor]),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+            json!([major, minor])
+        }
         _ => Value::Null,
     };
     object.insert("device".into(), device);
-    let xattrs = entry.xattrs.iter().map(|(name, _)| Value::from(String::from_utf8_lossy(name)));
+    let xattrs = entry
+        .xattrs
+        .iter()
+        .map(|(name, _)| Value::from(String::from_utf8_lossy(name)));
     object.insert("xattrs".into(), xattrs.collect());
-    let acls = [("access", &entry.access_acl), ("default", &entry.default_acl)];
+    let acls = [
+        ("access", &entry.access_acl),
+        ("default", &entry.default_acl),
+    ];
     object.insert(
         "acls".into(),
-        acls.iter().filter(|(_, acl)| acl.is_some()).map(|(name, _)| Value::from(*name)).collect(),
+        acls.iter()
+            .filter(|(_, acl)| acl.is_some())
+            .map(|(name, _)| Value::from(*name))
+            .collect(),
     );
     Value::Object(object)
 }
@@ -46,7 +66,8 @@ fn bytes(object: &mut Map<String, Value>, key: &str, name: &[u8]) {
     }
 }
 
-/// Seconds since 1970 with nine decimals; the fraction counts upwards, so that before 1970 it must be turned round.
+/// Seconds since 1970 with nine decimals; the fraction counts upwards, so that before 1970 it must
+/// be turned round.
 fn seconds(seconds: i64, nanoseconds: u32) -> String {
     if seconds < 0 && nanoseconds > 0 {
         let (whole, rest) = (seconds + 1, 1_000_000_000 - nanoseconds);

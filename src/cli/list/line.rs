@@ -1,4 +1,5 @@
-//! A member as `tar -tv --numeric-owner --full-time` prints it (GNU tar 1.34, `simple_print_header` in `src/list.c`).
+//! A member as `tar -tv --numeric-owner --full-time` prints it (GNU tar 1.34, `simple_print_header`
+//! in `src/list.c`).
 
 use std::io::Write;
 
@@ -9,7 +10,8 @@ use isar_tarball::sys::local_time;
 
 use crate::cli::quoting;
 
-/// Lines below each other. Columns only ever become wider, as in GNU tar, which cannot know what is to come either.
+/// Lines below each other. Columns only ever become wider, as in GNU tar, which cannot know what is
+/// to come either.
 pub struct Lines {
     /// Of owner and size together.
     owner_width: usize,
@@ -19,7 +21,11 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(is_utf8: bool) -> Lines {
-        Lines { owner_width: 19, time_width: "YYYY-MM-DD HH:MM".len(), is_utf8 }
+        Lines {
+            owner_width: 19,
+            time_width: "YYYY-MM-DD HH:MM".len(),
+            is_utf8,
+        }
     }
 
     /// Appends the line of `member` to `out`, without the end of the line.
@@ -32,7 +38,10 @@ impl Lines {
         let (size_width, time_width) = (self.owner_width - owner.len() - 1, self.time_width);
         let mode = mode(member);
         // Writing to memory cannot fail.
-        let _ = write!(out, "{mode} {owner} {size:>size_width$} {time:<time_width$} ");
+        let _ = write!(
+            out,
+            "{mode} {owner} {size:>size_width$} {time:<time_width$} "
+        );
         quoting::append(out, &member.name, self.is_utf8);
         match &entry.kind {
             Kind::Symlink { .. } => out.extend_from_slice(b" -> "),
@@ -76,8 +85,13 @@ fn mode(member: &Member) -> String {
 fn size(member: &Member) -> String {
     match member.entry.kind {
         Kind::File { size, .. } => size.to_string(),
-        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => format!("{major},{minor}"),
-        _ => own_header(member).and_then(|header| header.size().ok()).unwrap_or(0).to_string(),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+            format!("{major},{minor}")
+        }
+        _ => own_header(member)
+            .and_then(|header| header.size().ok())
+            .unwrap_or(0)
+            .to_string(),
     }
 }
 
@@ -86,7 +100,12 @@ fn own_header(member: &Member) -> Option<Header<'_>> {
 }
 
 /// Local time, with as many decimals as it has; seconds since 1970 where no calendar has the year.
-fn time(Timestamp { mut seconds, mut nanoseconds }: Timestamp) -> String {
+fn time(
+    Timestamp {
+        mut seconds,
+        mut nanoseconds,
+    }: Timestamp,
+) -> String {
     if seconds < 0 && nanoseconds > 0 {
         // What GNU tar shows of the time before 1970.
         seconds += 1;
@@ -94,7 +113,10 @@ fn time(Timestamp { mut seconds, mut nanoseconds }: Timestamp) -> String {
     }
     let mut text = match local_time(seconds) {
         Some(at) => {
-            format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", at.year, at.month, at.day, at.hour, at.minute, at.second)
+            format!(
+                "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+                at.year, at.month, at.day, at.hour, at.minute, at.second
+            )
         }
         None => format!("{seconds:>16}"),
     };

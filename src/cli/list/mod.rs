@@ -20,8 +20,9 @@ use line::Lines;
 
 /// List the members of an archive
 ///
-/// One name a line, as `tar -tf` prints it: what is not printable is escaped. A MEMBER is a path or a pattern (see pack --exclude), with or without ./ in front;
-/// a directory stands for all below it.
+/// One name a line, as `tar -tf` prints it: what is not printable is escaped. A MEMBER is a path or
+/// a pattern (see pack --exclude), with or without ./ in front; a directory stands for all below
+/// it.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball list -l schroot.tar.zst usr/bin", after_long_help = DETAILS)]
 pub struct Args {
@@ -68,9 +69,17 @@ pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
     list(&args, &mut selection).with_context(|| format!("cannot list {:?}", args.archive))?;
     let missing = selection.missing();
     for member in &missing {
-        report::error(&anyhow!("{:?}: {}: no such member", args.archive, Shown(member)));
+        report::error(&anyhow!(
+            "{:?}: {}: no such member",
+            args.archive,
+            Shown(member)
+        ));
     }
-    Ok(if missing.is_empty() { Status::Done } else { Status::Failed })
+    Ok(if missing.is_empty() {
+        Status::Done
+    } else {
+        Status::Failed
+    })
 }
 
 fn list(args: &Args, selection: &mut Selection) -> anyhow::Result<()> {
@@ -111,7 +120,11 @@ impl Printer {
             (_, true) => Form::Json(true),
             _ => Form::Names { is_utf8 },
         };
-        Printer { out: BufWriter::with_capacity(BUFFER, io::stdout().lock()), form, line: Vec::new() }
+        Printer {
+            out: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
+            form,
+            line: Vec::new(),
+        }
     }
 
     fn print(&mut self, member: &Member) -> io::Result<()> {
@@ -120,7 +133,11 @@ impl Printer {
             Form::Names { is_utf8 } => quoting::append(&mut self.line, &member.name, *is_utf8),
             Form::Lines(lines) => lines.append(&mut self.line, member),
             Form::Json(is_first) => {
-                self.line.extend_from_slice(if std::mem::take(is_first) { JSON_BEGIN } else { b",\n" });
+                self.line.extend_from_slice(if std::mem::take(is_first) {
+                    JSON_BEGIN
+                } else {
+                    b",\n"
+                });
                 write!(self.line, "{}", json::member(member))?;
             }
         }
@@ -132,7 +149,8 @@ impl Printer {
 
     fn finish(mut self) -> io::Result<()> {
         if let Form::Json(is_empty) = self.form {
-            self.out.write_all(if is_empty { JSON_BEGIN } else { b"" })?;
+            self.out
+                .write_all(if is_empty { JSON_BEGIN } else { b"" })?;
             self.out.write_all(b"\n]}\n")?;
         }
         self.out.flush()

@@ -28,7 +28,8 @@ use super::{Globals, place, progress, rootfs};
 
 pub use args::{Args, DEFAULT_EXCLUDES};
 
-/// What the process inside asks of the caller outside: to put the archive and its digest into their places.
+/// What the process inside asks of the caller outside: to put the archive and its digest into their
+/// places.
 const PUBLISH: Request = b'p';
 
 /// The emptied ROOTFS is to be removed from the caller's directory.
@@ -74,7 +75,9 @@ fn pack_tree(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             }
         },
     )?;
-    Ok(place::of_work(outcome, || format!("cannot pack {rootfs:?}")))
+    Ok(place::of_work(outcome, || {
+        format!("cannot pack {rootfs:?}")
+    }))
 }
 
 /// The files that are made, as the caller sees them.
@@ -92,10 +95,18 @@ impl Outputs {
             output::refuse_inside(path, root)?;
             Ok(Output::create(path)?)
         };
-        let archive = if args.is_stream() { None } else { Some(create(&args.archive)?) };
+        let archive = if args.is_stream() {
+            None
+        } else {
+            Some(create(&args.archive)?)
+        };
         let digest = args.digest.as_deref().map(create).transpose()?;
         let has_state = archive.is_some() && (args.reuse.is_some() || args.state.is_some());
-        let state = if has_state { Some(create(&reuse::state_path(args, &args.archive)?)?) } else { None };
+        let state = if has_state {
+            Some(create(&reuse::state_path(args, &args.archive)?)?)
+        } else {
+            None
+        };
         for (output, name) in [(&archive, "archive itself"), (&state, "archive's state")] {
             if let (Some(output), Some(digest)) = (output, &digest)
                 && output.is_place_of(digest)?
@@ -103,7 +114,11 @@ impl Outputs {
                 bail!("--digest names the {name}; choose another file");
             }
         }
-        Ok(Outputs { archive, digest, state })
+        Ok(Outputs {
+            archive,
+            digest,
+            state,
+        })
     }
 
     fn archive_file(&self) -> anyhow::Result<File> {
@@ -115,8 +130,14 @@ impl Outputs {
     }
 
     fn publish(&mut self) -> io::Result<()> {
-        // The state last: until it stands, the old one does not fit the new archive, which the next pack sees.
-        for output in self.archive.iter_mut().chain(&mut self.digest).chain(&mut self.state) {
+        // The state last: until it stands, the old one does not fit the new archive, which the next
+        // pack sees.
+        for output in self
+            .archive
+            .iter_mut()
+            .chain(&mut self.digest)
+            .chain(&mut self.state)
+        {
             output.publish().map_err(|error| error.cause)?;
         }
         Ok(())
@@ -125,7 +146,10 @@ impl Outputs {
 
 /// The file of an output, for the process inside.
 fn again(output: &Option<Output>) -> io::Result<Option<File>> {
-    output.as_ref().map(|output| output.file().try_clone()).transpose()
+    output
+        .as_ref()
+        .map(|output| output.file().try_clone())
+        .transpose()
 }
 
 /// The work inside.
@@ -143,61 +167,101 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(mut self, outside: &mut Outside) -> anyhow::Result<()> {
         let begin = Instant::now();
-        let Packed { summary, rules, state } = self.write()?;
+        let Packed {
+            summary,
+            rules,
+            state,
+        } = self.write()?;
         reuse::note_damage(&summary, self.args, self.globals);
         if !self.args.is_stream() {
             // The one waits for the disk, the other computes.
             thread::scope(|scope| {
                 let synced = scope.spawn(|| self.archive.sync_all());
                 self.judge(rules)?;
-                synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("sync the archive")
+                synced
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    .context("sync the archive")
             })?;
         }
         if let (Some(digest), Some(sha256)) = (&mut self.digest, &summary.sha256) {
             let line = summary::digest_line(sha256, self.args);
-            digest.write_all(&line).and_then(|()| digest.sync_all()).context("write the digest")?;
+            digest
+                .write_all(&line)
+                .and_then(|()| digest.sync_all())
+                .context("write the digest")?;
         }
         if let (Some(file), Some(state)) = (&mut self.state, state) {
-            file.write_all(&state.encode()).and_then(|()| file.sync_all()).context("write the archive's state")?;
+            file.write_all(&state.encode())
+                .and_then(|()| file.sync_all())
+                .context("write the archive's state")?;
         }
-        outside.ask(PUBLISH).with_context(|| format!("put {:?} into its place", self.args.archive))?;
+        outside
+            .ask(PUBLISH)
+            .with_context(|| format!("put {:?} into its place", self.args.archive))?;
         if self.args.remove_source {
-            self.remove_source(outside).context("the archive stands, but the tree could not be removed")?;
+            self.remove_source(outside)
+                .context("the archive stands, but the tree could not be removed")?;
         }
         summary::print(&summary, begin.elapsed(), self.args, self.globals)
     }
 
     fn write(&mut self) -> anyhow::Result<Packed> {
-        let reuse = self.inputs.take().map(|inputs| inputs.reuse(self.args, self.globals)).transpose()?;
+        let reuse = self
+            .inputs
+            .take()
+            .map(|inputs| inputs.reuse(self.args, self.globals))
+            .transpose()?;
         let progress = Arc::new(Progress::default());
-        let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
+        let _shown = progress::Shown::begin(
+            self.globals.progress,
+            self.globals.quiet,
+            Arc::clone(&progress),
+        );
         let root = self.root.try_clone().context("open the tree once more")?;
         let (options, out) = (&self.options, &mut Early::new(&self.archive));
         Ok(pack::pack(root, options, &progress, reuse.as_ref(), out)?)
     }
 
-    /// Would sbuild load what has just been written? A no is a mistake of this program or of the disk.
+    /// Would sbuild load what has just been written? A no is a mistake of this program or of the
+    /// disk.
     fn judge(&self, rules: Making) -> anyhow::Result<()> {
         let name = self.args.archive.file_name().unwrap_or_default();
-        let report = rules.end(&self.archive, name.as_encoded_bytes()).context("read the archive back")?;
-        // Device nodes that were asked for are the caller's wish, though sbuild 0.85 takes few of them.
+        let report = rules
+            .end(&self.archive, name.as_encoded_bytes())
+            .context("read the archive back")?;
+        // Device nodes that were asked for are the caller's wish, though sbuild 0.85 takes few of
+        // them.
         let is_wanted = |rule: &Rule| self.options.walk.devices && *rule == rules::DEVICE_NODE;
         let is_bad = |rule: &Rule| !rule.is_intact || !rule.loaders.is_empty() && !is_wanted(rule);
-        let bad = report.findings.iter().filter(|finding| is_bad(finding.rule));
+        let bad = report
+            .findings
+            .iter()
+            .filter(|finding| is_bad(finding.rule));
         let findings: Vec<String> = bad.take(3).map(ToString::to_string).collect();
         if findings.is_empty() {
             return Ok(());
         }
-        bail!("the archive is not what sbuild loads: {}", findings.join("; "))
+        bail!(
+            "the archive is not what sbuild loads: {}",
+            findings.join("; ")
+        )
     }
 
-    /// Empties the tree, and has the directory itself removed by whoever may: the caller, or the owner of the tree.
+    /// Empties the tree, and has the directory itself removed by whoever may: the caller, or the
+    /// owner of the tree.
     fn remove_source(&self, outside: &mut Outside) -> anyhow::Result<()> {
-        let options = remove::Options { threads: self.options.threads, dry_run: false, take_group: false };
+        let options = remove::Options {
+            threads: self.options.threads,
+            dry_run: false,
+            take_group: false,
+        };
         remove::contents(self.root.as_fd(), &options)?;
         outside
             .ask(REMOVE_ROOT)
-            .or_else(|error| unlinkat(CWD, &self.args.rootfs, AtFlags::REMOVEDIR).map_err(|_| error))
+            .or_else(|error| {
+                unlinkat(CWD, &self.args.rootfs, AtFlags::REMOVEDIR).map_err(|_| error)
+            })
             .map_err(|error| anyhow!("{:?}: {}", self.args.rootfs, describe(&error)))
     }
 }

@@ -1,4 +1,5 @@
-//! What `--reuse`, `--state` and `--trust-metadata` mean: the older archive, its state, and the state of the new one.
+//! What `--reuse`, `--state` and `--trust-metadata` mean: the older archive, its state, and the
+//! state of the new one.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,12 +28,14 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// `None` when neither an archive to take frames from nor a state for the next time is asked for.
+    /// `None` when neither an archive to take frames from nor a state for the next time is asked
+    /// for.
     pub fn open(args: &Args) -> anyhow::Result<Option<Inputs>> {
         if args.reuse.is_none() && args.state.is_none() {
             return Ok(None);
         }
-        let program = File::open("/proc/self/exe").context("--reuse, --state: open the program itself")?;
+        let program =
+            File::open("/proc/self/exe").context("--reuse, --state: open the program itself")?;
         let old = match &args.reuse {
             Some(old) => open_old(old, &state_path(args, old)?),
             None => Err(anyhow!("--reuse was not given")),
@@ -40,23 +43,42 @@ impl Inputs {
         Ok(Some(Inputs { program, old }))
     }
 
-    /// For the pack that is about to begin. What keeps frames from being taken over is said, and is no error.
+    /// For the pack that is about to begin. What keeps frames from being taken over is said, and is
+    /// no error.
     pub fn reuse(self, args: &Args, globals: &Globals) -> anyhow::Result<Reuse> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started = Timestamp { seconds: now.as_secs().cast_signed(), nanoseconds: now.subsec_nanos() };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let started = Timestamp {
+            seconds: now.as_secs().cast_signed(),
+            nanoseconds: now.subsec_nanos(),
+        };
         let maps = id_maps().context("read the maps of the user namespace")?;
         let context = reuse::context(&self.program, &maps).context("read the program itself")?;
-        let old = self.old.and_then(|(file, state)| Ok(Old::new(file, &state, &context)?));
+        let old = self
+            .old
+            .and_then(|(file, state)| Ok(Old::new(file, &state, &context)?));
         if let (Some(path), Err(error)) = (&args.reuse, &old) {
-            note(globals, &format!("nothing is taken over from {path:?}: {error:#}"));
+            note(
+                globals,
+                &format!("nothing is taken over from {path:?}: {error:#}"),
+            );
         }
-        Ok(Reuse { context, old: old.ok(), trust_metadata: args.trust_metadata, started })
+        Ok(Reuse {
+            context,
+            old: old.ok(),
+            trust_metadata: args.trust_metadata,
+            started,
+        })
     }
 }
 
-/// Where the state of `archive` stands. A dot hides it from sbuild, which takes any `NAME.t*` in its cache for a chroot.
+/// Where the state of `archive` stands. A dot hides it from sbuild, which takes any `NAME.t*` in
+/// its cache for a chroot.
 pub fn state_path(args: &Args, archive: &Path) -> anyhow::Result<PathBuf> {
-    let name = archive.file_name().ok_or_else(|| anyhow!("{archive:?} names no file"))?;
+    let name = archive
+        .file_name()
+        .ok_or_else(|| anyhow!("{archive:?} names no file"))?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(".state");
@@ -69,7 +91,10 @@ pub fn state_path(args: &Args, archive: &Path) -> anyhow::Result<PathBuf> {
 fn open_old(archive: &Path, state: &Path) -> anyhow::Result<(File, Vec<u8>)> {
     let open = |path: &Path| -> anyhow::Result<File> {
         // Not waiting for the other end, should it be a pipe.
-        let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+        let file = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path);
         let file = file.map_err(|error| anyhow!("open {path:?}: {}", describe(&error)))?;
         if !file.metadata()?.is_file() {
             bail!("{path:?} is not a regular file");
@@ -90,7 +115,10 @@ fn refuse_untrusted(state: &File, path: &Path) -> anyhow::Result<()> {
     let metadata = state.metadata()?;
     let caller = rustix::process::geteuid().as_raw();
     if ![0, caller].contains(&metadata.uid()) {
-        bail!("{path:?} belongs to another user (uid {}), who could have written anything into it", metadata.uid());
+        bail!(
+            "{path:?} belongs to another user (uid {}), who could have written anything into it",
+            metadata.uid()
+        );
     }
     if metadata.mode() & 0o002 != 0 {
         bail!("anyone may write to {path:?}; take that right away (chmod o-w)");
@@ -109,7 +137,10 @@ fn id_maps() -> io::Result<Vec<u8>> {
 pub fn note_damage(summary: &Summary, args: &Args, globals: &Globals) {
     if let (Some(old), 1..) = (&args.reuse, summary.damaged_frames) {
         let count = summary.damaged_frames;
-        note(globals, &format!("{count} frame(s) of {old:?} are not what was written, and were made anew"));
+        note(
+            globals,
+            &format!("{count} frame(s) of {old:?} are not what was written, and were made anew"),
+        );
     }
 }
 

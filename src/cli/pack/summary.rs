@@ -14,14 +14,17 @@ use crate::cli::members;
 use crate::cli::report;
 use crate::cli::values::{counted, human, list};
 
-/// The line that `sha256sum` would print for the archive, so that `sha256sum --check` finds it from the digest's directory.
+/// The line that `sha256sum` would print for the archive, so that `sha256sum --check` finds it from
+/// the digest's directory.
 pub fn digest_line(sha256: &[u8; 32], args: &Args) -> Vec<u8> {
     let same_directory = args.digest.as_deref().and_then(Path::parent) == args.archive.parent();
     let name = match args.archive.file_name() {
         Some(name) if same_directory => name.as_bytes().to_vec(),
-        _ => {
-            std::path::absolute(&args.archive).unwrap_or_else(|_| args.archive.clone()).as_os_str().as_bytes().to_vec()
-        }
+        _ => std::path::absolute(&args.archive)
+            .unwrap_or_else(|_| args.archive.clone())
+            .as_os_str()
+            .as_bytes()
+            .to_vec(),
     };
     // sha256sum marks a name with escapes by a backslash in front of the line.
     let escaped: Vec<u8> = name
@@ -38,7 +41,12 @@ pub fn digest_line(sha256: &[u8; 32], args: &Args) -> Vec<u8> {
 }
 
 /// Prints the summary: on stdout, or on stderr when the archive went to stdout.
-pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) -> anyhow::Result<()> {
+pub fn print(
+    summary: &Summary,
+    took: Duration,
+    args: &Args,
+    globals: &Globals,
+) -> anyhow::Result<()> {
     let text = if args.json {
         format!("{:#}\n", as_json(summary, took, args))
     } else if globals.quiet {
@@ -55,26 +63,56 @@ pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) 
 
 fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
     let mut text = String::new();
-    let name = if args.is_stream() { String::from("stdout") } else { format!("{:?}", args.archive) };
+    let name = if args.is_stream() {
+        String::from("stdout")
+    } else {
+        format!("{:?}", args.archive)
+    };
     let ratio = summary.tar_bytes as f64 / summary.archive_bytes.max(1) as f64;
-    let frames =
-        if summary.frames > 0 { format!(", {}", counted(summary.frames, "frame", "frames")) } else { String::new() };
+    let frames = if summary.frames > 0 {
+        format!(", {}", counted(summary.frames, "frame", "frames"))
+    } else {
+        String::new()
+    };
     let mut line = |what: &str, value: String| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{what:<9} {value}");
     };
-    line("archive", format!("{name}, {}{frames}", human(summary.archive_bytes)));
+    line(
+        "archive",
+        format!("{name}, {}{frames}", human(summary.archive_bytes)),
+    );
     if args.reuse.is_some() {
-        let Summary { reused_frames, reused_bytes, frames, .. } = summary;
-        line("reused", format!("{reused_frames} of {frames} frames, {}", human(*reused_bytes)));
+        let Summary {
+            reused_frames,
+            reused_bytes,
+            frames,
+            ..
+        } = summary;
+        line(
+            "reused",
+            format!(
+                "{reused_frames} of {frames} frames, {}",
+                human(*reused_bytes)
+            ),
+        );
     }
-    line("tree", format!("{}, {ratio:.2} times the archive", human(summary.tar_bytes)));
+    line(
+        "tree",
+        format!("{}, {ratio:.2} times the archive", human(summary.tar_bytes)),
+    );
     line("members", members::words(&summary.members));
     if let Some(skipped) = skipped(summary) {
         line("skipped", skipped);
     }
     if summary.squashed > 0 {
-        line("squashed", format!("{} with an owner that sbuild cannot map, stored as nobody", summary.squashed));
+        line(
+            "squashed",
+            format!(
+                "{} with an owner that sbuild cannot map, stored as nobody",
+                summary.squashed
+            ),
+        );
     }
     if let Some(sha256) = &summary.sha256 {
         line("sha256", hex(sha256));

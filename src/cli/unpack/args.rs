@@ -15,12 +15,14 @@ use crate::cli::values::{size, threads};
 
 /// Unpack a tarball into a directory
 ///
-/// Owners, modes, times, extended attributes, capabilities, ACLs, holes and hard links are restored. ARCHIVE may be compressed with zstd, gzip or xz, or not
-/// at all, which its first bytes tell. DIR is made when it is missing, with the directories above it, and belongs to root of the namespace. Nothing outside of DIR
-/// is touched, whatever ARCHIVE says.
+/// Owners, modes, times, extended attributes, capabilities, ACLs, holes and hard links are
+/// restored. ARCHIVE may be compressed with zstd, gzip or xz, or not at all, which its first bytes
+/// tell. DIR is made when it is missing, with the directories above it, and belongs to root of the
+/// namespace. Nothing outside of DIR is touched, whatever ARCHIVE says.
 ///
-/// When unpacking fails, or a signal stops it, what it has made is removed. With --merge that holds for new files and directories: what was replaced does not come
-/// back. Only SIGKILL leaves a tree behind that is not whole; --replace, or isar-tarball remove, clears it away.
+/// When unpacking fails, or a signal stops it, what it has made is removed. With --merge that holds
+/// for new files and directories: what was replaced does not come back. Only SIGKILL leaves a tree
+/// behind that is not whole; --replace, or isar-tarball remove, clears it away.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball unpack schroot.tar.zst rootfs")]
 pub struct Args {
@@ -37,7 +39,8 @@ pub struct Args {
     /// Unpack over what is in DIR
     #[arg(long)]
     pub merge: bool,
-    /// Leave out what matches, with all below it; anchored at the root of the tree, * stays within a path component, ** crosses (repeatable)
+    /// Leave out what matches, with all below it; anchored at the root of the tree, * stays within
+    /// a path component, ** crosses (repeatable)
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Device nodes: leave them out, or make them [default: create as real root, else skip]
@@ -52,7 +55,8 @@ pub struct Args {
     /// Leave out extended attributes, capabilities and ACLs
     #[arg(long)]
     no_xattrs: bool,
-    /// Threads that decode, and as many that write: one a processor (0), or fewer. The tree is the same for any number
+    /// Threads that decode, and as many that write: one a processor (0), or fewer. The tree is the
+    /// same for any number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Refuse the archive unless this is its SHA-256
@@ -137,7 +141,12 @@ impl Args {
     pub fn input(&self) -> input::Options {
         let threads = self.threads();
         let memory = MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64;
-        input::Options { threads, memory, window_log: self.window_log, eager: false }
+        input::Options {
+            threads,
+            memory,
+            window_log: self.window_log,
+            eager: false,
+        }
     }
 
     /// What the library is asked to do with a DIR like `found`, in `place` with the ids of `maps`.
@@ -151,7 +160,10 @@ impl Args {
         Ok(Options {
             selection: Selection::new(self.members.iter().map(String::as_str))?,
             exclude: Patterns::new(self.exclude.iter().map(String::as_str))?,
-            names: Rules { strip_components: self.strip_components, strip_leading_slash: self.strip_leading_slash },
+            names: Rules {
+                strip_components: self.strip_components,
+                strip_leading_slash: self.strip_leading_slash,
+            },
             devices,
             xattrs: !self.no_xattrs,
             threads: self.threads(),
@@ -166,8 +178,11 @@ impl Args {
 
 /// Is this root of the whole machine, rather than of a namespace?
 fn is_real_root() -> bool {
-    let map = std::fs::read("/proc/self/uid_map").ok().and_then(|text| IdMap::parse(&text).ok());
-    rustix::process::geteuid().is_root() && map.is_some_and(|map| map.count() == u32::MAX && map.to_outer(0) == Some(0))
+    let map = std::fs::read("/proc/self/uid_map")
+        .ok()
+        .and_then(|text| IdMap::parse(&text).ok());
+    rustix::process::geteuid().is_root()
+        && map.is_some_and(|map| map.count() == u32::MAX && map.to_outer(0) == Some(0))
 }
 
 #[cfg(test)]
@@ -177,8 +192,19 @@ mod tests {
 
     #[test]
     fn digests_have_64_hexadecimal_digits() {
-        assert_eq!(digest(&"0aF1".repeat(16)).unwrap(), [0x0a, 0xf1].repeat(16)[..]);
-        for text in ["", "12", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"ü".repeat(32), &"+1".repeat(32)] {
+        assert_eq!(
+            digest(&"0aF1".repeat(16)).unwrap(),
+            [0x0a, 0xf1].repeat(16)[..]
+        );
+        for text in [
+            "",
+            "12",
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"g".repeat(64),
+            &"ü".repeat(32),
+            &"+1".repeat(32),
+        ] {
             assert!(digest(text).is_err(), "{text}");
         }
     }

@@ -39,7 +39,10 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Status> {
     let archive = open_archive(args)?;
     if let (Some(expected), false) = (args.sha256, is_pipe(&archive)?) {
-        must_be(expected, unpack::sha256(&archive).context("read the archive")?)?;
+        must_be(
+            expected,
+            unpack::sha256(&archive).context("read the archive")?,
+        )?;
     }
     let place = place::place(globals)?;
     let maps = match &place {
@@ -58,12 +61,18 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     // A signal that comes before there is somebody to clean up waits for that.
     hold_signals()?;
     let target = Target::open(&args.dir, args.merge, &place)?;
-    let options = Options { found: target.found, ..options };
+    let options = Options {
+        found: target.found,
+        ..options
+    };
     let warns_of_setuid = warns_of_setuid(&place, args, globals);
     let made = Made::new().context("make the list of what is made")?;
     let job = Job {
         archive,
-        root: target.directory().try_clone_to_owned().context("open the directory once more")?,
+        root: target
+            .directory()
+            .try_clone_to_owned()
+            .context("open the directory once more")?,
         args,
         options: options.clone(),
         made: &made,
@@ -90,8 +99,14 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     );
     let done = outcome.map(|outcome| place::of_work(outcome, || context.to_owned()));
     if !matches!(done, Ok(Status::Done)) {
-        let undone = if has_begun { undo(&target, &options, &made, &place) } else { Ok(()) };
-        undone.and_then(|()| target.abandon()).context("what was unpacked could not be removed")?;
+        let undone = if has_begun {
+            undo(&target, &options, &made, &place)
+        } else {
+            Ok(())
+        };
+        undone
+            .and_then(|()| target.abandon())
+            .context("what was unpacked could not be removed")?;
     }
     Ok(done?)
 }
@@ -99,9 +114,14 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
 /// DIR is about to be removed: the archive must not go with it.
 fn must_lie_outside(args: &Args) -> anyhow::Result<()> {
     // Neither a pipe nor what is no file any more lies anywhere.
-    let (Ok(archive), Ok(dir)) = (args.archive.canonicalize(), File::open(&args.dir)) else { return Ok(()) };
+    let (Ok(archive), Ok(dir)) = (args.archive.canonicalize(), File::open(&args.dir)) else {
+        return Ok(());
+    };
     if !args.is_stream() && is_inside(&archive, dir.as_fd())? {
-        bail!("it lies inside {:?}, which --replace removes; move it out of there first", args.dir);
+        bail!(
+            "it lies inside {:?}, which --replace removes; move it out of there first",
+            args.dir
+        );
     }
     Ok(())
 }
@@ -121,10 +141,15 @@ fn must_be(expected: [u8; 32], found: [u8; 32]) -> anyhow::Result<()> {
     if found == expected {
         return Ok(());
     }
-    bail!("its SHA-256 is {}, not {} as demanded", hex(&found), hex(&expected))
+    bail!(
+        "its SHA-256 is {}, not {} as demanded",
+        hex(&found),
+        hex(&expected)
+    )
 }
 
-/// Are files of the tree that run as its root to be reported? In layout `caller` that root is the caller, for every user who reaches the file.
+/// Are files of the tree that run as its root to be reported? In layout `caller` that root is the
+/// caller, for every user who reaches the file.
 fn warns_of_setuid(place: &Place, args: &Args, globals: &Globals) -> bool {
     let is_caller = matches!(globals.id_layout, place::Layout::Caller) && *place != Place::Here;
     is_caller && !globals.quiet && target::is_reachable(&args.dir)
@@ -133,15 +158,25 @@ fn warns_of_setuid(place: &Place, args: &Args, globals: &Globals) -> bool {
 /// Removes what a process that failed or was killed has made, from another one in the same place.
 fn undo(target: &Target<'_>, options: &Options, made: &Made, place: &Place) -> anyhow::Result<()> {
     let made = (options.found == Found::Tree).then_some(made);
-    let (root, before, threads) = (target.directory(), target.before(&options.maps), options.threads);
-    let outcome = clean_up(place, move || match unpack::undo(root, made, before, threads) {
-        Ok(()) => Status::Done.code(),
-        Err(error) => {
-            report::error(&error.into());
-            Status::Failed.code()
+    let (root, before, threads) = (
+        target.directory(),
+        target.before(&options.maps),
+        options.threads,
+    );
+    let outcome = clean_up(place, move || {
+        match unpack::undo(root, made, before, threads) {
+            Ok(()) => Status::Done.code(),
+            Err(error) => {
+                report::error(&error.into());
+                Status::Failed.code()
+            }
         }
     })?;
-    if outcome == Outcome::Exited(0) { Ok(()) } else { Err(anyhow!("see above")) }
+    if outcome == Outcome::Exited(0) {
+        Ok(())
+    } else {
+        Err(anyhow!("see above"))
+    }
 }
 
 /// The work inside.
@@ -158,7 +193,10 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(self, outside: &mut Outside) -> anyhow::Result<()> {
         let begin = Instant::now();
-        let root = self.root.try_clone().context("open the directory once more")?;
+        let root = self
+            .root
+            .try_clone()
+            .context("open the directory once more")?;
         let (args, globals, warns) = (self.args, self.globals, self.warns_of_setuid);
         let summary = self.unpack(outside)?;
         if warns && summary.setuid_root > 0 && fstat(&root)?.st_mode & 0o001 != 0 {
@@ -188,7 +226,11 @@ impl Job<'_> {
         let unpacking = Unpacking::prepare(self.root.as_fd(), input.content(), &self.options)
             .map_err(|error| anyhow!("{:?}: {error}", self.args.dir))?;
         outside.ask(BEGIN)?;
-        let _shown = progress::Shown::begin(self.globals.progress, self.globals.quiet, Arc::clone(&progress));
+        let _shown = progress::Shown::begin(
+            self.globals.progress,
+            self.globals.quiet,
+            Arc::clone(&progress),
+        );
         let summary = unpacking.run(&mut input, Some(self.made), &progress)?;
         drop(input);
         if let Some((hashed, expected)) = hashed {

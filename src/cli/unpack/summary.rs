@@ -13,7 +13,12 @@ use crate::cli::report;
 use crate::cli::values::{human, list};
 
 /// Prints the summary on stdout.
-pub fn print(summary: &Summary, took: Duration, args: &Args, globals: &Globals) -> anyhow::Result<()> {
+pub fn print(
+    summary: &Summary,
+    took: Duration,
+    args: &Args,
+    globals: &Globals,
+) -> anyhow::Result<()> {
     if args.json {
         report::result(&format!("{:#}\n", as_json(summary, took, args)))
     } else if globals.quiet {
@@ -35,7 +40,10 @@ fn for_people(summary: &Summary, took: Duration, args: &Args) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{what:<9} {value}");
     };
-    line("tree", format!("{:?}, {}", args.dir, human(summary.data_bytes)));
+    line(
+        "tree",
+        format!("{:?}, {}", args.dir, human(summary.data_bytes)),
+    );
     line("members", members::words(&summary.members));
     if !skipped.is_empty() {
         line("skipped", skipped);

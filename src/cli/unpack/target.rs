@@ -29,7 +29,8 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Opens DIR, made where it is missing, and hands it over to root of the place when it is the caller's. On an error all is as it was.
+    /// Opens DIR, made where it is missing, and hands it over to root of the place when it is the
+    /// caller's. On an error all is as it was.
     pub fn open(path: &Path, merge: bool, place: &'a Place) -> anyhow::Result<Target<'a>> {
         let mut made = Vec::new();
         let opened = make(path, &mut made)
@@ -48,7 +49,14 @@ impl<'a> Target<'a> {
             (true, true) => Found::Tree,
             (true, false) => Found::Empty,
         };
-        let mut target = Target { directory, place, made, is_handed_over: false, found, attributes };
+        let mut target = Target {
+            directory,
+            place,
+            made,
+            is_handed_over: false,
+            found,
+            attributes,
+        };
         if let Err(error) = target.hand_over() {
             target.abandon()?;
             bail!("{path:?}: {error}");
@@ -71,7 +79,9 @@ impl<'a> Target<'a> {
     }
 
     fn hand_over(&mut self) -> anyhow::Result<()> {
-        let Place::Namespace(maps) = self.place else { return Ok(()) };
+        let Place::Namespace(maps) = self.place else {
+            return Ok(());
+        };
         if self.attributes.st_uid == geteuid().as_raw() {
             handover::to_root(self.directory.as_fd(), maps)?;
             self.is_handed_over = true;
@@ -96,11 +106,14 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Makes `path` and what is missing above it, outermost first. What was made is in `made` on an error, too.
+/// Makes `path` and what is missing above it, outermost first. What was made is in `made` on an
+/// error, too.
 fn make<'p>(path: &'p Path, made: &mut Vec<PathBuf>) -> Result<(), (&'p Path, io::Error)> {
     let missing: Vec<&Path> = path
         .ancestors()
-        .take_while(|above| !above.as_os_str().is_empty() && fs::symlink_metadata(above).is_err_and(is_not_found))
+        .take_while(|above| {
+            !above.as_os_str().is_empty() && fs::symlink_metadata(above).is_err_and(is_not_found)
+        })
         .collect();
     for (index, directory) in missing.iter().enumerate().rev() {
         // Until it belongs to root of the namespace nobody else is to look into DIR itself.
@@ -120,7 +133,12 @@ fn is_not_found(error: io::Error) -> bool {
 }
 
 fn open(path: &Path) -> anyhow::Result<OwnedFd> {
-    let opened = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let opened = openat(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
     opened.map_err(|error| anyhow!("{path:?}: open the directory: {}", describe(&error.into())))
 }
 
@@ -131,10 +149,15 @@ fn remove(made: &[PathBuf]) {
     }
 }
 
-/// May users other than the caller go through all directories above `path`? Judged by the modes alone.
+/// May users other than the caller go through all directories above `path`? Judged by the modes
+/// alone.
 pub fn is_reachable(path: &Path) -> bool {
-    let Ok(path) = path.canonicalize() else { return true };
-    path.ancestors().skip(1).all(|above| fs::metadata(above).is_ok_and(|directory| directory.mode() & 0o001 != 0))
+    let Ok(path) = path.canonicalize() else {
+        return true;
+    };
+    path.ancestors()
+        .skip(1)
+        .all(|above| fs::metadata(above).is_ok_and(|directory| directory.mode() & 0o001 != 0))
 }
 
 #[cfg(test)]
@@ -164,7 +187,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("file"), "").unwrap();
         for path in ["file", "file/a"] {
-            assert!(Target::open(&scratch.path().join(path), false, &Place::Here).is_err(), "{path}");
+            assert!(
+                Target::open(&scratch.path().join(path), false, &Place::Here).is_err(),
+                "{path}"
+            );
         }
         let long = "n".repeat(300);
         assert!(Target::open(&scratch.path().join("new").join(long), false, &Place::Here).is_err());
@@ -175,7 +201,8 @@ mod tests {
     fn a_closed_directory_above_keeps_others_out() {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir_all(scratch.path().join("a/b")).unwrap();
-        let set = |mode| fs::set_permissions(scratch.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let set =
+            |mode| fs::set_permissions(scratch.path(), fs::Permissions::from_mode(mode)).unwrap();
         set(0o700);
         assert!(!is_reachable(&scratch.path().join("a/b")));
     }

@@ -38,14 +38,26 @@ fn one_range_is_laid_out_by_its_size() {
         (Layout::Caller, 1, "0 1000 1"),
         (Layout::Caller, 2, "0 1000 1, 65534 100001 1"),
         (Layout::Caller, 3, "0 1000 1, 1 100001 1, 65534 100002 1"),
-        (Layout::Caller, 1000, "0 1000 1, 1 100001 998, 65534 100999 1"),
-        (Layout::Caller, 65534, "0 1000 1, 1 100001 65532, 65534 165533 1"),
+        (
+            Layout::Caller,
+            1000,
+            "0 1000 1, 1 100001 998, 65534 100999 1",
+        ),
+        (
+            Layout::Caller,
+            65534,
+            "0 1000 1, 1 100001 65532, 65534 165533 1",
+        ),
         (Layout::Caller, 65535, "0 1000 1, 1 100001 65534"),
         (Layout::Caller, 65536, "0 1000 1, 1 100001 65535"),
         (Layout::Caller, 65537, "0 1000 1, 1 100001 65536"),
     ];
     for (layout, count, expected) in cases {
-        assert_eq!(text(&build(layout, &[range(BASE, count)]).unwrap()), expected, "{layout:?} {count}");
+        assert_eq!(
+            text(&build(layout, &[range(BASE, count)]).unwrap()),
+            expected,
+            "{layout:?} {count}"
+        );
     }
 }
 
@@ -54,27 +66,54 @@ fn the_last_id_of_all_is_never_mapped() {
     let map = IdMap::build(Layout::Subid, 0, &[range(1, u32::MAX)], &everything()).unwrap();
     assert_eq!(text(&map), "0 1 4294967294");
     assert_eq!(map.to_inner(u32::MAX), None);
-    assert_eq!(build(Layout::Subid, &[range(u32::MAX, 1)]), Err(MapError::NotOffered));
+    assert_eq!(
+        build(Layout::Subid, &[range(u32::MAX, 1)]),
+        Err(MapError::NotOffered)
+    );
 }
 
 #[test]
 fn several_ranges_follow_one_another_in_file_order() {
     let ranges = [range(300_000, 60_000), range(100_000, 5_535)];
-    assert_eq!(text(&build(Layout::Subid, &ranges).unwrap()), "0 300000 60000, 60000 100000 5535");
-    assert_eq!(text(&build(Layout::Caller, &ranges).unwrap()), "0 1000 1, 1 300001 59999, 60000 100000 5535");
+    assert_eq!(
+        text(&build(Layout::Subid, &ranges).unwrap()),
+        "0 300000 60000, 60000 100000 5535"
+    );
+    assert_eq!(
+        text(&build(Layout::Caller, &ranges).unwrap()),
+        "0 1000 1, 1 300001 59999, 60000 100000 5535"
+    );
     let small = [range(300_000, 10), range(100_000, 1), range(200_000, 1)];
-    assert_eq!(text(&build(Layout::Subid, &small).unwrap()), "0 300000 10, 65534 100000 1");
-    assert_eq!(text(&build(Layout::Caller, &small).unwrap()), "0 1000 1, 1 300001 9, 10 100000 1, 65534 200000 1");
+    assert_eq!(
+        text(&build(Layout::Subid, &small).unwrap()),
+        "0 300000 10, 65534 100000 1"
+    );
+    assert_eq!(
+        text(&build(Layout::Caller, &small).unwrap()),
+        "0 1000 1, 1 300001 9, 10 100000 1, 65534 200000 1"
+    );
 }
 
 #[test]
 fn ids_that_the_surrounding_namespace_lacks_are_cut_out() {
     let offered = IdMap::parse(b"0 1000 1\n1 100000 65535\n").unwrap();
     let clipped = |ranges: &[Range]| IdMap::build(Layout::Subid, 0, ranges, &offered);
-    assert_eq!(text(&clipped(&[range(60_000, 65_536)]).unwrap()), "0 60000 5534, 65534 65534 1");
-    assert_eq!(text(&clipped(&[range(100_000, 65_536), range(5, 2)]).unwrap()), "0 5 2");
-    assert_eq!(clipped(&[range(100_000, 65_536)]), Err(MapError::NotOffered));
-    assert_eq!(IdMap::build(Layout::Caller, 70_000, &[range(5, 5)], &offered), Err(MapError::CallerNotOffered(70_000)));
+    assert_eq!(
+        text(&clipped(&[range(60_000, 65_536)]).unwrap()),
+        "0 60000 5534, 65534 65534 1"
+    );
+    assert_eq!(
+        text(&clipped(&[range(100_000, 65_536), range(5, 2)]).unwrap()),
+        "0 5 2"
+    );
+    assert_eq!(
+        clipped(&[range(100_000, 65_536)]),
+        Err(MapError::NotOffered)
+    );
+    assert_eq!(
+        IdMap::build(Layout::Caller, 70_000, &[range(5, 5)], &offered),
+        Err(MapError::CallerNotOffered(70_000))
+    );
 }
 
 #[test]
@@ -82,17 +121,39 @@ fn dangerous_and_empty_ranges_are_refused_by_name() {
     let cases = [
         (vec![], MapError::NoIds),
         (vec![range(0, 65_536)], MapError::BaseZero(range(0, 65_536))),
-        (vec![range(1, 1000)], MapError::OverlapsCaller { range: range(1, 1000), own: OWN }),
-        (vec![range(OWN, 1)], MapError::OverlapsCaller { range: range(OWN, 1), own: OWN }),
-        (vec![range(5000, 10), range(5009, 1)], MapError::Overlap(range(5000, 10), range(5009, 1))),
-        (vec![range(5000, 10), range(7000, 1), range(5000, 10)], MapError::Overlap(range(5000, 10), range(5000, 10))),
+        (
+            vec![range(1, 1000)],
+            MapError::OverlapsCaller {
+                range: range(1, 1000),
+                own: OWN,
+            },
+        ),
+        (
+            vec![range(OWN, 1)],
+            MapError::OverlapsCaller {
+                range: range(OWN, 1),
+                own: OWN,
+            },
+        ),
+        (
+            vec![range(5000, 10), range(5009, 1)],
+            MapError::Overlap(range(5000, 10), range(5009, 1)),
+        ),
+        (
+            vec![range(5000, 10), range(7000, 1), range(5000, 10)],
+            MapError::Overlap(range(5000, 10), range(5000, 10)),
+        ),
     ];
     for (ranges, expected) in cases {
         for layout in [Layout::Subid, Layout::Caller] {
             assert_eq!(build(layout, &ranges).unwrap_err(), expected);
         }
     }
-    for ranges in [vec![range(1, 999)], vec![range(1001, 10)], vec![range(5000, 10), range(5010, 1)]] {
+    for ranges in [
+        vec![range(1, 999)],
+        vec![range(1001, 10)],
+        vec![range(5000, 10), range(5010, 1)],
+    ] {
         assert!(build(Layout::Subid, &ranges).is_ok(), "{ranges:?}");
     }
 }
@@ -100,10 +161,26 @@ fn dangerous_and_empty_ranges_are_refused_by_name() {
 #[test]
 fn a_map_holds_no_more_than_the_kernel_takes() {
     // Short numbers reach the limit of extents, long ones that of a page of text.
-    let pieces = |count: u32, base: u32| (0..count).map(move |i| range(base + 2 * i, 1)).collect::<Vec<_>>();
-    assert_eq!(build(Layout::Subid, &pieces(341, 2000)).unwrap().extents().len(), 340);
-    assert_eq!(build(Layout::Subid, &pieces(342, 2000)), Err(MapError::TooManyExtents(341)));
-    assert_eq!(build(Layout::Subid, &pieces(300, 4_000_000_000)), Err(MapError::TooManyExtents(299)));
+    let pieces = |count: u32, base: u32| {
+        (0..count)
+            .map(move |i| range(base + 2 * i, 1))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        build(Layout::Subid, &pieces(341, 2000))
+            .unwrap()
+            .extents()
+            .len(),
+        340
+    );
+    assert_eq!(
+        build(Layout::Subid, &pieces(342, 2000)),
+        Err(MapError::TooManyExtents(341))
+    );
+    assert_eq!(
+        build(Layout::Subid, &pieces(300, 4_000_000_000)),
+        Err(MapError::TooManyExtents(299))
+    );
 }
 
 #[test]
@@ -122,19 +199,41 @@ fn maps_of_the_kernel_are_read_and_others_are_not() {
         (b"0 100 10\n20 109 1\n", MapError::Malformed(2)),
     ];
     for (text, expected) in rejected {
-        assert_eq!(IdMap::parse(text).unwrap_err(), *expected, "{}", text.escape_ascii());
+        assert_eq!(
+            IdMap::parse(text).unwrap_err(),
+            *expected,
+            "{}",
+            text.escape_ascii()
+        );
     }
-    assert_eq!(text(&IdMap::parse(b"  1 100000 65535\n  0 1000 1\n").unwrap()), "0 1000 1, 1 100000 65535");
+    assert_eq!(
+        text(&IdMap::parse(b"  1 100000 65535\n  0 1000 1\n").unwrap()),
+        "0 1000 1, 1 100000 65535"
+    );
 }
 
 #[test]
 fn ids_outside_every_extent_have_no_counterpart() {
     let map = build(Layout::Caller, &[range(BASE, 1000)]).unwrap();
-    for (inner, outer) in [(0, OWN), (1, BASE + 1), (998, BASE + 998), (65534, BASE + 999)] {
-        assert_eq!((map.to_outer(inner), map.to_inner(outer)), (Some(outer), Some(inner)));
+    for (inner, outer) in [
+        (0, OWN),
+        (1, BASE + 1),
+        (998, BASE + 998),
+        (65534, BASE + 999),
+    ] {
+        assert_eq!(
+            (map.to_outer(inner), map.to_inner(outer)),
+            (Some(outer), Some(inner))
+        );
     }
-    assert_eq!([999, 65533, 65535, u32::MAX].map(|id| map.to_outer(id)), [None; 4]);
-    assert_eq!([0, BASE, BASE + 1000, OWN + 1, u32::MAX].map(|id| map.to_inner(id)), [None; 5]);
+    assert_eq!(
+        [999, 65533, 65535, u32::MAX].map(|id| map.to_outer(id)),
+        [None; 4]
+    );
+    assert_eq!(
+        [0, BASE, BASE + 1000, OWN + 1, u32::MAX].map(|id| map.to_inner(id)),
+        [None; 5]
+    );
     assert_eq!(map.count(), 1000);
 }
 
@@ -154,10 +253,18 @@ fn ranges() -> impl Strategy<Value = Vec<Range>> {
 
 fn offers() -> impl Strategy<Value = IdMap> {
     proptest::collection::vec((1..100_000u32, 1..200_000u32), 0..4).prop_map(|steps| {
-        let mut extents = vec![Extent { inner: 0, outer: 0, count: OWN + 1 }];
+        let mut extents = vec![Extent {
+            inner: 0,
+            outer: 0,
+            count: OWN + 1,
+        }];
         let mut end = OWN + 1;
         for (gap, count) in steps {
-            extents.push(Extent { inner: end + gap, outer: end + gap, count });
+            extents.push(Extent {
+                inner: end + gap,
+                outer: end + gap,
+                count,
+            });
             end += gap + count;
         }
         IdMap::from_extents(extents).unwrap()
@@ -166,11 +273,23 @@ fn offers() -> impl Strategy<Value = IdMap> {
 
 /// The ids where something begins or ends, and those beside them.
 fn edges(map: &IdMap, ranges: &[Range]) -> Vec<u32> {
-    let inner = map.extents().iter().flat_map(|extent| [extent.inner, extent.inner + (extent.count - 1)]);
-    let outer = map.extents().iter().flat_map(|extent| [extent.outer, extent.outer + (extent.count - 1)]);
-    let bounds = ranges.iter().flat_map(|range| [range.base, range.base + (range.count - 1)]);
-    let all = inner.chain(outer).chain(bounds).chain([0, OWN, NOBODY, u32::MAX]);
-    all.flat_map(|id| [id.saturating_sub(1), id, id.saturating_add(1)]).collect()
+    let inner = map
+        .extents()
+        .iter()
+        .flat_map(|extent| [extent.inner, extent.inner + (extent.count - 1)]);
+    let outer = map
+        .extents()
+        .iter()
+        .flat_map(|extent| [extent.outer, extent.outer + (extent.count - 1)]);
+    let bounds = ranges
+        .iter()
+        .flat_map(|range| [range.base, range.base + (range.count - 1)]);
+    let all = inner
+        .chain(outer)
+        .chain(bounds)
+        .chain([0, OWN, NOBODY, u32::MAX]);
+    all.flat_map(|id| [id.saturating_sub(1), id, id.saturating_add(1)])
+        .collect()
 }
 
 fn layouts() -> impl Strategy<Value = Layout> {
@@ -237,9 +356,18 @@ proptest! {
 #[test]
 fn the_whole_map_has_all_subordinate_ids_and_the_own_one_behind_them() {
     let whole = |ranges: &[Range]| IdMap::whole(OWN, ranges, &everything()).map(|map| text(&map));
-    assert_eq!(whole(&[range(BASE, 1000)]).unwrap(), "0 100000 1000, 1000 1000 1");
-    assert_eq!(whole(&[range(BASE, 65536), range(5000, 2)]).unwrap(), "0 100000 65536, 65536 5000 2, 65538 1000 1");
+    assert_eq!(
+        whole(&[range(BASE, 1000)]).unwrap(),
+        "0 100000 1000, 1000 1000 1"
+    );
+    assert_eq!(
+        whole(&[range(BASE, 65536), range(5000, 2)]).unwrap(),
+        "0 100000 65536, 65536 5000 2, 65538 1000 1"
+    );
     assert_eq!(whole(&[range(0, 5)]), Err(MapError::BaseZero(range(0, 5))));
     let container = IdMap::parse(b"0 100000 65536\n").unwrap();
-    assert_eq!(text(&IdMap::whole(OWN, &[range(60000, 10000)], &container).unwrap()), "0 60000 5536, 5536 1000 1");
+    assert_eq!(
+        text(&IdMap::whole(OWN, &[range(60000, 10000)], &container).unwrap()),
+        "0 60000 5536, 5536 1000 1"
+    );
 }

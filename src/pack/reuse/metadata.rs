@@ -1,5 +1,5 @@
-//! What the walk saw of a frame's members: all that decides their bytes but the content and the extended attributes of files,
-//! and all that changes when those do (size, mtime, ctime, inode).
+//! What the walk saw of a frame's members: all that decides their bytes but the content and the
+//! extended attributes of files, and all that changes when those do (size, mtime, ctime, inode).
 
 use std::ops::Range;
 
@@ -20,9 +20,16 @@ pub struct Seen {
     pub changed: Timestamp,
 }
 
-/// What the walk saw of the members of `frame`. `is_last` says that the end of the archive stands in it too.
+/// What the walk saw of the members of `frame`. `is_last` says that the end of the archive stands
+/// in it too.
 pub fn seen(source: &Source<'_>, frame: &Frame, is_last: bool) -> Seen {
-    let mut fields = Fields { hasher: Hasher::new(), changed: Timestamp { seconds: i64::MIN, nanoseconds: 0 } };
+    let mut fields = Fields {
+        hasher: Hasher::new(),
+        changed: Timestamp {
+            seconds: i64::MIN,
+            nanoseconds: 0,
+        },
+    };
     let options = source.options;
     fields.flag(is_last);
     fields.flag(options.xattrs);
@@ -41,7 +48,10 @@ pub fn seen(source: &Source<'_>, frame: &Frame, is_last: bool) -> Seen {
     for id in &source.plan.order[members] {
         fields.member(source, *id);
     }
-    Seen { digest: fields.hasher.finalize().into(), changed: fields.changed }
+    Seen {
+        digest: fields.hasher.finalize().into(),
+        changed: fields.changed,
+    }
 }
 
 /// Feeds fields to a hash, each so that no two lists of fields give the same bytes.
@@ -59,7 +69,13 @@ impl Fields {
         let first = source.plan.hard_links.get(&id);
         self.flag(first.is_some());
         self.bytes(&first.map(|first| tree.path(*first)).unwrap_or_default());
-        for number in [node.mode.into(), node.uid, node.gid, node.identity.device.0, node.identity.device.1] {
+        for number in [
+            node.mode.into(),
+            node.uid,
+            node.gid,
+            node.identity.device.0,
+            node.identity.device.1,
+        ] {
             self.number(u64::from(number));
         }
         self.flag(node.is_unmapped);

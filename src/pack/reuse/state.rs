@@ -1,13 +1,16 @@
 //! What a pack remembers of the frames that it wrote, and the file that this is kept in.
 //!
-//! The file, numbers little-endian: [`MAGIC`]; the context (32 bytes); the number of frames (4); for each frame in the order of the archive the digests of its
-//! content, recipe, metadata (zeros: none) and compressed bytes (32 each), the lengths of content and compressed bytes and the count of attributes left out (8 each);
-//! at the end the digest of all that stands before it (32). Digests are BLAKE3.
+//! The file, numbers little-endian: [`MAGIC`]; the context (32 bytes); the number of frames (4);
+//! for each frame in the order of the archive the digests of its content, recipe, metadata (zeros:
+//! none) and compressed bytes (32 each), the lengths of content and compressed bytes and the count
+//! of attributes left out (8 each); at the end the digest of all that stands before it (32).
+//! Digests are BLAKE3.
 
 /// What the file begins with; the number goes up with the layout.
 const MAGIC: &[u8; 24] = b"isar-tarball frames 1\n\0\0";
 
-/// A BLAKE3 digest. Not a faster, weaker hash: whoever writes files of a tree must not be able to make two contents that are taken for one another.
+/// A BLAKE3 digest. Not a faster, weaker hash: whoever writes files of a tree must not be able to
+/// make two contents that are taken for one another.
 pub type Digest = [u8; 32];
 
 /// Bytes of the file beside the frames: magic, context, number of frames, digest.
@@ -26,7 +29,8 @@ pub struct Record {
     pub content: Digest,
     /// Of the parameters that it was compressed with.
     pub recipe: Digest,
-    /// Of what the walk saw of its members; `None` when one of them had changed so shortly before that another change might not show.
+    /// Of what the walk saw of its members; `None` when one of them had changed so shortly before
+    /// that another change might not show.
     pub metadata: Option<Digest>,
     /// Of its bytes in the archive.
     pub compressed: Digest,
@@ -64,17 +68,33 @@ pub enum Unusable {
 impl State {
     /// The length of the archive in bytes; `None` when it is no number of 64 bits.
     pub fn archive_bytes(&self) -> Option<u64> {
-        self.frames.iter().try_fold(0u64, |sum, frame| sum.checked_add(frame.compressed_bytes))
+        self.frames
+            .iter()
+            .try_fold(0u64, |sum, frame| sum.checked_add(frame.compressed_bytes))
     }
 
     /// The file's content.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = [&MAGIC[..], &self.context, &(self.frames.len() as u32).to_le_bytes()].concat();
+        let mut out = [
+            &MAGIC[..],
+            &self.context,
+            &(self.frames.len() as u32).to_le_bytes(),
+        ]
+        .concat();
         for frame in &self.frames {
-            for digest in [&frame.content, &frame.recipe, &frame.metadata.unwrap_or_default(), &frame.compressed] {
+            for digest in [
+                &frame.content,
+                &frame.recipe,
+                &frame.metadata.unwrap_or_default(),
+                &frame.compressed,
+            ] {
                 out.extend_from_slice(digest);
             }
-            for number in [frame.content_bytes, frame.compressed_bytes, frame.skipped_xattrs] {
+            for number in [
+                frame.content_bytes,
+                frame.compressed_bytes,
+                frame.skipped_xattrs,
+            ] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         }
@@ -95,7 +115,9 @@ impl State {
         if magic != *MAGIC || count.checked_mul(FRAME) != Some(rest.len()) {
             return Err(Unusable::State);
         }
-        let frames = (0..count).map(|_| record(&mut rest)).collect::<Result<_, _>>()?;
+        let frames = (0..count)
+            .map(|_| record(&mut rest))
+            .collect::<Result<_, _>>()?;
         Ok(State { context, frames })
     }
 }
@@ -134,12 +156,18 @@ mod tests {
             compressed_bytes: number.into(),
             skipped_xattrs: 3,
         };
-        State { context: [9; 32], frames: vec![frame(10, None), frame(20, Some([1; 32]))] }
+        State {
+            context: [9; 32],
+            frames: vec![frame(10, None), frame(20, Some([1; 32]))],
+        }
     }
 
     #[test]
     fn what_was_written_is_read_back() {
-        let empty = State { context: [0; 32], frames: Vec::new() };
+        let empty = State {
+            context: [0; 32],
+            frames: Vec::new(),
+        };
         for state in [state(), empty] {
             assert_eq!(State::decode(&state.encode()), Ok(state));
         }
@@ -150,14 +178,25 @@ mod tests {
         let bytes = state().encode();
         assert_eq!(bytes.len(), FRAME_FREE + 2 * FRAME);
         for at in 0..bytes.len() {
-            assert_eq!(State::decode(&bytes[..at]), Err(Unusable::State), "cut at {at}");
+            assert_eq!(
+                State::decode(&bytes[..at]),
+                Err(Unusable::State),
+                "cut at {at}"
+            );
             for bit in 0..8 {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 1 << bit;
-                assert_eq!(State::decode(&damaged), Err(Unusable::State), "bit {bit} of byte {at}");
+                assert_eq!(
+                    State::decode(&damaged),
+                    Err(Unusable::State),
+                    "bit {bit} of byte {at}"
+                );
             }
         }
-        assert_eq!(State::decode(&[&bytes[..], b"\0"].concat()), Err(Unusable::State));
+        assert_eq!(
+            State::decode(&[&bytes[..], b"\0"].concat()),
+            Err(Unusable::State)
+        );
     }
 
     #[test]
@@ -166,7 +205,10 @@ mod tests {
         let sealed = |bytes: &[u8]| [bytes, blake3::hash(bytes).as_bytes()].concat();
         let mut other = bytes[..bytes.len() - 32].to_vec();
         assert_eq!(State::decode(&sealed(&other)), Ok(state()));
-        assert_eq!(State::decode(&sealed(&other[..other.len() - 8])), Err(Unusable::State));
+        assert_eq!(
+            State::decode(&sealed(&other[..other.len() - 8])),
+            Err(Unusable::State)
+        );
         other[20] = b'2';
         assert_eq!(State::decode(&sealed(&other)), Err(Unusable::State));
     }

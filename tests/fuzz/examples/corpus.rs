@@ -1,4 +1,5 @@
-//! Writes what the targets begin with into `corpus/TARGET/`: `cargo run --example corpus`. The same files each time.
+//! Writes what the targets begin with into `corpus/TARGET/`: `cargo run --example corpus`. The same
+//! files each time.
 
 use std::fs;
 use std::io::Write;

@@ -1,7 +1,9 @@
-//! Any bytes as a tar stream, read by `archive::reader` and by the `tar` crate: up to where ours refuses, both must find the same members.
+//! Any bytes as a tar stream, read by `archive::reader` and by the `tar` crate: up to where ours
+//! refuses, both must find the same members.
 //!
-//! What ours refuses and theirs reads is no difference that counts: each refusal has its reason in `archive::reader::Fault`. Of what ours reads, theirs reads
-//! otherwise, and is not compared any further ([`parts_ways`]):
+//! What ours refuses and theirs reads is no difference that counts: each refusal has its reason in
+//! `archive::reader::Fault`. Of what ours reads, theirs reads otherwise, and is not compared any
+//! further ([`parts_ways`]):
 //!
 //! | what | theirs | ours, and why |
 //! |---|---|---|
@@ -14,8 +16,10 @@
 //! | an extent in an old-GNU map whose offset field begins with a NUL | passed over | an offset of 0, as every field of NULs is |
 //! | a map that goes on by another byte than 1 | the map ends | it goes on, as in GNU tar |
 //!
-//! And these values are not compared: names, sizes and data of sparse files in PAX records, times in PAX records and everything in global headers, which the crate
-//! leaves to its user; the prefix of a name in a header of another version; numbers in base 256 where the crate has none (mode, device).
+//! And these values are not compared: names, sizes and data of sparse files in PAX records, times
+//! in PAX records and everything in global headers, which the crate leaves to its user; the prefix
+//! of a name in a header of another version; numbers in base 256 where the crate has none (mode,
+//! device).
 #![no_main]
 
 use std::io::Read;

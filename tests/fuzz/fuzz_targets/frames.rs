@@ -1,4 +1,5 @@
-//! Any bytes as a zstd archive in a file: frames that are found lie one after the other, are as long as zstd itself finds them, and decode to what they say.
+//! Any bytes as a zstd archive in a file: frames that are found lie one after the other, are as
+//! long as zstd itself finds them, and decode to what they say.
 #![no_main]
 
 use std::fs::File;
@@ -29,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
     let scanned = frames::scan(&file, start, archive.len() as u64);
     match &scanned {
         Ok(frames) => check(archive, frames),
-        // zstd has the last word on whether this is an archive. Of what it takes, these three are refused here.
+        // zstd has the last word on whether this is an archive. Of what it takes, these three are
+        // refused here.
         Err(error) => assert!(
             !zstd_finds_frames(archive) || matches!(error.fault, Fault::Dictionary(_) | Fault::Corrupt(_)),
             "{error}"
@@ -72,12 +74,14 @@ fn decode(decoder: &mut Decoder, bytes: &[u8], frame: &Frame) {
     // One byte of room is left, so that the end is seen.
     let mut pieces = Vec::with_capacity(size as usize + 1);
     let streamed = Stream::new(decoder, bytes, 0).fill(&mut pieces);
-    // Piece by piece, zstd refuses blocks larger than the window, as the format does; at once it takes them.
+    // Piece by piece, zstd refuses blocks larger than the window, as the format does; at once it
+    // takes them.
     if matches!(streamed, Ok(false)) {
         assert_eq!(pieces.len() as u64, size);
         match decoded {
             Ok(length) => assert!(length == pieces.len() && whole == pieces, "other content"),
-            // The other way round for an empty block that is said to be compressed: refused at once, passed over piece by piece.
+            // The other way round for an empty block that is said to be compressed: refused at
+            // once, passed over piece by piece.
             Err(_) => assert!(zstd_in_pieces(bytes).is_some_and(|content| content == pieces), "zstd refuses it"),
         }
     } else {

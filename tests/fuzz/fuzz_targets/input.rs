@@ -1,4 +1,5 @@
-//! Any bytes as an archive in a file and in a pipe, read with one thread and with two: it ends, the same each time, and within its memory.
+//! Any bytes as an archive in a file and in a pipe, read with one thread and with two: it ends, the
+//! same each time, and within its memory.
 #![no_main]
 
 use std::fs::File;
@@ -13,7 +14,8 @@ use rustix::pipe::pipe;
 /// More is not read, in bytes: four of a zstd archive may stand for 128 KiB.
 const MOST: usize = 4 << 20;
 
-/// What the part that is read may take beyond the memory that is allowed, its window not counted: a piece.
+/// What the part that is read may take beyond the memory that is allowed, its window not counted: a
+/// piece.
 const BEYOND: u64 = 1 << 20;
 
 /// A pipe takes this many bytes before anybody reads.
@@ -50,7 +52,8 @@ fuzz_target!(|bytes: &[u8]| {
     let (reader, writer) = pipe().expect("a pipe");
     File::from(writer).write_all(archive).expect("written");
     let piped = read(File::from(reader), &options(1));
-    // What comes before an error differs: the frames of a file are looked at before any is decoded, and what was decoded of a piece that has an error in it is lost.
+    // What comes before an error differs: the frames of a file are looked at before any is decoded,
+    // and what was decoded of a piece that has an error in it is lost.
     let common = one.content.len().min(piped.content.len());
     assert!(one.content[..common] == piped.content[..common], "other content in a pipe");
     match (&one.error, &piped.error) {

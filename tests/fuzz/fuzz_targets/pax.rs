@@ -1,4 +1,5 @@
-//! Any bytes as the data of a PAX header: what is taken for records is what the encoder writes, up to zeros in front of a length.
+//! Any bytes as the data of a PAX header: what is taken for records is what the encoder writes, up
+//! to zeros in front of a length.
 #![no_main]
 
 use isar_tarball::archive::{number, pax};

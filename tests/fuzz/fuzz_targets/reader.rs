@@ -1,4 +1,5 @@
-//! Any bytes as a tar stream: no panic, data within the file it belongs to, the same events in whatever pieces the stream comes, and the same members in its outline.
+//! Any bytes as a tar stream: no panic, data within the file it belongs to, the same events in
+//! whatever pieces the stream comes, and the same members in its outline.
 #![no_main]
 
 use isar_tarball::archive::outline::Outline;
@@ -6,7 +7,8 @@ use isar_tarball::archive::reader::{End, Error, Event, Limits, Reader};
 use isar_tarball::entry::{Entry, Kind};
 use libfuzzer_sys::fuzz_target;
 
-/// A member, and where each piece of data lies that it has: first byte and the one behind the last, touching pieces joined.
+/// A member, and where each piece of data lies that it has: first byte and the one behind the last,
+/// touching pieces joined.
 type Read = Vec<(Entry, Vec<(u64, u64)>)>;
 
 fn read(stream: &[u8], piece: usize) -> (Read, Result<End, Error>) {

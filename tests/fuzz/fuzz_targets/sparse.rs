@@ -1,4 +1,5 @@
-//! Any bytes as a sparse map of each form: what is accepted is sorted, disjoint, within the file, few enough and as large as the data.
+//! Any bytes as a sparse map of each form: what is accepted is sorted, disjoint, within the file,
+//! few enough and as large as the data.
 #![no_main]
 
 use isar_tarball::archive::sparse::decode::{Map, OldGnu, Text, list};

@@ -1,6 +1,8 @@
-//! Any bytes unpacked into a directory: what lies beside it stays as it is, what fails leaves nothing, and what was made can be removed.
+//! Any bytes unpacked into a directory: what lies beside it stays as it is, what fails leaves
+//! nothing, and what was made can be removed.
 //!
-//! To be run as root of a user namespace (see README.md): a defect could reach whatever the process may write to.
+//! To be run as root of a user namespace (see README.md): a defect could reach whatever the process
+//! may write to.
 #![no_main]
 
 #[path = "unpack/arena.rs"]
@@ -26,7 +28,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 static ARENA: LazyLock<Arena> = LazyLock::new(Arena::new);
 
-// The first byte says what the rest is (1: a tar stream whose checksums are mended, 2: members, see there; else a tar stream) and how it is unpacked.
+// The first byte says what the rest is (1: a tar stream whose checksums are mended, 2: members, see
+// there; else a tar stream) and how it is unpacked.
 fuzz_target!(|bytes: &[u8]| {
     let Some((how, rest)) = bytes.split_first() else { return };
     let is = |bit: u8| how & bit != 0;

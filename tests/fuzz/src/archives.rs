@@ -1,6 +1,7 @@
 //! Small archives by hand: what each dialect of tar has, and what no honest program writes.
 //!
-//! The corpus of the fuzz targets is made of them (`cargo run --example corpus`), and `tests/suite/differential.rs` reads them with Python.
+//! The corpus of the fuzz targets is made of them (`cargo run --example corpus`), and
+//! `tests/suite/differential.rs` reads them with Python.
 
 use isar_tarball::archive::header::{Fields, block, padding};
 use isar_tarball::archive::pax::record;
@@ -54,7 +55,11 @@ impl Stream {
 
     /// A header and data of the size that it then has.
     pub fn member(self, fields: &Fields<'_>, data: &[u8]) -> Stream {
-        self.header(&Fields { size: data.len() as u64, ..copied(fields) }).data(data)
+        self.header(&Fields {
+            size: data.len() as u64,
+            ..copied(fields)
+        })
+        .data(data)
     }
 
     /// A PAX header: `x` for the next member, `g` for all that follow.
@@ -63,16 +68,29 @@ impl Stream {
         for (key, value) in records {
             record(&mut data, key.as_bytes(), value);
         }
-        self.member(&Fields { name: b"./PaxHeaders/x", mode: 0o644, typeflag, ..Fields::default() }, &data)
+        self.member(
+            &Fields {
+                name: b"./PaxHeaders/x",
+                mode: 0o644,
+                typeflag,
+                ..Fields::default()
+            },
+            &data,
+        )
     }
 
     /// A GNU header with a long name (`L`) or target (`K`).
     pub fn long(self, typeflag: u8, name: &[u8]) -> Stream {
         let data = [name, b"\0"].concat();
         let size = data.len() as u64;
-        self.header(&Fields { name: b"././@LongLink", size, typeflag, ..Fields::default() })
-            .change(MAGIC, GNU)
-            .data(&data)
+        self.header(&Fields {
+            name: b"././@LongLink",
+            size,
+            typeflag,
+            ..Fields::default()
+        })
+        .change(MAGIC, GNU)
+        .data(&data)
     }
 
     /// A regular file.
@@ -82,7 +100,10 @@ impl Stream {
 
     /// A member without data.
     pub fn other(self, name: &[u8], typeflag: u8, linkname: &[u8]) -> Stream {
-        self.header(&Fields { linkname, ..fields(name, typeflag) })
+        self.header(&Fields {
+            linkname,
+            ..fields(name, typeflag)
+        })
     }
 
     /// The blocks that end an archive.
@@ -102,8 +123,30 @@ fn fields(name: &[u8], typeflag: u8) -> Fields<'_> {
 }
 
 fn copied<'a>(fields: &Fields<'a>) -> Fields<'a> {
-    let Fields { name, prefix, mode, uid, gid, size, mtime, typeflag, linkname, device } = *fields;
-    Fields { name, prefix, mode, uid, gid, size, mtime, typeflag, linkname, device }
+    let Fields {
+        name,
+        prefix,
+        mode,
+        uid,
+        gid,
+        size,
+        mtime,
+        typeflag,
+        linkname,
+        device,
+    } = *fields;
+    Fields {
+        name,
+        prefix,
+        mode,
+        uid,
+        gid,
+        size,
+        mtime,
+        typeflag,
+        linkname,
+        device,
+    }
 }
 
 /// A number as a field of 12 bytes has it.
@@ -123,13 +166,26 @@ fn base_256(number: i64, length: usize) -> Vec<u8> {
 
 /// The extents of an old-GNU map: offset and length each.
 fn extents(extents: &[(u64, u64)]) -> Vec<u8> {
-    extents.iter().flat_map(|(offset, length)| [octal(*offset), octal(*length)].concat()).collect()
+    extents
+        .iter()
+        .flat_map(|(offset, length)| [octal(*offset), octal(*length)].concat())
+        .collect()
 }
 
-/// A file in the old GNU form, up to its data; `more` are the extents in the block behind its header.
-fn old_sparse(stream: Stream, size: u64, stored: u64, first: &[(u64, u64)], more: &[(u64, u64)]) -> Stream {
+/// A file in the old GNU form, up to its data; `more` are the extents in the block behind its
+/// header.
+fn old_sparse(
+    stream: Stream,
+    size: u64,
+    stored: u64,
+    first: &[(u64, u64)],
+    more: &[(u64, u64)],
+) -> Stream {
     let stream = stream
-        .header(&Fields { size: stored, ..fields(b"./sparse", b'S') })
+        .header(&Fields {
+            size: stored,
+            ..fields(b"./sparse", b'S')
+        })
         .change(MAGIC, GNU)
         .change(EXTENTS, &extents(first))
         .change(CONTINUED, &[u8::from(!more.is_empty())])
@@ -164,8 +220,14 @@ pub fn good() -> Vec<(&'static str, Stream)> {
                 .other(b"./link", b'2', b"dir/file")
                 .other(b"./second", b'1', b"./dir/file")
                 .other(b"./pipe", b'6', b"")
-                .header(&Fields { device: (1, 3), ..fields(b"./null", b'3') })
-                .header(&Fields { device: (8, 0), ..fields(b"./disk", b'4') })
+                .header(&Fields {
+                    device: (1, 3),
+                    ..fields(b"./null", b'3')
+                })
+                .header(&Fields {
+                    device: (8, 0),
+                    ..fields(b"./disk", b'4')
+                })
                 .end(),
         ),
         (
@@ -190,9 +252,25 @@ pub fn good() -> Vec<(&'static str, Stream)> {
         ),
         (
             "gnu long names",
-            new().long(b'K', &long).long(b'L', &long).other(&long[..100], b'2', &long[..100]).change(MAGIC, GNU).end(),
+            new()
+                .long(b'K', &long)
+                .long(b'L', &long)
+                .other(&long[..100], b'2', &long[..100])
+                .change(MAGIC, GNU)
+                .end(),
         ),
-        ("prefix", new().member(&Fields { prefix: b"some/prefix", ..fields(b"name", b'0') }, b"x").end()),
+        (
+            "prefix",
+            new()
+                .member(
+                    &Fields {
+                        prefix: b"some/prefix",
+                        ..fields(b"name", b'0')
+                    },
+                    b"x",
+                )
+                .end(),
+        ),
         (
             "base 256",
             new()
@@ -235,24 +313,39 @@ pub fn good() -> Vec<(&'static str, Stream)> {
                     b'x',
                     &[
                         ("SCHILY.xattr.user.a%3Db", b"1"),
-                        ("SCHILY.acl.access", b"user::rw-,user:5:r--,group::r--,mask::r--,other::r--"),
+                        (
+                            "SCHILY.acl.access",
+                            b"user::rw-,user:5:r--,group::r--,mask::r--,other::r--",
+                        ),
                     ],
                 )
                 .file(b"f", b"x")
                 .records(
                     b'x',
-                    &[("LIBARCHIVE.xattr.user.c", b"YQ"), ("SCHILY.acl.default", b"user::rwx,group::r-x,other::---")],
+                    &[
+                        ("LIBARCHIVE.xattr.user.c", b"YQ"),
+                        ("SCHILY.acl.default", b"user::rwx,group::r-x,other::---"),
+                    ],
                 )
                 .other(b"d/", b'5', b"")
                 .end(),
         ),
         (
             "pax binary value",
-            new().records(b'x', &[("SCHILY.xattr.user.a", b"a\n\0=\xff\n"), ("path", b"g")]).file(b"f", b"x").end(),
+            new()
+                .records(
+                    b'x',
+                    &[("SCHILY.xattr.user.a", b"a\n\0=\xff\n"), ("path", b"g")],
+                )
+                .file(b"f", b"x")
+                .end(),
         ),
         (
             "pax binary name",
-            new().records(b'x', &[("hdrcharset", b"BINARY"), ("path", b"\xff\xfe")]).file(b"f", b"x").end(),
+            new()
+                .records(b'x', &[("hdrcharset", b"BINARY"), ("path", b"\xff\xfe")])
+                .file(b"f", b"x")
+                .end(),
         ),
         (
             "pax global",
@@ -306,12 +399,20 @@ pub fn good() -> Vec<(&'static str, Stream)> {
                         ("GNU.sparse.realsize", b"4000"),
                     ],
                 )
-                .header(&Fields { size: 515, ..fields(b"GNUSparseFile.0/s", b'0') })
+                .header(&Fields {
+                    size: 515,
+                    ..fields(b"GNUSparseFile.0/s", b'0')
+                })
                 .data(b"2\n1024\n3\n4000\n0\n")
                 .data(b"abc")
                 .end(),
         ),
-        ("sparse old", old_sparse(new(), 4000, 515, &[(512, 512), (3997, 3)], &[]).data(&[b'x'; 515]).end()),
+        (
+            "sparse old",
+            old_sparse(new(), 4000, 515, &[(512, 512), (3997, 3)], &[])
+                .data(&[b'x'; 515])
+                .end(),
+        ),
         (
             "sparse old, long",
             old_sparse(
@@ -326,7 +427,11 @@ pub fn good() -> Vec<(&'static str, Stream)> {
         ),
         (
             "label and names",
-            new().other(b"label", b'V', b"").change(MAGIC, GNU).member(&fields(b"dir/", b'D'), b"Yname\0\0").end(),
+            new()
+                .other(b"label", b'V', b"")
+                .change(MAGIC, GNU)
+                .member(&fields(b"dir/", b'D'), b"Yname\0\0")
+                .end(),
         ),
     ]
 }
@@ -340,7 +445,13 @@ pub fn odd() -> Vec<(&'static str, Stream)> {
             .0
             .iter()
             .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { i64::from(*byte as i8) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    i64::from(*byte as i8)
+                }
+            })
             .sum();
         stream.0[CHECKSUM..CHECKSUM + 7].copy_from_slice(format!("{sum:06o}\0").as_bytes());
         stream
@@ -350,21 +461,74 @@ pub fn odd() -> Vec<(&'static str, Stream)> {
         ("no end", new().file(b"f", b"x")),
         ("half an end", new().file(b"f", b"x").raw(&[0; 512])),
         ("long end", new().file(b"f", b"x").raw(&[0; 10240 - 1024])),
-        ("same path twice", new().file(b"f", b"first").file(b"./f", b"second").end()),
+        (
+            "same path twice",
+            new().file(b"f", b"first").file(b"./f", b"second").end(),
+        ),
         ("signed checksum", sum_of_signed_bytes.end()),
         (
             "other version",
-            new().member(&Fields { prefix: b"p", ..fields(b"f", b'0') }, b"").change(MAGIC, b"ustar\0\x20\x20").end(),
+            new()
+                .member(
+                    &Fields {
+                        prefix: b"p",
+                        ..fields(b"f", b'0')
+                    },
+                    b"",
+                )
+                .change(MAGIC, b"ustar\0\x20\x20")
+                .end(),
         ),
-        ("numbers of nothing", new().other(b"f", b'0', b"").change(100, &[0; 8]).change(SIZE, &[0; 12]).end()),
-        ("directory with a size", new().header(&Fields { size: 5, ..fields(b"d/", b'5') }).file(b"f", b"x").end()),
-        ("file named like a directory", new().other(b"d/", b'0', b"").end()),
+        (
+            "numbers of nothing",
+            new()
+                .other(b"f", b'0', b"")
+                .change(100, &[0; 8])
+                .change(SIZE, &[0; 12])
+                .end(),
+        ),
+        (
+            "directory with a size",
+            new()
+                .header(&Fields {
+                    size: 5,
+                    ..fields(b"d/", b'5')
+                })
+                .file(b"f", b"x")
+                .end(),
+        ),
+        (
+            "file named like a directory",
+            new().other(b"d/", b'0', b"").end(),
+        ),
         ("dot dot", new().file(b"../canary/file", b"x").end()),
         ("absolute", new().file(b"/canary/file", b"x").end()),
-        ("through a link", new().other(b"l", b'2', b"../canary").file(b"l/file", b"x").end()),
-        ("over a link", new().other(b"l", b'2', b"../canary/file").file(b"l", b"x").other(b"l", b'5', b"").end()),
-        ("link to outside", new().other(b"f", b'1', b"../canary/file").end()),
-        ("link through a link", new().other(b"l", b'2', b"../canary").other(b"f", b'1', b"l/file").end()),
+        (
+            "through a link",
+            new()
+                .other(b"l", b'2', b"../canary")
+                .file(b"l/file", b"x")
+                .end(),
+        ),
+        (
+            "over a link",
+            new()
+                .other(b"l", b'2', b"../canary/file")
+                .file(b"l", b"x")
+                .other(b"l", b'5', b"")
+                .end(),
+        ),
+        (
+            "link to outside",
+            new().other(b"f", b'1', b"../canary/file").end(),
+        ),
+        (
+            "link through a link",
+            new()
+                .other(b"l", b'2', b"../canary")
+                .other(b"f", b'1', b"l/file")
+                .end(),
+        ),
         ("root that is a file", new().file(b".", b"x").end()),
     ]
 }
@@ -373,55 +537,146 @@ pub fn odd() -> Vec<(&'static str, Stream)> {
 pub fn bad() -> Vec<(&'static str, Stream)> {
     let new = Stream::default;
     let x = |records: &[(&str, &[u8])]| new().records(b'x', records).file(b"f", b"x").end();
-    let old = |first: &[(u64, u64)]| old_sparse(new(), 4000, 515, first, &[]).data(&[b'x'; 515]).end();
+    let old = |first: &[(u64, u64)]| {
+        old_sparse(new(), 4000, 515, first, &[])
+            .data(&[b'x'; 515])
+            .end()
+    };
     vec![
-        ("wrong checksum", new().file(b"e", b"x").raw(&[b'x'; 512]).end()),
+        (
+            "wrong checksum",
+            new().file(b"e", b"x").raw(&[b'x'; 512]).end(),
+        ),
         ("record twice", x(&[("path", b"a"), ("path", b"b")])),
-        ("record malformed", new().member(&fields(b"x", b'x'), b"8 path=a\n").file(b"f", b"x").end()),
+        (
+            "record malformed",
+            new()
+                .member(&fields(b"x", b'x'), b"8 path=a\n")
+                .file(b"f", b"x")
+                .end(),
+        ),
         (
             "record of a wrong length",
-            new().member(&fields(b"x", b'x'), b"12 path=abc\n13 path=a\nb\n").file(b"f", b"x").end(),
+            new()
+                .member(&fields(b"x", b'x'), b"12 path=abc\n13 path=a\nb\n")
+                .file(b"f", b"x")
+                .end(),
         ),
         (
             "two pax headers",
-            new().records(b'x', &[("path", b"a")]).records(b'x', &[("path", b"b")]).file(b"f", b"x").end(),
+            new()
+                .records(b'x', &[("path", b"a")])
+                .records(b'x', &[("path", b"b")])
+                .file(b"f", b"x")
+                .end(),
         ),
-        ("pax and gnu names", new().records(b'x', &[("path", b"a")]).long(b'L', b"b").file(b"f", b"x").end()),
+        (
+            "pax and gnu names",
+            new()
+                .records(b'x', &[("path", b"a")])
+                .long(b'L', b"b")
+                .file(b"f", b"x")
+                .end(),
+        ),
         ("path of nothing", x(&[("path", b"")])),
         ("nul in a path", x(&[("path", b"a\0b")])),
-        ("global path", new().records(b'g', &[("path", b"a")]).file(b"f", b"x").end()),
+        (
+            "global path",
+            new()
+                .records(b'g', &[("path", b"a")])
+                .file(b"f", b"x")
+                .end(),
+        ),
         ("unknown charset", x(&[("hdrcharset", b"KOI8-R")])),
         ("id of no change", x(&[("uid", b"4294967295")])),
-        ("negative size", new().other(b"f", b'0', b"").change(SIZE, &base_256(-512, 12)).end()),
-        ("huge size", new().other(b"f", b'0', b"").change(SIZE, &base_256(i64::MAX, 12)).end()),
+        (
+            "negative size",
+            new()
+                .other(b"f", b'0', b"")
+                .change(SIZE, &base_256(-512, 12))
+                .end(),
+        ),
+        (
+            "huge size",
+            new()
+                .other(b"f", b'0', b"")
+                .change(SIZE, &base_256(i64::MAX, 12))
+                .end(),
+        ),
         (
             "pax size of a hard link",
-            new().file(b"f", b"x").records(b'x', &[("size", b"512")]).other(b"h", b'1', b"f").file(b"inner", b"").end(),
+            new()
+                .file(b"f", b"x")
+                .records(b'x', &[("size", b"512")])
+                .other(b"h", b'1', b"f")
+                .file(b"inner", b"")
+                .end(),
         ),
         (
             "hard link with data",
-            new().file(b"f", b"x").header(&Fields { size: 1, linkname: b"f", ..fields(b"h", b'1') }).data(b"x").end(),
+            new()
+                .file(b"f", b"x")
+                .header(&Fields {
+                    size: 1,
+                    linkname: b"f",
+                    ..fields(b"h", b'1')
+                })
+                .data(b"x")
+                .end(),
         ),
         ("map unsorted", old(&[(512, 512), (0, 3)])),
         ("map overlapping", old(&[(0, 512), (511, 3)])),
         ("map beyond the size", old(&[(0, 512), (3998, 3)])),
         ("map of other data", old(&[(0, 512), (1024, 4)])),
-        ("map without size", x(&[("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,1")])),
+        (
+            "map without size",
+            x(&[("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,1")]),
+        ),
         (
             "map of an unknown version",
-            x(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"1")]),
+            x(&[
+                ("GNU.sparse.major", b"2"),
+                ("GNU.sparse.minor", b"0"),
+                ("GNU.sparse.realsize", b"1"),
+            ]),
         ),
         ("unknown type", new().other(b"f", b'A', b"").end()),
-        ("other volume", new().other(b"f", b'M', b"").change(MAGIC, GNU).end()),
-        ("device of v7", new().other(b"f", b'3', b"").change(MAGIC, &[0; 8]).end()),
+        (
+            "other volume",
+            new().other(b"f", b'M', b"").change(MAGIC, GNU).end(),
+        ),
+        (
+            "device of v7",
+            new().other(b"f", b'3', b"").change(MAGIC, &[0; 8]).end(),
+        ),
         ("link to nothing", new().other(b"l", b'2', b"").end()),
         ("name of nothing", new().other(b"", b'0', b"").end()),
-        ("directory with data", new().member(&fields(b"d/", b'0'), b"x").end()),
-        ("nothing after a pax header", new().records(b'x', &[("path", b"a")]).end()),
+        (
+            "directory with data",
+            new().member(&fields(b"d/", b'0'), b"x").end(),
+        ),
+        (
+            "nothing after a pax header",
+            new().records(b'x', &[("path", b"a")]).end(),
+        ),
         ("nothing after a long name", new().long(b'L', b"a").end()),
         ("cut in a header", new().file(b"f", b"x").raw(&[b'x'; 100])),
-        ("cut in data", new().header(&Fields { size: 1000, ..fields(b"f", b'0') }).raw(&[b'x'; 700])),
-        ("lone zero block", new().file(b"f", b"x").raw(&[0; 512]).file(b"g", b"x").end()),
-        ("data after the end", new().file(b"f", b"x").end().file(b"g", b"x")),
+        (
+            "cut in data",
+            new()
+                .header(&Fields {
+                    size: 1000,
+                    ..fields(b"f", b'0')
+                })
+                .raw(&[b'x'; 700]),
+        ),
+        (
+            "lone zero block",
+            new().file(b"f", b"x").raw(&[0; 512]).file(b"g", b"x").end(),
+        ),
+        (
+            "data after the end",
+            new().file(b"f", b"x").end().file(b"g", b"x"),
+        ),
     ]
 }

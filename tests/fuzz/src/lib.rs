@@ -2,7 +2,8 @@
 
 pub mod archives;
 
-/// Gives each block that is not zero the checksum of a header: without it no change would get any further.
+/// Gives each block that is not zero the checksum of a header: without it no change would get any
+/// further.
 pub fn mend(stream: &mut [u8]) {
     for block in stream.as_chunks_mut::<512>().0.iter_mut().filter(|block| **block != [0; 512]) {
         block[148..156].fill(b' ');
@@ -11,7 +12,8 @@ pub fn mend(stream: &mut [u8]) {
     }
 }
 
-/// The tar stream of a target's input, whose first byte says whether its checksums are mended and how it is read.
+/// The tar stream of a target's input, whose first byte says whether its checksums are mended and
+/// how it is read.
 pub fn stream(bytes: &[u8]) -> Option<(u8, Vec<u8>)> {
     let (how, stream) = bytes.split_first()?;
     let mut stream = stream.to_vec();

@@ -16,7 +16,15 @@ pub fn header(name: &str, typeflag: u8) -> Vec<u8> {
 
 pub fn sized(name: &str, typeflag: u8, size: u64) -> Vec<u8> {
     let mode = if typeflag == b'5' { 0o755 } else { 0o644 };
-    block(&Fields { name: name.as_bytes(), mode, size, mtime: TIME, typeflag, ..Fields::default() }).to_vec()
+    block(&Fields {
+        name: name.as_bytes(),
+        mode,
+        size,
+        mtime: TIME,
+        typeflag,
+        ..Fields::default()
+    })
+    .to_vec()
 }
 
 /// The entry of the root directory.
@@ -40,7 +48,10 @@ pub fn link(name: &str, typeflag: u8, target: &str) -> Vec<u8> {
 
 /// A character device.
 pub fn device(name: &str) -> Vec<u8> {
-    patched(header(name, b'3'), &[(329, b"0000001\0"), (337, b"0000003\0")])
+    patched(
+        header(name, b'3'),
+        &[(329, b"0000001\0"), (337, b"0000003\0")],
+    )
 }
 
 /// An `x` or `g` header with these records.
@@ -49,7 +60,11 @@ pub fn records(typeflag: u8, records: &[(&str, &str)]) -> Vec<u8> {
     for (key, value) in records {
         pax::record(&mut data, key.as_bytes(), value.as_bytes());
     }
-    [sized("././@PaxHeader", typeflag, data.len() as u64), padded(&data)].concat()
+    [
+        sized("././@PaxHeader", typeflag, data.len() as u64),
+        padded(&data),
+    ]
+    .concat()
 }
 
 /// A GNU long name.
@@ -82,5 +97,15 @@ pub fn with_odd_checksum(mut header: Vec<u8>) -> Vec<u8> {
 }
 
 fn checksum(block: &[u8]) -> u32 {
-    block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum()
+    block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u32::from(*byte)
+            }
+        })
+        .sum()
 }

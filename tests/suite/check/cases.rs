@@ -1,4 +1,5 @@
-//! One archive for each way in which a rule can be broken, and for each way in which it looks as if.
+//! One archive for each way in which a rule can be broken, and for each way in which it looks as
+//! if.
 
 use super::blocks::*;
 
@@ -12,7 +13,8 @@ pub struct Case {
     pub rules: &'static [&'static str],
     pub loads_0_85: bool,
     pub loads_0_89: bool,
-    /// What the loaders make of it cannot be compared with what it says: it does not say anything clear, or it depends on something else.
+    /// What the loaders make of it cannot be compared with what it says: it does not say anything
+    /// clear, or it depends on something else.
     pub is_unclear: bool,
 }
 
@@ -31,21 +33,42 @@ pub fn plain() -> Vec<Case> {
     let dir_a = || patched(dir("./a/"), &[(100, b"0000700\0")]);
     let null = |name: &str| [device(name), a()].concat();
     let old_gnu = |is_continued: bool| {
-        let extents: Vec<u8> =
-            (0..4).flat_map(|at| format!("{:011o}\0{:011o}\0", at * 1024, 512).into_bytes()).collect();
-        let more: Vec<u8> =
-            if is_continued { padded(format!("{:011o}\0{:011o}\0", 4096, 512).as_bytes()) } else { Vec::new() };
-        let (stored, size) = if is_continued { (2560, 4608) } else { (2048, 3584) };
+        let extents: Vec<u8> = (0..4)
+            .flat_map(|at| format!("{:011o}\0{:011o}\0", at * 1024, 512).into_bytes())
+            .collect();
+        let more: Vec<u8> = if is_continued {
+            padded(format!("{:011o}\0{:011o}\0", 4096, 512).as_bytes())
+        } else {
+            Vec::new()
+        };
+        let (stored, size) = if is_continued {
+            (2560, 4608)
+        } else {
+            (2048, 3584)
+        };
         let real_size = format!("{size:011o}\0");
         let header = patched(
             sized("./s", b'S', stored),
-            &[(257, b"ustar  \0"), (386, &extents), (482, &[u8::from(is_continued)]), (483, real_size.as_bytes())],
+            &[
+                (257, b"ustar  \0"),
+                (386, &extents),
+                (482, &[u8::from(is_continued)]),
+                (483, real_size.as_bytes()),
+            ],
         );
         [header, more, vec![b's'; stored as usize], a()].concat()
     };
     let over = |header: Vec<u8>, at: usize, bytes: &[u8]| patched(header, &[(at, bytes)]);
     let owner = |uid: &str, name: &str| {
-        [over(over(sized("./a", b'0', 2), 108, uid.as_bytes()), 265, name.as_bytes()), padded(b"hi")].concat()
+        [
+            over(
+                over(sized("./a", b'0', 2), 108, uid.as_bytes()),
+                265,
+                name.as_bytes(),
+            ),
+            padded(b"hi"),
+        ]
+        .concat()
     };
     let table: Vec<Row> = vec![
         (
@@ -66,49 +89,89 @@ pub fn plain() -> Vec<Case> {
             "size in base-256",
             OLD,
             &["size-field"],
-            [over(sized("./b", b'0', 2), 124, b"\x80\0\0\0\0\0\0\0\0\0\0\x02"), padded(b"hi"), a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"\x80\0\0\0\0\0\0\0\0\0\0\x02"),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size of nothing in base-256",
             OLD,
             &["size-field"],
-            [over(header("./b", b'0'), 124, b"\x80\0\0\0\0\0\0\0\0\0\0\0"), a()].concat(),
+            [
+                over(header("./b", b'0'), 124, b"\x80\0\0\0\0\0\0\0\0\0\0\0"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size with leading blanks",
             OLD,
             &["size-field"],
-            [over(sized("./b", b'0', 2), 124, b"          2\0"), padded(b"hi"), a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"          2\0"),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "short size",
             OLD,
             &["size-field"],
-            [over(sized("./b", b'0', 2), 124, b"2\0\0\0\0\0\0\0\0\0\0\0"), padded(b"hi"), a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"2\0\0\0\0\0\0\0\0\0\0\0"),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size of twelve digits",
             OLD,
             &["size-field"],
-            [over(sized("./b", b'0', 2), 124, b"000000002000"), vec![b'b'; 1024], a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"000000002000"),
+                vec![b'b'; 1024],
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size of twelve digits, the same number of blocks",
             BOTH,
             &[],
-            [over(sized("./b", b'0', 2), 124, b"000000000012"), padded(b"0123456789"), a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"000000000012"),
+                padded(b"0123456789"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size with a blank behind",
             BOTH,
             &[],
-            [over(sized("./b", b'0', 2), 124, b"00000000002 "), padded(b"hi"), a()].concat(),
+            [
+                over(sized("./b", b'0', 2), 124, b"00000000002 "),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size in records, none in the header",
             OLD,
             &["pax-size"],
-            [records(b'x', &[("size", "2")]), header("./b", b'0'), padded(b"hi"), a()].concat(),
+            [
+                records(b'x', &[("size", "2")]),
+                header("./b", b'0'),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "size in records as in the header",
@@ -120,11 +183,27 @@ pub fn plain() -> Vec<Case> {
             "size in records, the same number of blocks",
             BOTH,
             &[],
-            [records(b'x', &[("size", "9")]), sized("./b", b'0', 2), padded(b"123456789"), a()].concat(),
+            [
+                records(b'x', &[("size", "9")]),
+                sized("./b", b'0', 2),
+                padded(b"123456789"),
+                a(),
+            ]
+            .concat(),
         ),
         ("old sparse file of four extents", BOTH, &[], old_gnu(false)),
-        ("old sparse file of five extents", OLD, &["old-gnu-sparse"], old_gnu(true)),
-        ("directory with a size", OLD, &["size-without-data"], [sized("./d/", b'5', 5), a()].concat()),
+        (
+            "old sparse file of five extents",
+            OLD,
+            &["old-gnu-sparse"],
+            old_gnu(true),
+        ),
+        (
+            "directory with a size",
+            OLD,
+            &["size-without-data"],
+            [sized("./d/", b'5', 5), a()].concat(),
+        ),
         (
             "symbolic link with a size",
             OLD,
@@ -135,32 +214,101 @@ pub fn plain() -> Vec<Case> {
             "hard link with a size",
             OLD,
             &["size-without-data"],
-            [file("./f", b"f"), over(sized("./h", b'1', 5), 157, b"./f"), a()].concat(),
+            [
+                file("./f", b"f"),
+                over(sized("./h", b'1', 5), 157, b"./f"),
+                a(),
+            ]
+            .concat(),
         ),
-        ("pipe with a size", OLD, &["size-without-data"], [sized("./p", b'6', 5), a()].concat()),
+        (
+            "pipe with a size",
+            OLD,
+            &["size-without-data"],
+            [sized("./p", b'6', 5), a()].concat(),
+        ),
         (
             "skipped device with a size",
             NEITHER,
             &["size-of-skipped", "size-without-data"],
-            [over(sized("./dev/null", b'3', 5), 329, b"0000001\x000000003\0"), a()].concat(),
+            [
+                over(sized("./dev/null", b'3', 5), 329, b"0000001\x000000003\0"),
+                a(),
+            ]
+            .concat(),
         ),
         // Magic.
-        ("v7 directory", OLD, &["no-ustar-magic"], [over(dir("./d/"), 257, &[0; 8]), a()].concat()),
-        ("v7 file", OLD, &["no-ustar-magic"], [over(sized("./b", b'0', 2), 257, &[0; 8]), padded(b"hi"), a()].concat()),
-        ("GNU magic", BOTH, &[], [over(sized("./b", b'0', 2), 257, b"ustar  \0"), padded(b"hi"), a()].concat()),
+        (
+            "v7 directory",
+            OLD,
+            &["no-ustar-magic"],
+            [over(dir("./d/"), 257, &[0; 8]), a()].concat(),
+        ),
+        (
+            "v7 file",
+            OLD,
+            &["no-ustar-magic"],
+            [
+                over(sized("./b", b'0', 2), 257, &[0; 8]),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "GNU magic",
+            BOTH,
+            &[],
+            [
+                over(sized("./b", b'0', 2), 257, b"ustar  \0"),
+                padded(b"hi"),
+                a(),
+            ]
+            .concat(),
+        ),
         // Devices.
         ("standard device", BOTH, &[], null("./dev/null")),
-        ("device under another name", NEW, &["device-node"], null("./dev/loop0")),
-        ("standard device without ./", NEW, &["device-node"], null("dev/null")),
+        (
+            "device under another name",
+            NEW,
+            &["device-node"],
+            null("./dev/loop0"),
+        ),
+        (
+            "standard device without ./",
+            NEW,
+            &["device-node"],
+            null("dev/null"),
+        ),
         ("device anywhere", NEW, &["device-node"], null("./null")),
-        ("block device", NEW, &["device-node"], [over(device("./dev/sda"), 156, b"4"), a()].concat()),
-        ("one device with an odd checksum", BOTH, &[], [with_odd_checksum(device("./dev/null")), a()].concat()),
-        ("odd checksums without devices", BOTH, &[], [with_odd_checksum(dir("./d/")), a()].concat()),
+        (
+            "block device",
+            NEW,
+            &["device-node"],
+            [over(device("./dev/sda"), 156, b"4"), a()].concat(),
+        ),
+        (
+            "one device with an odd checksum",
+            BOTH,
+            &[],
+            [with_odd_checksum(device("./dev/null")), a()].concat(),
+        ),
+        (
+            "odd checksums without devices",
+            BOTH,
+            &[],
+            [with_odd_checksum(dir("./d/")), a()].concat(),
+        ),
         (
             "devices with odd checksums",
             OLD,
             &["device-checksum"],
-            [with_odd_checksum(device("./dev/null")), device("./dev/zero"), a()].concat(),
+            [
+                with_odd_checksum(device("./dev/null")),
+                device("./dev/zero"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "records before a device",
@@ -178,14 +326,25 @@ pub fn plain() -> Vec<Case> {
             "records before a device and the next member",
             BOTH,
             &[],
-            [records(b'x', &[("path", "./dev/null")]), device("./dev/xyz"), records(b'x', &[("mtime", "7")]), a()]
-                .concat(),
+            [
+                records(b'x', &[("path", "./dev/null")]),
+                device("./dev/xyz"),
+                records(b'x', &[("mtime", "7")]),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "records before two devices",
             OLD,
             &["pax-before-device"],
-            [records(b'x', &[("mtime", "5")]), device("./dev/null"), device("./dev/zero"), a()].concat(),
+            [
+                records(b'x', &[("mtime", "5")]),
+                device("./dev/null"),
+                device("./dev/zero"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "records before a device that ends the archive",
@@ -203,22 +362,50 @@ pub fn plain() -> Vec<Case> {
             "long names before a device and the next member",
             BOTH,
             &[],
-            [long_name("./dev/null"), device("./dev/xyz"), long_name("./b"), a()].concat(),
+            [
+                long_name("./dev/null"),
+                device("./dev/xyz"),
+                long_name("./b"),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "long name before a device, records after it",
             OLD,
             &["long-name-before-device"],
-            [long_name("./dev/null"), device("./dev/xyz"), records(b'x', &[("mtime", "7")]), a()].concat(),
+            [
+                long_name("./dev/null"),
+                device("./dev/xyz"),
+                records(b'x', &[("mtime", "7")]),
+                a(),
+            ]
+            .concat(),
         ),
         (
             "long name before a device, a path after it",
             BOTH,
             &[],
-            [long_name("./dev/null"), device("./dev/xyz"), records(b'x', &[("path", "./b")]), a()].concat(),
+            [
+                long_name("./dev/null"),
+                device("./dev/xyz"),
+                records(b'x', &[("path", "./b")]),
+                a(),
+            ]
+            .concat(),
         ),
-        ("long name", BOTH, &[], [long_name(&format!("./{}", "n".repeat(200))), a()].concat()),
-        ("file with the name of a device", BOTH, &[], [file("./dev/null", b"hi"), a()].concat()),
+        (
+            "long name",
+            BOTH,
+            &[],
+            [long_name(&format!("./{}", "n".repeat(200))), a()].concat(),
+        ),
+        (
+            "file with the name of a device",
+            BOTH,
+            &[],
+            [file("./dev/null", b"hi"), a()].concat(),
+        ),
         (
             "hard link to a device",
             NEITHER,
@@ -229,15 +416,45 @@ pub fn plain() -> Vec<Case> {
             "hard link to a file with the name of a device",
             NEW,
             &["hard-link-to-skipped"],
-            [file("./dev/tty", b"hi"), link("./h", b'1', "./dev/tty"), a()].concat(),
+            [
+                file("./dev/tty", b"hi"),
+                link("./h", b'1', "./dev/tty"),
+                a(),
+            ]
+            .concat(),
         ),
         // Owners.
         ("largest id", BOTH, &[], owner("0177777\0", "")),
-        ("id above the largest", NEITHER, &["id-range"], owner("0200000\0", "")),
-        ("id above the largest, called root", NEITHER, &["owner-name"], owner("0200000\0", "root")),
-        ("owner called as on every Debian system", BOTH, &[], owner("0000001\0", "daemon")),
-        ("owner called like another", NEITHER, &["owner-name"], owner("0001750\0", "daemon")),
-        ("owner known to the build host", NEITHER, &["owner-name"], owner("0000005\0", "isar-test")),
+        (
+            "id above the largest",
+            NEITHER,
+            &["id-range"],
+            owner("0200000\0", ""),
+        ),
+        (
+            "id above the largest, called root",
+            NEITHER,
+            &["owner-name"],
+            owner("0200000\0", "root"),
+        ),
+        (
+            "owner called as on every Debian system",
+            BOTH,
+            &[],
+            owner("0000001\0", "daemon"),
+        ),
+        (
+            "owner called like another",
+            NEITHER,
+            &["owner-name"],
+            owner("0001750\0", "daemon"),
+        ),
+        (
+            "owner known to the build host",
+            NEITHER,
+            &["owner-name"],
+            owner("0000005\0", "isar-test"),
+        ),
         (
             "hard link with an id above the largest",
             BOTH,
@@ -251,25 +468,78 @@ pub fn plain() -> Vec<Case> {
             [over(device("./dev/null"), 108, b"0200000\0"), a()].concat(),
         ),
         // Names.
-        ("name with ..", NEITHER, &["dot-dot"], [dir("./d/"), file("./d/../b", b"hi")].concat()),
+        (
+            "name with ..",
+            NEITHER,
+            &["dot-dot"],
+            [dir("./d/"), file("./d/../b", b"hi")].concat(),
+        ),
         ("absolute name", BOTH, &["absolute-name"], file("/b", b"hi")),
         ("name without ./", BOTH, &[], file("b", b"hi")),
         (
             "long component",
             NEITHER,
             &["name-too-long"],
-            [records(b'x', &[("path", &format!("./{}", "n".repeat(256)))]), a()].concat(),
+            [
+                records(b'x', &[("path", &format!("./{}", "n".repeat(256)))]),
+                a(),
+            ]
+            .concat(),
         ),
-        ("longest component", BOTH, &[], [records(b'x', &[("path", &format!("./{}", "n".repeat(255)))]), a()].concat()),
+        (
+            "longest component",
+            BOTH,
+            &[],
+            [
+                records(b'x', &[("path", &format!("./{}", "n".repeat(255)))]),
+                a(),
+            ]
+            .concat(),
+        ),
         ("missing directories", BOTH, &[], file("./x/y/z", b"hi")),
         // Links.
-        ("hard link before its target", NEITHER, &["hard-link-target"], [link("./h", b'1', "./a"), a()].concat()),
-        ("hard link to itself", NEITHER, &["hard-link-target"], link("./h", b'1', "./h")),
-        ("hard link to a directory", NEITHER, &["hard-link-target"], [dir("./d/"), link("./h", b'1', "./d")].concat()),
-        ("hard link to a symbolic link", BOTH, &[], [link("./l", b'2', "/x"), link("./h", b'1', "./l")].concat()),
-        ("hard link to a pipe", BOTH, &[], [header("./p", b'6'), link("./h", b'1', "./p")].concat()),
-        ("hard link to an absolute path", BOTH, &["hard-link-outside"], [a(), link("./h", b'1', "/a")].concat()),
-        ("hard link through ..", BOTH, &["hard-link-outside"], [a(), link("./h", b'1', "./x/../a")].concat()),
+        (
+            "hard link before its target",
+            NEITHER,
+            &["hard-link-target"],
+            [link("./h", b'1', "./a"), a()].concat(),
+        ),
+        (
+            "hard link to itself",
+            NEITHER,
+            &["hard-link-target"],
+            link("./h", b'1', "./h"),
+        ),
+        (
+            "hard link to a directory",
+            NEITHER,
+            &["hard-link-target"],
+            [dir("./d/"), link("./h", b'1', "./d")].concat(),
+        ),
+        (
+            "hard link to a symbolic link",
+            BOTH,
+            &[],
+            [link("./l", b'2', "/x"), link("./h", b'1', "./l")].concat(),
+        ),
+        (
+            "hard link to a pipe",
+            BOTH,
+            &[],
+            [header("./p", b'6'), link("./h", b'1', "./p")].concat(),
+        ),
+        (
+            "hard link to an absolute path",
+            BOTH,
+            &["hard-link-outside"],
+            [a(), link("./h", b'1', "/a")].concat(),
+        ),
+        (
+            "hard link through ..",
+            BOTH,
+            &["hard-link-outside"],
+            [a(), link("./h", b'1', "./x/../a")].concat(),
+        ),
         (
             "hard link to outside",
             NEITHER,
@@ -280,19 +550,37 @@ pub fn plain() -> Vec<Case> {
             "through a symbolic link",
             BOTH,
             &["followed-link"],
-            [dir("./d/"), link("./l", b'2', "d"), file("./l/f", b"hi"), dir("./d/")].concat(),
+            [
+                dir("./d/"),
+                link("./l", b'2', "d"),
+                file("./l/f", b"hi"),
+                dir("./d/"),
+            ]
+            .concat(),
         ),
         (
             "hard link through a symbolic link",
             BOTH,
             &["followed-link"],
-            [dir("./d/"), file("./d/f", b"hi"), link("./l", b'2', "d"), link("./h", b'1', "./l/f")].concat(),
+            [
+                dir("./d/"),
+                file("./d/f", b"hi"),
+                link("./l", b'2', "d"),
+                link("./h", b'1', "./l/f"),
+            ]
+            .concat(),
         ),
         (
             "hard link through an absolute symbolic link",
             NEITHER,
             &["hard-link-target"],
-            [dir("./d/"), file("./d/f", b"hi"), link("./l", b'2', "/d"), link("./h", b'1', "./l/f")].concat(),
+            [
+                dir("./d/"),
+                file("./d/f", b"hi"),
+                link("./l", b'2', "/d"),
+                link("./h", b'1', "./l/f"),
+            ]
+            .concat(),
         ),
         (
             "through an absolute symbolic link",
@@ -304,7 +592,13 @@ pub fn plain() -> Vec<Case> {
             "through a symbolic link with ..",
             NEITHER,
             &["through-link"],
-            [dir("./d/"), dir("./e/"), link("./d/l", b'2', "../e"), file("./d/l/f", b"hi")].concat(),
+            [
+                dir("./d/"),
+                dir("./e/"),
+                link("./d/l", b'2', "../e"),
+                file("./d/l/f", b"hi"),
+            ]
+            .concat(),
         ),
         (
             "through a dangling symbolic link",
@@ -312,9 +606,24 @@ pub fn plain() -> Vec<Case> {
             &["through-link"],
             [link("./l", b'2', "d"), file("./l/f", b"hi")].concat(),
         ),
-        ("through a file", NEITHER, &["through-link"], [a(), file("./a/f", b"hi")].concat()),
-        ("file over a symbolic link", BOTH, &[], [link("./a", b'2', "x"), a()].concat()),
-        ("file over an absolute symbolic link", NEITHER, &["over-late-link"], [link("./a", b'2', "/x"), a()].concat()),
+        (
+            "through a file",
+            NEITHER,
+            &["through-link"],
+            [a(), file("./a/f", b"hi")].concat(),
+        ),
+        (
+            "file over a symbolic link",
+            BOTH,
+            &[],
+            [link("./a", b'2', "x"), a()].concat(),
+        ),
+        (
+            "file over an absolute symbolic link",
+            NEITHER,
+            &["over-late-link"],
+            [link("./a", b'2', "/x"), a()].concat(),
+        ),
         (
             "symbolic link over an absolute one",
             NEITHER,
@@ -337,7 +646,12 @@ pub fn plain() -> Vec<Case> {
             "hard link over an absolute symbolic link",
             BOTH,
             &[],
-            [file("./f", b"hi"), link("./a", b'2', "/x"), link("./a", b'1', "./f")].concat(),
+            [
+                file("./f", b"hi"),
+                link("./a", b'2', "/x"),
+                link("./a", b'1', "./f"),
+            ]
+            .concat(),
         ),
         (
             "directory over a symbolic link",
@@ -351,13 +665,29 @@ pub fn plain() -> Vec<Case> {
             &["directory-over-late-link"],
             [link("./a", b'2', "/tmp"), dir_a()].concat(),
         ),
-        ("file over an empty directory", BOTH, &[], [dir_a(), a()].concat()),
-        ("file over a directory", NEITHER, &["over-directory"], [dir_a(), file("./a/f", b"hi"), a()].concat()),
+        (
+            "file over an empty directory",
+            BOTH,
+            &[],
+            [dir_a(), a()].concat(),
+        ),
+        (
+            "file over a directory",
+            NEITHER,
+            &["over-directory"],
+            [dir_a(), file("./a/f", b"hi"), a()].concat(),
+        ),
         (
             "hard link over a directory",
             NEITHER,
             &["over-directory"],
-            [file("./f", b"hi"), dir_a(), file("./a/f", b"hi"), link("./a", b'1', "./f")].concat(),
+            [
+                file("./f", b"hi"),
+                dir_a(),
+                file("./a/f", b"hi"),
+                link("./a", b'1', "./f"),
+            ]
+            .concat(),
         ),
         (
             "symbolic link over a directory made on the way",
@@ -366,14 +696,44 @@ pub fn plain() -> Vec<Case> {
             [file("./a/b/f", b"hi"), link("./a", b'2', "x")].concat(),
         ),
         ("directory over a file", BOTH, &[], [a(), dir_a()].concat()),
-        ("the same file twice", BOTH, &[], [file("./a", b"one"), a()].concat()),
+        (
+            "the same file twice",
+            BOTH,
+            &[],
+            [file("./a", b"one"), a()].concat(),
+        ),
         // Root.
-        ("root that is a file", NEITHER, &["root-not-directory"], file(".", b"hi")),
-        ("root again, closed", NEITHER, &["root-mode"], over(root(), 100, b"0000750\0")),
+        (
+            "root that is a file",
+            NEITHER,
+            &["root-not-directory"],
+            file(".", b"hi"),
+        ),
+        (
+            "root again, closed",
+            NEITHER,
+            &["root-mode"],
+            over(root(), 100, b"0000750\0"),
+        ),
         // Global headers.
-        ("global header", BOTH, &["global-header"], [records(b'g', &[("comment", "x")]), a()].concat()),
-        ("global header with a time", BOTH, &["global-header"], [records(b'g', &[("mtime", "7")]), a()].concat()),
-        ("capability of another root", BOTH, &["foreign-capability"], [capability(), a()].concat()),
+        (
+            "global header",
+            BOTH,
+            &["global-header"],
+            [records(b'g', &[("comment", "x")]), a()].concat(),
+        ),
+        (
+            "global header with a time",
+            BOTH,
+            &["global-header"],
+            [records(b'g', &[("mtime", "7")]), a()].concat(),
+        ),
+        (
+            "capability of another root",
+            BOTH,
+            &["foreign-capability"],
+            [capability(), a()].concat(),
+        ),
     ];
     let case = |name, (loads_0_85, loads_0_89), rules, bytes: Vec<u8>, is_unclear| Case {
         name,
@@ -386,12 +746,32 @@ pub fn plain() -> Vec<Case> {
     };
     let mut cases: Vec<Case> = table
         .into_iter()
-        .map(|(name, loads, rules, members)| case(name, loads, rules, [root(), members, END.to_vec()].concat(), false))
+        .map(|(name, loads, rules, members)| {
+            case(
+                name,
+                loads,
+                rules,
+                [root(), members, END.to_vec()].concat(),
+                false,
+            )
+        })
         .collect();
     // Archives whose beginning or end is what matters; and those that say nothing clear.
     cases.extend([
-        case("no root", NEITHER, &["no-root-entry"], [a(), END.to_vec()].concat(), false),
-        case("nothing but an end", NEITHER, &["first-header", "no-root-entry"], END.to_vec().repeat(10), true),
+        case(
+            "no root",
+            NEITHER,
+            &["no-root-entry"],
+            [a(), END.to_vec()].concat(),
+            false,
+        ),
+        case(
+            "nothing but an end",
+            NEITHER,
+            &["first-header", "no-root-entry"],
+            END.to_vec().repeat(10),
+            true,
+        ),
         case(
             "v7 root first",
             OLD,
@@ -407,8 +787,20 @@ pub fn plain() -> Vec<Case> {
             false,
         ),
         case("no end", BOTH, &["no-end"], [root(), a()].concat(), false),
-        case("half an end", BOTH, &["short-end"], [root(), a(), vec![0; 512]].concat(), false),
-        case("long end", BOTH, &[], [root(), a(), vec![0; 10240]].concat(), false),
+        case(
+            "half an end",
+            BOTH,
+            &["short-end"],
+            [root(), a(), vec![0; 512]].concat(),
+            false,
+        ),
+        case(
+            "long end",
+            BOTH,
+            &[],
+            [root(), a(), vec![0; 10240]].concat(),
+            false,
+        ),
         case(
             "lone zero block",
             NEITHER,
@@ -430,7 +822,13 @@ pub fn plain() -> Vec<Case> {
             [root(), sized("./b", b'0', 1024), vec![b'b'; 512]].concat(),
             true,
         ),
-        case("cut off in a header", NEITHER, &["malformed"], [root(), a()[..100].to_vec()].concat(), true),
+        case(
+            "cut off in a header",
+            NEITHER,
+            &["malformed"],
+            [root(), a()[..100].to_vec()].concat(),
+            true,
+        ),
         case(
             "records and no member",
             NEITHER,
@@ -438,9 +836,27 @@ pub fn plain() -> Vec<Case> {
             [root(), records(b'x', &[("mtime", "5")]), END.to_vec()].concat(),
             true,
         ),
-        case("wrong checksum", NEITHER, &["malformed"], [root(), flipped(a(), 0), END.to_vec()].concat(), true),
-        case("empty file", NEITHER, &["not-an-archive", "too-short"], Vec::new(), true),
-        case("no archive", NEITHER, &["not-an-archive"], b"This is no archive.\n".repeat(100), true),
+        case(
+            "wrong checksum",
+            NEITHER,
+            &["malformed"],
+            [root(), flipped(a(), 0), END.to_vec()].concat(),
+            true,
+        ),
+        case(
+            "empty file",
+            NEITHER,
+            &["not-an-archive", "too-short"],
+            Vec::new(),
+            true,
+        ),
+        case(
+            "no archive",
+            NEITHER,
+            &["not-an-archive"],
+            b"This is no archive.\n".repeat(100),
+            true,
+        ),
     ]);
     cases
 }
@@ -450,11 +866,17 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes
 }
 
-/// A file with a capability as root of a user namespace sees it from outside (v3 with the root id 100000).
+/// A file with a capability as root of a user namespace sees it from outside (v3 with the root id
+/// 100000).
 fn capability() -> Vec<u8> {
     let mut value = vec![1, 0, 0, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     value.extend(100_000_u32.to_le_bytes());
     let mut data = Vec::new();
     isar_tarball::archive::pax::record(&mut data, b"SCHILY.xattr.security.capability", &value);
-    [sized("././@PaxHeader", b'x', data.len() as u64), padded(&data), file("./ping", b"hi")].concat()
+    [
+        sized("././@PaxHeader", b'x', data.len() as u64),
+        padded(&data),
+        file("./ping", b"hi"),
+    ]
+    .concat()
 }

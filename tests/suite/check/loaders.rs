@@ -38,7 +38,13 @@ pub fn load(loader: Loader, archives: &[PathBuf], scratch: &Scratch) -> Option<V
     let script = scratch.join(format!("{}.pl", loader.name()));
     fs::write(&script, include_str!("loaders.pl")).unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let results = succeed(command.arg("perl").arg(&script).arg(scratch.path()).args(archives));
+    let results = succeed(
+        command
+            .arg("perl")
+            .arg(&script)
+            .arg(scratch.path())
+            .args(archives),
+    );
     let results: Vec<&str> = results.lines().collect();
     assert_eq!(results.len(), archives.len());
     let tree = |(archive, result): (&PathBuf, &str)| {
@@ -72,8 +78,19 @@ pub fn read(archive: &[u8]) -> Option<Tree> {
                     }
                     Kind::CharDevice { .. } | Kind::BlockDevice { .. } => continue,
                 };
-                let mode = if kind == "symbolic link" { 0o777 } else { entry.mode };
-                let file = File { kind, mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, content };
+                let mode = if kind == "symbolic link" {
+                    0o777
+                } else {
+                    entry.mode
+                };
+                let file = File {
+                    kind,
+                    mode,
+                    uid: entry.uid,
+                    gid: entry.gid,
+                    mtime: entry.mtime,
+                    content,
+                };
                 tree.insert(current.clone(), file);
             }
             Event::Data(at, data) => {
@@ -91,8 +108,16 @@ pub fn read(archive: &[u8]) -> Option<Tree> {
 fn resolved(tree: &Tree, path: &[u8]) -> Vec<u8> {
     let mut components: Vec<&[u8]> = Vec::new();
     let mut place = Vec::new();
-    for component in path.split(|byte| *byte == b'/').filter(|component| !matches!(*component, b"" | b".")) {
-        if let Some(File { kind: "symbolic link", content, .. }) = tree.get(&place) {
+    for component in path
+        .split(|byte| *byte == b'/')
+        .filter(|component| !matches!(*component, b"" | b"."))
+    {
+        if let Some(File {
+            kind: "symbolic link",
+            content,
+            ..
+        }) = tree.get(&place)
+        {
             components = vec![content];
         }
         components.push(component);
@@ -101,16 +126,30 @@ fn resolved(tree: &Tree, path: &[u8]) -> Vec<u8> {
     place
 }
 
-/// Is `loaded` what `said` says, and can the build user enter it? Directories that no member made may have been made on the way;
-/// sbuild makes its own standard devices, whatever stands there.
+/// Is `loaded` what `said` says, and can the build user enter it? Directories that no member made
+/// may have been made on the way; sbuild makes its own standard devices, whatever stands there.
 pub fn is_as_said(said: &Tree, loaded: &Tree) -> bool {
     let is_device = |path: &[u8]| {
-        let devices =
-            [&b"dev/null"[..], b"dev/zero", b"dev/full", b"dev/random", b"dev/urandom", b"dev/tty", b"dev/console"];
+        let devices = [
+            &b"dev/null"[..],
+            b"dev/zero",
+            b"dev/full",
+            b"dev/random",
+            b"dev/urandom",
+            b"dev/tty",
+            b"dev/console",
+        ];
         devices.contains(&path)
     };
-    let is_there = said.iter().all(|(path, file)| is_device(path) || loaded.get(path) == Some(file));
-    let is_known =
-        loaded.iter().all(|(path, file)| said.contains_key(path) || file.kind == "directory" || is_device(path));
-    is_there && is_known && loaded.get(&b""[..]).is_some_and(|root| root.mode & 0o001 != 0)
+    let is_there = said
+        .iter()
+        .all(|(path, file)| is_device(path) || loaded.get(path) == Some(file));
+    let is_known = loaded
+        .iter()
+        .all(|(path, file)| said.contains_key(path) || file.kind == "directory" || is_device(path));
+    is_there
+        && is_known
+        && loaded
+            .get(&b""[..])
+            .is_some_and(|root| root.mode & 0o001 != 0)
 }

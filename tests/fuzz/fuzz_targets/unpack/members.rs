@@ -73,7 +73,8 @@ const RECORDS: &[(&str, &[u8])] = &[
     ("GNU.sparse.size", b"100000"),
 ];
 
-/// The tar stream of the members that `bytes` stand for, six bytes each: what it is and its name, target, mode, owner, length or record. `place` is the directory above DIR.
+/// The tar stream of the members that `bytes` stand for, six bytes each: what it is and its name,
+/// target, mode, owner, length or record. `place` is the directory above DIR.
 pub fn stream(bytes: &[u8], place: &[u8]) -> Vec<u8> {
     let mut stream = Stream::default();
     for member in bytes.as_chunks::<6>().0 {
