@@ -206,7 +206,7 @@ fn trees(bench: &mut Criterion) {
     });
     group.bench_function("plan", |bench| {
         bench.iter(|| {
-            plan::plan(black_box(&tree), &plan::Cuts::default())
+            plan::plan(black_box(&tree), &plan::FrameSizing::default())
                 .frames
                 .len()
         })

@@ -5,7 +5,7 @@ use std::io;
 
 /// A system call on a file that failed: `usr/bin/ping: read: Input/output error`.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {act}: {}", Shown(path), describe(cause))]
+#[error("{}: {act}: {}", Escaped(path), describe(cause))]
 pub struct FileError {
     /// The path as the user knows it: as typed, or relative to the tree's root (`.` for the root
     /// itself).
@@ -32,12 +32,12 @@ impl FileError {
 }
 
 /// Adds path and act to the error of a system call.
-pub trait At<T> {
+pub trait PathContext<T> {
     /// `self`, its error turned into a [`FileError`] about `path` while doing `act`.
     fn at(self, path: impl AsRef<[u8]>, act: &'static str) -> Result<T, FileError>;
 }
 
-impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+impl<T, E: Into<io::Error>> PathContext<T> for Result<T, E> {
     fn at(self, path: impl AsRef<[u8]>, act: &'static str) -> Result<T, FileError> {
         self.map_err(|cause| FileError::new(path, act, cause))
     }
@@ -58,9 +58,9 @@ pub fn describe(error: &io::Error) -> String {
 
 /// A path or name for a message: bytes that are not printable UTF-8 are escaped (`\n`, `\xff`), so
 /// that no name can forge a line or move a cursor.
-pub struct Shown<'a, B: AsRef<[u8]> + ?Sized>(pub &'a B);
+pub struct Escaped<'a, B: AsRef<[u8]> + ?Sized>(pub &'a B);
 
-impl<B: AsRef<[u8]> + ?Sized> fmt::Display for Shown<'_, B> {
+impl<B: AsRef<[u8]> + ?Sized> fmt::Display for Escaped<'_, B> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.as_ref().utf8_chunks() {
             for character in chunk.valid().chars() {
@@ -102,9 +102,9 @@ mod tests {
     #[test]
     fn names_cannot_forge_lines_or_move_the_cursor() {
         assert_eq!(
-            Shown(b"a\nb\x1b[2J\xff\xc3\xbc").to_string(),
+            Escaped(b"a\nb\x1b[2J\xff\xc3\xbc").to_string(),
             "a\\nb\\u{1b}[2J\\xff\u{fc}"
         );
-        assert_eq!(Shown("x\u{202e}y").to_string(), "x\\u{202e}y");
+        assert_eq!(Escaped("x\u{202e}y").to_string(), "x\\u{202e}y");
     }
 }

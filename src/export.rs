@@ -12,10 +12,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 use crate::tree::exclude::Patterns;
+use crate::tree::resolve;
 use crate::tree::walk::{self, NodeId, NodeKind, Tree};
-use crate::tree::within;
 
 /// Files that could not be found or copied.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +27,10 @@ pub enum Error {
     #[error(transparent)]
     Walk(#[from] walk::Error),
     /// A member that is not in the tree.
-    #[error("{}: the tree has no such file", Shown(.0))]
+    #[error("{}: the tree has no such file", Escaped(.0))]
     NotFound(Vec<u8>),
     /// A member that is no regular file.
-    #[error("{}: it is a {kind}, and only files are exported", Shown(path))]
+    #[error("{}: it is a {kind}, and only files are exported", Escaped(path))]
     NotAFile {
         /// The path.
         path: Vec<u8>,
@@ -38,7 +38,7 @@ pub enum Error {
         kind: &'static str,
     },
     /// Two members that would be one file.
-    #[error("{} and {} have the same name: export them one at a time", Shown(.0), Shown(.1))]
+    #[error("{} and {} have the same name: export them one at a time", Escaped(.0), Escaped(.1))]
     SameName(Vec<u8>, Vec<u8>),
 }
 
@@ -110,13 +110,15 @@ fn matching(
 /// Opens a regular file as the tree itself sees the path; `None` when there is none.
 fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let found = match within::open(root, path, OFlags::PATH) {
+    let found = match resolve::open_in_root(root, path, OFlags::PATH) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         found => found.at(path, "open")?,
     };
     let kind = match FileType::from_raw_mode(fstat(&found).at(path, "look at it")?.st_mode) {
         FileType::RegularFile => {
-            return Ok(Some(within::open(root, path, flags).at(path, "open")?));
+            return Ok(Some(
+                resolve::open_in_root(root, path, flags).at(path, "open")?,
+            ));
         }
         FileType::Directory => "directory",
         FileType::Fifo => "named pipe",

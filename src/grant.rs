@@ -17,7 +17,7 @@ use rustix::fs::{Dir, FileType, OFlags, Statx, XattrFlags, removexattr, setxattr
 use rustix::io::Errno;
 
 use crate::acl;
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 use crate::tree::walk::{self, Mount};
 
 /// Whether entries are given or taken back.
@@ -84,7 +84,7 @@ pub enum Error {
     /// The file system stores no ACLs.
     #[error(
         "{}: its file system stores no ACLs: mount it with the option acl where it has one (mount -o remount,acl), or take a directory on ext4, xfs, btrfs or tmpfs",
-        Shown(path)
+        Escaped(path)
     )]
     Unsupported {
         /// The file.
@@ -93,7 +93,7 @@ pub enum Error {
     /// The ACL has entries that this process can't write again.
     #[error(
         "{}: its ACL names a user or group that has no id in the user namespace; remove the entry with setfacl -x",
-        Shown(path)
+        Escaped(path)
     )]
     UnmappedEntry {
         /// The file.

@@ -36,7 +36,6 @@
 pub mod acl;
 pub mod archive;
 pub mod chroot;
-pub mod contents;
 pub mod diff;
 pub mod doctor;
 pub mod entry;
@@ -47,6 +46,7 @@ pub mod ids;
 pub mod imager;
 pub mod info;
 pub mod input;
+pub mod member_stream;
 pub mod members;
 pub mod pack;
 mod parallel;

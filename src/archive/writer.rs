@@ -3,7 +3,7 @@
 use super::header::{self, BLOCK, Fields, MAX_ID, MAX_MTIME, MAX_SIZE};
 use super::{pax, sparse};
 use crate::entry::{Entry, Kind, Timestamp};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// The two zero blocks that end an archive.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
@@ -19,7 +19,7 @@ pub enum Error {
     /// other.
     #[error(
         "{}: {stored} bytes of data: sbuild 0.89 loads no member of 8 GiB or more; exclude it or make its unused parts holes (fallocate --dig-holes)",
-        Shown(path)
+        Escaped(path)
     )]
     TooLarge {
         /// The member.
@@ -28,7 +28,7 @@ pub enum Error {
         stored: u64,
     },
     /// A path that no extractor could open.
-    #[error("{}: a path of {} bytes: no program can extract more than {MAX_PATH}", Shown(path), path.len())]
+    #[error("{}: a path of {} bytes: no program can extract more than {MAX_PATH}", Escaped(path), path.len())]
     PathTooLong {
         /// The member.
         path: Vec<u8>,
@@ -36,7 +36,7 @@ pub enum Error {
     /// An owner that the header's fields do not hold.
     #[error(
         "{}: id {id} is above the largest that a tar header holds",
-        Shown(path)
+        Escaped(path)
     )]
     IdTooLarge {
         /// The member.
@@ -47,7 +47,7 @@ pub enum Error {
     /// A device number that the header's fields do not hold.
     #[error(
         "{}: device number {number} is above the largest that a tar header holds",
-        Shown(path)
+        Escaped(path)
     )]
     DeviceTooLarge {
         /// The member.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::mounts::{NOTHING_SPECIAL, attach, copy, copy_path, file_system};
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 
 /// The host's devices that are shown.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

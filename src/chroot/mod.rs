@@ -1,7 +1,7 @@
 //! Running a command in a tree: what is mounted there, and what is taken away again.
 //!
 //! ```text
-//! as the caller, in the new mount namespace      Sources: the tree and the bound files, opened
+//! as the caller, in the new mount namespace      MountSources: the tree and the bound files, opened
 //! as root of the namespace                       Prepared: copies of their mounts, attached nowhere; missing mount points made
 //! in process 1, in a mount namespace of its own  enter: all is attached, the tree becomes the root
 //! as root of the namespace, afterwards           clear: the mount points go
@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
-use crate::error::{At, FileError};
-use crate::tree::within;
+use crate::error::{FileError, PathContext};
+use crate::tree::resolve;
 use points::{Kind, MountPoints};
 use proc::Proc;
 
@@ -40,24 +40,24 @@ pub struct Bind {
 }
 
 /// The tree and the files to bind, open.
-pub struct Sources {
+pub struct MountSources {
     root: OwnedFd,
     binds: Vec<(Bind, OwnedFd)>,
 }
 
-impl Sources {
+impl MountSources {
     /// Opens what is bound, for a tree that is open in any mode, both as the caller and in the
     /// mount namespace that [`Prepared::new`] is going to be called in.
-    pub fn open(root: OwnedFd, binds: &[Bind]) -> Result<Sources, FileError> {
+    pub fn open(root: OwnedFd, binds: &[Bind]) -> Result<MountSources, FileError> {
         let open = |bind: &Bind| Ok((bind.clone(), open_path(&bind.host, OFlags::empty())?));
-        Ok(Sources {
+        Ok(MountSources {
             root,
             binds: binds.iter().map(open).collect::<Result<_, FileError>>()?,
         })
     }
 
     /// The same files for a tree that was opened later, in the same mount namespace.
-    pub fn for_tree(&self, root: BorrowedFd<'_>) -> Result<Sources, FileError> {
+    pub fn for_tree(&self, root: BorrowedFd<'_>) -> Result<MountSources, FileError> {
         let again =
             |fd: BorrowedFd<'_>, path: &[u8]| fd.try_clone_to_owned().at(path, "open once more");
         let bind = |(bind, host): &(Bind, OwnedFd)| {
@@ -71,7 +71,7 @@ impl Sources {
             .iter()
             .map(bind)
             .collect::<Result<_, FileError>>()?;
-        Ok(Sources {
+        Ok(MountSources {
             root: again(root, b"")?,
             binds,
         })
@@ -104,8 +104,8 @@ pub struct Prepared {
 impl Prepared {
     /// Copies the mounts and makes the mount points that the tree lacks. To be called as root of
     /// the place. On an error nothing of it stays.
-    pub fn new(sources: Sources) -> Result<Prepared, FileError> {
-        let Sources { root, binds } = sources;
+    pub fn new(sources: MountSources) -> Result<Prepared, FileError> {
+        let MountSources { root, binds } = sources;
         let mut points = MountPoints::new(root.try_clone().at("", "open once more")?)?;
         let made = provide(&mut points, &binds).and_then(|()| {
             Ok((
@@ -159,7 +159,8 @@ impl Prepared {
     }
 
     fn at(&self, inner: &[u8]) -> Result<OwnedFd, FileError> {
-        within::open(self.root.as_fd(), inner, OFlags::PATH).at(inner, "open the mount point")
+        resolve::open_in_root(self.root.as_fd(), inner, OFlags::PATH)
+            .at(inner, "open the mount point")
     }
 
     /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the

@@ -17,8 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::error::{At, FileError};
-use crate::tree::within::open as open_in;
+use crate::error::{FileError, PathContext};
+use crate::tree::resolve::open_in_root as open_in;
 
 /// The file's name in the root of the tree.
 pub const RECORD: &str = ".isar-tarball-mount-points";

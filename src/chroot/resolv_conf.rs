@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{At, FileError};
-use crate::tree::within;
+use crate::error::{FileError, PathContext};
+use crate::tree::resolve;
 
 const TEMPORARY: &str = ".resolv.conf.isar-tarball";
 
@@ -16,7 +16,7 @@ const TEMPORARY: &str = ".resolv.conf.isar-tarball";
 /// to nothing while the tree's services do not run.
 pub fn write(root: BorrowedFd<'_>, text: &[u8]) -> Result<(), FileError> {
     let shown = "etc/resolv.conf";
-    let etc = within::open(root, b"etc", OFlags::PATH | OFlags::DIRECTORY)
+    let etc = resolve::open_in_root(root, b"etc", OFlags::PATH | OFlags::DIRECTORY)
         .at(shown, "open its directory")?;
     // One that a killed run has left is in the way, whatever it is.
     match unlinkat(&etc, TEMPORARY, AtFlags::empty()) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, anyhow};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::pack::Progress;
 use isar_tarball::sbuild::check::{self, Options, Report};
 use isar_tarball::sbuild::rules::{self, Loader};
@@ -252,7 +252,7 @@ fn as_json(report: &Report) -> Value {
             found
                 .member
                 .as_ref()
-                .map(|member| Shown(member).to_string()),
+                .map(|member| Escaped(member).to_string()),
             found.effect(),
         )
     });

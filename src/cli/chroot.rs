@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use isar_tarball::chroot::proc::{self, Proc};
-use isar_tarball::chroot::{Bind, Prepared, Sources, resolv_conf, search_path};
+use isar_tarball::chroot::{Bind, MountSources, Prepared, resolv_conf, search_path};
 use isar_tarball::userns::init::Init;
 use isar_tarball::userns::supervise_command;
 
@@ -125,8 +125,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let ended = supervise_command(
         &place,
         |_| Ok(()),
-        || -> anyhow::Result<Sources> {
-            Ok(Sources::open(rootfs::open(&args.rootfs)?, &args.bind)?)
+        || -> anyhow::Result<MountSources> {
+            Ok(MountSources::open(rootfs::open(&args.rootfs)?, &args.bind)?)
         },
         |_, sources| {
             let work = || -> anyhow::Result<u8> {

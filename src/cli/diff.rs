@@ -8,10 +8,10 @@ use std::thread;
 
 use anyhow::{Context, anyhow};
 use isar_tarball::diff::{self, Difference, Files, Mtime, Outcome, Rules, What};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::input::Input;
 use isar_tarball::tree::exclude::Patterns;
-use isar_tarball::userns::{Place, supervise};
+use isar_tarball::userns::{Isolation, supervise};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow
     let place = if has_directory {
         place::place(globals)?
     } else {
-        Place::Here
+        Isolation::None
     };
     let job = || -> anyhow::Result<Status> {
         let (a, b) = read(a, b, args, &options)?;
@@ -244,7 +244,7 @@ fn line(difference: &Difference) -> String {
     let Difference { path, what, a, b } = difference;
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| String::from("nothing"));
     let name = match what {
-        What::Xattr(name) => format!(" {}", Shown(name)),
+        What::Xattr(name) => format!(" {}", Escaped(name)),
         _ => String::new(),
     };
     format!(
@@ -260,7 +260,7 @@ fn shown(path: &[u8]) -> String {
     if path.is_empty() {
         String::from(".")
     } else {
-        Shown(path).to_string()
+        Escaped(path).to_string()
     }
 }
 
@@ -291,7 +291,7 @@ fn as_json(outcome: &Outcome, a: &Files, b: &Files, args: &Args) -> Value {
     let difference = |difference: &Difference| {
         let Difference { path, what, a, b } = difference;
         let xattr = match what {
-            What::Xattr(name) => Some(Shown(name).to_string()),
+            What::Xattr(name) => Some(Escaped(name).to_string()),
             _ => None,
         };
         json!({"path": shown(path), "what": what.word(), "xattr": xattr, "a": a, "b": b})

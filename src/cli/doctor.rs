@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use isar_tarball::doctor::probe::{self, PROBES, Probe};
 use isar_tarball::doctor::{self, Finding, Machine, State};
-use isar_tarball::error::{Shown, describe};
-use isar_tarball::ids::Source;
+use isar_tarball::error::{Escaped, describe};
+use isar_tarball::ids::SubidFiles;
 use isar_tarball::remove;
-use isar_tarball::userns::{self, Outcome, Place, handover, supervise_command};
+use isar_tarball::userns::{self, Isolation, Outcome, handover, supervise_command};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use serde_json::json;
 
@@ -38,7 +38,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let machine = Machine {
         sysctls: "/proc/sys".into(),
         search: userns::search_path(),
-        source: Source::default(),
+        source: SubidFiles::default(),
         account: place::account(&globals.userns)?,
         layout: globals.id_layout.into(),
         dir: args.dir.clone(),
@@ -65,7 +65,7 @@ fn try_out(machine: &Machine, globals: &Globals) -> Vec<Finding> {
     let Ok(place) = place::place(&quiet) else {
         return Vec::new();
     };
-    let dir = Shown(machine.dir.as_os_str().as_encoded_bytes()).to_string();
+    let dir = Escaped(machine.dir.as_os_str().as_encoded_bytes()).to_string();
     let scratch = match Scratch::new(machine, &place) {
         Ok(scratch) => scratch,
         Err(error) if error.is::<handover::Error>() => {
@@ -130,7 +130,7 @@ fn try_out(machine: &Machine, globals: &Globals) -> Vec<Finding> {
     let mut findings = Vec::new();
     match outcome {
         Ok(Outcome::Exited(0)) => {
-            if let Place::Namespace(_) = place {
+            if let Isolation::Namespace(_) = place {
                 findings.push(Finding::good("user-namespace", "can be entered"));
             }
             let failure = |probe| {
@@ -163,11 +163,11 @@ struct Scratch<'a> {
     dir: OwnedFd,
     name: String,
     scratch: OwnedFd,
-    place: &'a Place,
+    place: &'a Isolation,
 }
 
 impl<'a> Scratch<'a> {
-    fn new(machine: &Machine, place: &'a Place) -> anyhow::Result<Scratch<'a>> {
+    fn new(machine: &Machine, place: &'a Isolation) -> anyhow::Result<Scratch<'a>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let io = |error: rustix::io::Errno| anyhow::anyhow!("{}", describe(&error.into()));
         let dir = openat(CWD, &machine.dir, flags, Mode::empty()).map_err(io)?;
@@ -181,7 +181,7 @@ impl<'a> Scratch<'a> {
             scratch,
             place,
         };
-        if let Place::Namespace(maps) = place {
+        if let Isolation::Namespace(maps) = place {
             handover::to_root(scratch.scratch.as_fd(), maps)?;
         }
         Ok(scratch)
@@ -201,7 +201,7 @@ impl<'a> Scratch<'a> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        if let Place::Namespace(maps) = self.place {
+        if let Isolation::Namespace(maps) = self.place {
             _ = handover::to_caller(self.scratch.as_fd(), maps);
         }
         _ = remove::contents(

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::export::{self, channel, receive, send};
 use isar_tarball::pack::output::Output;
 use isar_tarball::userns::{Outside, Request, supervise};
@@ -118,7 +118,7 @@ fn hand_out(
     }
     export::refuse_same_names(&found)?;
     for (path, file) in &found {
-        send(socket.as_fd(), path, file.as_fd()).with_context(|| Shown(path).to_string())?;
+        send(socket.as_fd(), path, file.as_fd()).with_context(|| Escaped(path).to_string())?;
         // Why it failed is said outside.
         if outside.ask(FILE).is_err() {
             return Ok(Status::Failed);
@@ -152,8 +152,13 @@ pub fn copy_out(
     place: &Path,
     mode: Option<u32>,
 ) -> anyhow::Result<u64> {
-    let said =
-        |error: io::Error| anyhow!("{}: copy to {place:?}: {}", Shown(member), describe(&error));
+    let said = |error: io::Error| {
+        anyhow!(
+            "{}: copy to {place:?}: {}",
+            Escaped(member),
+            describe(&error)
+        )
+    };
     let mut output = Output::create(place)?;
     let mut to = output.file();
     let bytes = io::copy(&mut File::from(file), &mut to).map_err(said)?;

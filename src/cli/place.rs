@@ -5,9 +5,9 @@ use std::ffi::CString;
 use std::str::FromStr;
 
 use anyhow::{Context, anyhow, bail};
-use isar_tarball::ids::{self, Account, IdMaps, Source, source::Ranges};
+use isar_tarball::ids::{self, Account, IdMaps, SubidFiles, subid_files::Ranges};
 use isar_tarball::sys::{self, PasswdEntry};
-use isar_tarball::userns::{Outcome, Place};
+use isar_tarball::userns::{Isolation, Outcome};
 
 use super::Globals;
 use super::report::{self, Status};
@@ -100,29 +100,29 @@ pub struct Namespace {
 
 /// The place that `--userns` and `--id-layout` choose. Warns of broken lines in the files of
 /// subordinate ids.
-pub fn place(globals: &Globals) -> anyhow::Result<Place> {
+pub fn place(globals: &Globals) -> anyhow::Result<Isolation> {
     Ok(match namespace(globals)? {
-        Some(namespace) => Place::Namespace(namespace.maps),
-        None => Place::Here,
+        Some(namespace) => Isolation::Namespace(namespace.maps),
+        None => Isolation::None,
     })
 }
 
 /// A place where everything that the user's ids own may be removed, whatever the layout: it has all
 /// of them, and the user's own.
-pub fn whole_place(globals: &Globals) -> anyhow::Result<Place> {
+pub fn whole_place(globals: &Globals) -> anyhow::Result<Isolation> {
     Ok(match namespace(globals)? {
         Some(Namespace {
             account, ranges, ..
-        }) => Place::Namespace(Source::default().whole_maps(&account, &ranges)?),
-        None => Place::Here,
+        }) => Isolation::Namespace(SubidFiles::default().whole_maps(&account, &ranges)?),
+        None => Isolation::None,
     })
 }
 
 /// The maps of the chosen place; without a namespace every id is itself.
 pub fn maps(globals: &Globals) -> anyhow::Result<IdMaps> {
     match place(globals)? {
-        Place::Namespace(maps) => Ok(maps),
-        Place::Here => Ok(Source::default().identity()?),
+        Isolation::Namespace(maps) => Ok(maps),
+        Isolation::None => Ok(SubidFiles::default().identity()?),
     }
 }
 
@@ -131,7 +131,7 @@ pub fn namespace(globals: &Globals) -> anyhow::Result<Option<Namespace>> {
     let Some(account) = account(&globals.userns)? else {
         return Ok(None);
     };
-    let source = Source::default();
+    let source = SubidFiles::default();
     let ranges = source.ranges(&account)?;
     if !globals.quiet {
         ranges

@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::remove::{self, Failed, Options, Removed, Target};
-use isar_tarball::userns::{Outside, Place, Request, handover, supervise};
+use isar_tarball::userns::{Isolation, Outside, Request, handover, supervise};
 use rustix::fs::fstat;
 use serde_json::{Value, json};
 
@@ -123,13 +123,13 @@ fn as_caller(target: &Target) -> Result<Removed, Failed> {
 }
 
 /// Removes the directory itself, as the caller, once it is empty.
-pub fn remove_root(target: &Target, place: &Place) -> io::Result<()> {
+pub fn remove_root(target: &Target, place: &Isolation) -> io::Result<()> {
     let error = match target.remove() {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     // In a directory with the sticky bit, such as /tmp, only the owner removes.
-    if let (Some(libc::EPERM), Place::Namespace(maps)) = (error.raw_os_error(), place)
+    if let (Some(libc::EPERM), Isolation::Namespace(maps)) = (error.raw_os_error(), place)
         && handover::to_caller(target.directory(), maps).is_ok()
     {
         return target.remove();
@@ -218,7 +218,7 @@ fn say(path: &Path, removed: Removed, args: &Args) {
     };
     // One more directory: the tree's own.
     let (directories, files) = (removed.directories + 1, removed.files);
-    let name = Shown(path.as_os_str().as_encoded_bytes());
+    let name = Escaped(path.as_os_str().as_encoded_bytes());
     let line = format!("{did} {name}: {directories} directories, {files} other files\n");
     if args.json || !args.dry_run {
         report::note(&line);

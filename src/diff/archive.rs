@@ -3,9 +3,9 @@
 use super::content::{Digest, Hasher};
 use super::{Error, Facts, FileId, Files, Options};
 use crate::archive::reader::{Event, Limits};
-use crate::contents;
 use crate::entry::{Entry, Kind, Xattr};
 use crate::input::Input;
+use crate::member_stream;
 use crate::tree::selection::clean;
 use crate::tree::xattr::capability_v2;
 
@@ -14,7 +14,7 @@ pub fn archive(input: &mut Input, options: &Options) -> Result<Files, Error> {
     let mut files = Files::default();
     let mut hasher = Hasher::default();
     let mut current: Option<FileId> = None;
-    contents::read(input, Limits::default(), |event| {
+    member_stream::read(input, Limits::default(), |event| {
         match event {
             Event::Member(member) => current = files.add(member.entry, options)?,
             Event::Data(offset, data) if current.is_some() => hasher.update(offset, data),

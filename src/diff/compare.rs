@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Facts, FileId, Files};
 use crate::acl;
 use crate::entry::{Kind, Timestamp, Xattr};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// How exactly times are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,7 +188,7 @@ fn pair(
         differences: &mut outcome.differences,
     };
     if first_a != first_b {
-        let other = |first: &[u8]| (first != path).then(|| Shown(first).to_string());
+        let other = |first: &[u8]| (first != path).then(|| Escaped(first).to_string());
         found.add(What::HardLink, other(first_a), other(first_b));
     } else if first_a != path {
         // The same two files have been compared under their first name.
@@ -272,7 +272,7 @@ impl Found<'_> {
             }
             (Kind::Symlink { target }, Kind::Symlink { target: other }) => {
                 self.check(What::Target, target, other, |target| {
-                    Shown(target).to_string()
+                    Escaped(target).to_string()
                 });
             }
             (
@@ -308,7 +308,7 @@ impl Found<'_> {
             text.map(|text| acl::from_text(text).unwrap_or_else(|_| text.to_vec()))
         };
         if value(a) != value(b) {
-            let text = |acl: Option<&[u8]>| acl.map(|acl| Shown(acl).to_string());
+            let text = |acl: Option<&[u8]>| acl.map(|acl| Escaped(acl).to_string());
             self.add(what, text(a), text(b));
         }
     }
@@ -341,9 +341,9 @@ fn shortened(value: &[u8]) -> String {
     const MOST: usize = 64;
     match value.get(..MOST) {
         Some(head) if value.len() > MOST => {
-            format!("\"{}\"... ({} bytes)", Shown(head), value.len())
+            format!("\"{}\"... ({} bytes)", Escaped(head), value.len())
         }
-        _ => format!("\"{}\"", Shown(value)),
+        _ => format!("\"{}\"", Escaped(value)),
     }
 }
 

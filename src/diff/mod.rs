@@ -20,9 +20,9 @@ pub use archive::archive;
 pub use compare::{Difference, Mtime, Outcome, Rules, What, compare};
 pub use directory::directory;
 
-use crate::contents;
 use crate::entry::{Kind, Timestamp, Xattr};
-use crate::error::{FileError, Shown};
+use crate::error::{Escaped, FileError};
+use crate::member_stream;
 use crate::tree::exclude::Patterns;
 use crate::tree::{walk, xattr};
 
@@ -31,7 +31,7 @@ use crate::tree::{walk, xattr};
 pub enum Error {
     /// The archive.
     #[error(transparent)]
-    Contents(#[from] contents::Error),
+    Contents(#[from] member_stream::Error),
     /// The directory.
     #[error(transparent)]
     Walk(#[from] walk::Error),
@@ -44,7 +44,7 @@ pub enum Error {
     /// A file of the directory is not any more what it was.
     #[error(
         "{}: changed while it was being read; let nothing write there meanwhile",
-        Shown(path)
+        Escaped(path)
     )]
     Changed {
         /// The path.
@@ -53,8 +53,8 @@ pub enum Error {
     /// A hard link of the archive to nothing.
     #[error(
         "{}: a hard link to {}, which does not stand before it in the archive",
-        Shown(path),
-        Shown(target)
+        Escaped(path),
+        Escaped(target)
     )]
     DanglingLink {
         /// The link.

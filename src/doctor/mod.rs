@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-use crate::error::{Shown, describe};
-use crate::ids::source::Ranges;
-use crate::ids::{Account, IdKind, IdMaps, Layout, Range, Source, SourceError};
+use crate::error::{Escaped, describe};
+use crate::ids::subid_files::Ranges;
+use crate::ids::{Account, IdKind, IdMaps, Layout, Range, SourceError, SubidFiles};
 use crate::userns::diagnosis::Sysctls;
 use crate::userns::id_programs::{find, why_powerless};
 
@@ -74,7 +74,7 @@ pub struct Machine {
     /// Where programs are looked for.
     pub search: Vec<PathBuf>,
     /// Where subordinate ids are written down.
-    pub source: Source,
+    pub source: SubidFiles,
     /// Whose; `None` when no namespace is used.
     pub account: Option<Account>,
     /// How a tree's ids are numbered.
@@ -310,7 +310,7 @@ fn program(name: &'static str, package: &str, search: &[PathBuf]) -> Finding {
 }
 
 fn shown(path: &Path) -> String {
-    Shown(path.as_os_str().as_encoded_bytes()).to_string()
+    Escaped(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn machine(dir: &Path) -> Machine {
         )
         .unwrap();
     }
-    let source = Source {
+    let source = SubidFiles {
         subuid: dir.join("subuid"),
         subgid: dir.join("subgid"),
         getsubids: "/no/getsubids".into(),

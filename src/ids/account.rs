@@ -28,7 +28,7 @@ impl Account {
 impl fmt::Display for Account {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => write!(out, "{}", crate::error::Shown(name)),
+            Some(name) => write!(out, "{}", crate::error::Escaped(name)),
             None => write!(out, "{}", self.uid),
         }
     }

@@ -11,10 +11,10 @@
 
 pub mod account;
 pub mod map;
-pub mod source;
 pub mod subid;
+pub mod subid_files;
 
 pub use account::{Account, IdKind};
 pub use map::{Extent, IdMap, IdMaps, Layout, MapError};
-pub use source::{Source, SourceError};
 pub use subid::Range;
+pub use subid_files::{SourceError, SubidFiles};

@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::chroot::points::{self, Kind};
-use crate::error::{At, FileError};
-use crate::tree::within;
+use crate::error::{FileError, PathContext};
+use crate::tree::resolve;
 
 /// The list of isar's own repository.
 pub const ISAR_LIST: &str = "/etc/apt/sources.list.d/isar-apt.list";
@@ -98,7 +98,7 @@ impl Archives {
     /// Opens their directory, made where it is missing.
     pub fn open(root: BorrowedFd<'_>) -> Result<Archives, FileError> {
         points::provide(root, ARCHIVES, Kind::Directory)?;
-        let directory = within::open(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY)
+        let directory = resolve::open_in_root(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY)
             .at(ARCHIVES, "open")?;
         Ok(Archives { directory })
     }

@@ -27,7 +27,7 @@ use super::index::{self, Identity, is_digest};
 use super::overlay::{self, Overlay};
 use super::run::{Run, Runs, is_still};
 use super::{Archive, Error, names, open, removal, try_lock};
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::pack::hex;
 use crate::{remove, unpack};

@@ -31,7 +31,7 @@ use rustix::fs::{Dir, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::error::{At, FileError, describe};
+use crate::error::{FileError, PathContext, describe};
 use crate::input::{self, Input};
 use crate::progress::Progress;
 use crate::{remove, unpack};

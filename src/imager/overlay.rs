@@ -11,7 +11,7 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid};
 
 use crate::chroot::mounts::attach;
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 
 /// An overlay that is mounted.
 pub struct Overlay {

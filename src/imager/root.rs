@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, openat};
 use rustix::io::Errno;
 
 use super::{Error, names, removal, try_lock};
-use crate::error::At;
+use crate::error::PathContext;
 use crate::remove;
 
 /// The attribute's name; it has an empty value.

@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, Mode, fstat, mkdirat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Error, names, open, removal, try_lock};
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::remove;
 
 /// The directory that holds those of all runs.

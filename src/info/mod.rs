@@ -4,8 +4,8 @@
 //! One pass over the stream; its SHA-256 is taken beside it.
 
 mod hash;
-mod picked;
 mod system;
+mod system_files;
 
 use std::fs::File;
 use std::io;
@@ -13,20 +13,20 @@ use std::io;
 pub use system::System;
 
 use crate::archive::reader::{Event, Limits};
-use crate::contents;
 use crate::entry::{Entry, Kind};
 use crate::error::describe;
 use crate::input::{self, Compression, Input};
+use crate::member_stream;
 use crate::members::Members;
 use crate::zst::frames::Frame;
-use picked::Picked;
+use system_files::SystemFiles;
 
 /// An archive that cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read or decompressed, or is no tar archive.
     #[error(transparent)]
-    Contents(#[from] contents::Error),
+    Contents(#[from] member_stream::Error),
     /// It cannot be read for its digest.
     #[error("read for the digest: {}", describe(.0))]
     Hash(io::Error),
@@ -77,7 +77,7 @@ pub struct Frames {
 /// Reads an archive, a file from its beginning or a pipe, to its end.
 pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
     let (mut info, hashed) = hash::beside(file, |file| -> Result<Info, Error> {
-        let mut input = Input::open(file, options).map_err(contents::Error::from)?;
+        let mut input = Input::open(file, options).map_err(member_stream::Error::from)?;
         read(&mut input)
     })?;
     (info.archive_bytes, info.sha256) = (hashed.bytes, hashed.sha256);
@@ -90,8 +90,8 @@ fn read(input: &mut Input) -> Result<Info, Error> {
         frames: input.frames().map(Frames::of),
         ..Info::default()
     };
-    let mut picked = Picked::default();
-    info.tar_bytes = contents::read(input, Limits::default(), |event| {
+    let mut picked = SystemFiles::default();
+    info.tar_bytes = member_stream::read(input, Limits::default(), |event| {
         match event {
             Event::Member(member) => {
                 info.add(&member.entry);
@@ -100,7 +100,7 @@ fn read(input: &mut Input) -> Result<Info, Error> {
             Event::Data(offset, data) => picked.data(offset, data),
             Event::MemberEnd => picked.end(),
         }
-        Ok::<_, contents::Error>(())
+        Ok::<_, member_stream::Error>(())
     })?
     .bytes;
     info.system = System::of(&picked);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::picked::Picked;
+use super::system_files::SystemFiles;
 use crate::sbuild::accounts::Accounts;
 
 /// What the files of a root file system say. What they do not say is `None` or empty.
@@ -30,7 +30,7 @@ pub struct System {
 
 impl System {
     /// What the files say.
-    pub fn of(files: &Picked) -> System {
+    pub fn of(files: &SystemFiles) -> System {
         let release = files
             .get(b"etc/os-release")
             .or(files.get(b"usr/lib/os-release"))
@@ -164,7 +164,7 @@ fn stanzas(text: &str) -> impl Iterator<Item = BTreeMap<String, String>> {
 }
 
 /// Every source of binary packages that is not switched off, in apt's own order of files.
-fn sources(files: &Picked) -> Vec<String> {
+fn sources(files: &SystemFiles) -> Vec<String> {
     let mut sources = Vec::new();
     for (path, content) in files
         .all()
@@ -224,7 +224,7 @@ mod tests {
     use crate::entry::{Entry, Kind, Timestamp};
 
     fn system(files: &[(&str, &str)]) -> System {
-        let mut picked = Picked::default();
+        let mut picked = SystemFiles::default();
         for (path, content) in files {
             picked.begin(&Entry {
                 path: path.as_bytes().to_vec(),
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_long_is_passed_over() {
-        let mut picked = Picked::default();
+        let mut picked = SystemFiles::default();
         let mut entry = Entry {
             path: b"var/lib/dpkg/status".to_vec(),
             kind: Kind::File {

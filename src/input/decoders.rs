@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::ahead::{Ahead, Early, Kept, Part};
-use super::source::Source;
+use super::byte_source::ByteSource;
 use super::{Compression, Error};
 use crate::zst::decode::{Decoder, Stream};
 use crate::zst::frames::{Error as FrameError, Frame};
@@ -69,7 +69,7 @@ impl Frames {
             fault,
         })?;
         let start = self.start + frame.offset;
-        let source = Source::range(Arc::clone(&self.file), start, start + frame.compressed);
+        let source = ByteSource::range(Arc::clone(&self.file), start, start + frame.compressed);
         let mut stream = Stream::new(decoder, source, frame.offset);
         loop {
             let Some(mut buffer) = part.buffer(room) else {
@@ -168,7 +168,7 @@ impl Frames {
 /// Decodes a stream, all of it one part, until its end.
 pub(super) fn stream(
     ahead: &Arc<Ahead>,
-    source: Source,
+    source: ByteSource,
     compression: Compression,
     window_log: u32,
 ) {
@@ -184,14 +184,14 @@ pub(super) fn stream(
     part.done(outcome);
 }
 
-fn plain(part: &mut Part, mut source: Source) -> Result<(), Error> {
+fn plain(part: &mut Part, mut source: ByteSource) -> Result<(), Error> {
     pieces(part, |out| {
         let goes_on = source.fill(out).map_err(Error::Read)?;
         Ok((goes_on, source.consumed()))
     })
 }
 
-fn zstd(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
+fn zstd(part: &mut Part, source: ByteSource, window_log: u32) -> Result<(), Error> {
     let mut decoder = Decoder::new(window_log).map_err(|fault| FrameError { offset: 0, fault })?;
     let mut stream = Stream::new(&mut decoder, source, 0);
     pieces(part, |out| {
@@ -201,7 +201,7 @@ fn zstd(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
 }
 
 #[cfg(feature = "gzip")]
-fn gzip(part: &mut Part, source: Source) -> Result<(), Error> {
+fn gzip(part: &mut Part, source: ByteSource) -> Result<(), Error> {
     let mut decoder = flate2::bufread::MultiGzDecoder::new(source);
     pieces(part, |out| {
         let goes_on = read_into(&mut decoder, out).map_err(|cause| Error::Damaged {
@@ -214,7 +214,7 @@ fn gzip(part: &mut Part, source: Source) -> Result<(), Error> {
 }
 
 #[cfg(feature = "xz")]
-fn xz(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
+fn xz(part: &mut Part, source: ByteSource, window_log: u32) -> Result<(), Error> {
     use liblzma::stream::{CONCATENATED, Error as XzError, Stream};
 
     // As wide a dictionary as the window of zstd may be, and what xz needs besides.
@@ -241,12 +241,12 @@ fn xz(part: &mut Part, source: Source, window_log: u32) -> Result<(), Error> {
 }
 
 #[cfg(not(feature = "gzip"))]
-fn gzip(_: &mut Part, _: Source) -> Result<(), Error> {
+fn gzip(_: &mut Part, _: ByteSource) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "gzip" })
 }
 
 #[cfg(not(feature = "xz"))]
-fn xz(_: &mut Part, _: Source, _: u32) -> Result<(), Error> {
+fn xz(_: &mut Part, _: ByteSource, _: u32) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "xz" })
 }
 

@@ -2,9 +2,9 @@
 //! whoever reads it.
 
 mod ahead;
+mod byte_source;
 mod decoders;
 mod detect;
-mod source;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +18,9 @@ pub use ahead::Chunk;
 use crate::zst::decode::check_windows;
 use crate::zst::frames::{self, Frame};
 use ahead::Ahead;
+use byte_source::{ByteSource, Interrupt};
 use decoders::Frames;
 use detect::{DETECTED, Detected};
-use source::{Interrupt, Source};
 
 /// How an archive is compressed, told by its first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,14 +147,14 @@ impl Input {
                 .map_err(Error::Read)?
                 .min(about.len());
             (
-                Source::range(Arc::clone(&file), start, about.len()),
+                ByteSource::range(Arc::clone(&file), start, about.len()),
                 Some((start, about.len() - start)),
                 None,
             )
         } else {
             let interrupt = Arc::new(Interrupt::new().map_err(Error::Read)?);
             (
-                Source::pipe(Arc::clone(&file), Arc::clone(&interrupt)),
+                ByteSource::pipe(Arc::clone(&file), Arc::clone(&interrupt)),
                 None,
                 Some(interrupt),
             )
@@ -280,7 +280,7 @@ impl Input {
 pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
     let length = file.metadata().map_err(Error::Read)?.len();
     let source = file.try_clone().map_err(Error::Read)?;
-    let compression = detect(&mut Source::range(Arc::new(source), 0, length))?;
+    let compression = detect(&mut ByteSource::range(Arc::new(source), 0, length))?;
     let frames = match compression {
         Compression::Zstd => Some(frames::scan(file, 0, length)?),
         _ => None,
@@ -288,7 +288,7 @@ pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
     Ok((compression, frames))
 }
 
-fn detect(source: &mut Source) -> Result<Compression, Error> {
+fn detect(source: &mut ByteSource) -> Result<Compression, Error> {
     let first = source.peek(DETECTED).map_err(Error::Read)?;
     match detect::detect(first) {
         Detected::Tar(compression) => Ok(compression),

@@ -1,6 +1,6 @@
 //! The ids that sbuild's map cannot hold.
 
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::tree::walk::{Node, NodeId, Tree};
 
 /// How many ids sbuild maps: 0..=65535.
@@ -30,8 +30,8 @@ pub struct UnmappedIds {
 
 fn named(first: &[(Vec<u8>, Owner)], count: usize) -> String {
     let name = |(path, owner): &(Vec<u8>, Owner)| match owner {
-        Some((uid, gid)) => format!("{} ({uid}:{gid})", Shown(path)),
-        None => format!("{} (an owner from outside of the namespace)", Shown(path)),
+        Some((uid, gid)) => format!("{} ({uid}:{gid})", Escaped(path)),
+        None => format!("{} (an owner from outside of the namespace)", Escaped(path)),
     };
     let mut names: Vec<String> = first.iter().map(name).collect();
     if count > first.len() {

@@ -21,7 +21,7 @@ use crate::tree::walk::{self, Identity, NodeId, NodeKind, Tree};
 use crate::tree::xattr::{self, Handle, Kept};
 
 /// What all workers read from.
-pub struct Source<'a> {
+pub struct PackContext<'a> {
     /// The root of the tree.
     pub root: BorrowedFd<'a>,
     /// The files below it.
@@ -40,7 +40,7 @@ pub struct Source<'a> {
 
 /// Reads members, with the directory it read from last kept open.
 pub struct Reader<'a> {
-    source: &'a Source<'a>,
+    source: &'a PackContext<'a>,
     directory: Option<(NodeId, OwnedFd)>,
     /// Nothing is read from the files: data and extended attributes are left out.
     is_unread: bool,
@@ -54,7 +54,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// A reader of `source`.
-    pub fn new(source: &'a Source<'a>) -> Reader<'a> {
+    pub fn new(source: &'a PackContext<'a>) -> Reader<'a> {
         Reader {
             source,
             directory: None,
@@ -118,7 +118,7 @@ impl<'a> Reader<'a> {
         part: Option<Range<u64>>,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let Source { tree, plan, .. } = *self.source;
+        let PackContext { tree, plan, .. } = *self.source;
         let id = plan.order[index];
         let path = tree.path(id);
         let node = tree.node(id);
@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
     /// Opens a file or directory, and makes sure that it is the one that was walked before anything
     /// is read from it.
     fn open(&mut self, id: NodeId, path: &[u8], flags: OFlags) -> Result<OwnedFd, Error> {
-        let Source { root, tree, .. } = *self.source;
+        let PackContext { root, tree, .. } = *self.source;
         if id == Tree::ROOT {
             return Ok(walk::open(root, b"", flags)?);
         }
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
     }
 
     fn directory(&mut self, id: NodeId) -> Result<BorrowedFd<'_>, Error> {
-        let Source { root, tree, .. } = *self.source;
+        let PackContext { root, tree, .. } = *self.source;
         if self.directory.as_ref().is_none_or(|(open, _)| *open != id) {
             let path = tree.path(id);
             let directory = walk::open(root, &path, OFlags::PATH | OFlags::DIRECTORY)
@@ -320,8 +320,8 @@ fn read(
 }
 
 /// The entry of node `id` as the archive stores it.
-fn entry(source: &Source<'_>, id: NodeId, path: Vec<u8>, kept: Kept) -> Entry {
-    let Source {
+fn entry(source: &PackContext<'_>, id: NodeId, path: Vec<u8>, kept: Kept) -> Entry {
+    let PackContext {
         tree,
         plan,
         options,

@@ -20,14 +20,14 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::writer;
 use crate::entry::Timestamp;
-use crate::error::{FileError, Shown};
+use crate::error::{Escaped, FileError};
 use crate::members::Members;
 pub use crate::progress::Progress;
-use crate::sbuild::check::Making;
+use crate::sbuild::check::StreamingCheck;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
 use crate::tree::xattr;
 use crate::zst::compress::{self, Level};
-use plan::{Cuts, Plan};
+use plan::{FrameSizing, Plan};
 use reuse::{Reuse, State};
 
 /// What to do about a tree that changes.
@@ -71,13 +71,13 @@ pub enum Error {
     #[error("write the archive: {}", crate::error::describe(.0))]
     Write(std::io::Error),
     /// A file has gone since the tree was walked.
-    #[error("{}: vanished while packing; {CALM}", Shown(path))]
+    #[error("{}: vanished while packing; {CALM}", Escaped(path))]
     Vanished {
         /// The file.
         path: Vec<u8>,
     },
     /// Another file stands where one was walked.
-    #[error("{}: replaced by another file while packing; {CALM}", Shown(path))]
+    #[error("{}: replaced by another file while packing; {CALM}", Escaped(path))]
     Replaced {
         /// The file.
         path: Vec<u8>,
@@ -85,7 +85,7 @@ pub enum Error {
     /// A file became shorter.
     #[error(
         "{}: shrank from {from} to {to} bytes while packing; {CALM}",
-        Shown(path)
+        Escaped(path)
     )]
     Shrank {
         /// The file.
@@ -98,7 +98,7 @@ pub enum Error {
     /// A file became longer.
     #[error(
         "{}: grew from {from} to {to} bytes while packing; {CALM}",
-        Shown(path)
+        Escaped(path)
     )]
     Grew {
         /// The file.
@@ -109,7 +109,7 @@ pub enum Error {
         to: u64,
     },
     /// Something about a file changed.
-    #[error("{}: changed while packing; {CALM}", Shown(path))]
+    #[error("{}: changed while packing; {CALM}", Escaped(path))]
     Changed {
         /// The file.
         path: Vec<u8>,
@@ -212,7 +212,7 @@ pub struct Options {
     /// Compute the SHA-256 of the archive.
     pub sha256: bool,
     /// Where frames are cut; less memory may cut them smaller.
-    pub cuts: Cuts,
+    pub cuts: FrameSizing,
 }
 
 impl Options {
@@ -282,7 +282,7 @@ pub struct Packed {
     /// What was packed.
     pub summary: Summary,
     /// sbuild's rules, run over all members. What they say of the file is still to be asked.
-    pub rules: Making,
+    pub rules: StreamingCheck,
     /// With which frames of this archive can be taken over into a later one. `None` where no reuse
     /// was asked for.
     pub state: Option<State>,
@@ -313,13 +313,13 @@ pub fn pack(
     let shape = pipeline::Shape::new(options, &tree)?;
     let plan = plan::plan(
         &tree,
-        &Cuts {
+        &FrameSizing {
             most: shape.max_frame,
             ..options.cuts
         },
     );
     progress.total.store(plan.data(&tree), Ordering::Relaxed);
-    let mut source = members::Source {
+    let mut source = members::PackContext {
         root: root.as_fd(),
         tree: &tree,
         plan: &plan,

@@ -14,9 +14,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::sys::{piece, start_writeback};
-use crate::tree::inside::{is_inside, open_parent};
+use crate::tree::resolve::{is_inside, open_parent};
 
 /// A place where nothing can be written.
 #[derive(Debug, thiserror::Error)]
@@ -122,16 +122,16 @@ impl Drop for Output {
 /// Writes a file from where it stands on, no more at a time than is cheap, and has the disk begin
 /// with what has been written: else all of it waits for the sync at the end.
 #[derive(Debug)]
-pub struct Early<'f> {
+pub struct WritebackWriter<'f> {
     file: &'f File,
     written: u64,
     begun: u64,
 }
 
-impl<'f> Early<'f> {
+impl<'f> WritebackWriter<'f> {
     /// A writer of `file`, which is empty.
-    pub fn new(file: &'f File) -> Early<'f> {
-        Early {
+    pub fn new(file: &'f File) -> WritebackWriter<'f> {
+        WritebackWriter {
             file,
             written: 0,
             begun: 0,
@@ -139,7 +139,7 @@ impl<'f> Early<'f> {
     }
 }
 
-impl Write for Early<'_> {
+impl Write for WritebackWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(piece(bytes))?;
         self.written += count as u64;

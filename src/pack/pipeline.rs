@@ -10,14 +10,14 @@ use std::thread;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
-use super::members::{Reader, Source};
+use super::members::{PackContext, Reader};
 use super::plan::{Content, Frame, Plan};
 use super::reuse::{self, Found, Record, Reuse};
 use super::{Error, Format, Memory, Options};
 use crate::archive::header;
 use crate::archive::outline::Outline;
 use crate::archive::writer::END;
-use crate::sbuild::check::Making;
+use crate::sbuild::check::StreamingCheck;
 use crate::sys::MAPPED;
 use crate::tree::walk::{Node, Tree};
 use crate::zst::SBUILD_WINDOW_LOG;
@@ -130,7 +130,7 @@ pub struct Written {
     /// What to remember of each frame, when frames are taken over.
     pub records: Vec<Record>,
     /// sbuild's rules, run over all members.
-    pub rules: Making,
+    pub rules: StreamingCheck,
 }
 
 /// A frame ready to be written.
@@ -150,7 +150,7 @@ struct Done {
 /// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know
 /// it.
 pub fn run(
-    source: &Source<'_>,
+    source: &PackContext<'_>,
     shape: &Shape,
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
@@ -200,7 +200,7 @@ pub fn run(
 }
 
 fn work(
-    source: &Source<'_>,
+    source: &PackContext<'_>,
     queue: &Queue<'_>,
     sender: &Sender<Result<Done, Error>>,
 ) -> Result<(), Error> {
@@ -256,7 +256,7 @@ impl Buffer {
 
 /// Makes frames.
 struct Maker<'a> {
-    source: &'a Source<'a>,
+    source: &'a PackContext<'a>,
     reader: Reader<'a>,
     /// `None` for a plain tar.
     compressor: Option<Compressor>,
@@ -269,7 +269,7 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    fn new(source: &'a Source<'a>, queue: &'a Queue<'a>) -> Result<Maker<'a>, Error> {
+    fn new(source: &'a PackContext<'a>, queue: &'a Queue<'a>) -> Result<Maker<'a>, Error> {
         let compressor = match source.options.format {
             Format::Zstd(level) => Some(Compressor::new(level)?),
             Format::Tar => None,
@@ -293,7 +293,7 @@ impl<'a> Maker<'a> {
 
     /// Frame `index`, from an older archive if it is there, with a record in any case.
     fn reused_or_made(&mut self, index: usize, reuse: &Reuse) -> Result<Done, Error> {
-        let Source {
+        let PackContext {
             tree,
             plan,
             options,

@@ -28,7 +28,7 @@ const LARGE: u64 = 16 << 20;
 
 /// Where frames are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cuts {
+pub struct FrameSizing {
     /// A frame of small files ends at the first boundary behind this many bytes.
     pub least: u64,
     /// A frame of small files ends before it holds more than this many bytes.
@@ -45,14 +45,14 @@ pub struct Cuts {
     pub most: u64,
 }
 
-impl Cuts {
+impl FrameSizing {
     /// Frames of small files of `least` bytes and more, up to 64 MiB. By default 12 MiB, with which
     /// a buildd chroot becomes as small as it gets while its frames decode in parallel.
-    pub fn sized(least: u64) -> Cuts {
+    pub fn sized(least: u64) -> FrameSizing {
         let least = least.clamp(1, 64 << 20);
         // Boundaries about as far apart, in files of 30 KiB on average, as a third of the frame.
         let boundaries = (least / (96 << 10)).max(1);
-        Cuts {
+        FrameSizing {
             least,
             longest: least * 10 / 3,
             boundaries,
@@ -64,7 +64,7 @@ impl Cuts {
 
     /// For a plain tar, in which frames are only what is read and written at a time: what stays in
     /// the processor's cache.
-    pub const PLAIN: Cuts = Cuts {
+    pub const PLAIN: FrameSizing = FrameSizing {
         least: 1 << 20,
         longest: 4 << 20,
         boundaries: 32,
@@ -74,9 +74,9 @@ impl Cuts {
     };
 }
 
-impl Default for Cuts {
-    fn default() -> Cuts {
-        Cuts::sized(12 << 20)
+impl Default for FrameSizing {
+    fn default() -> FrameSizing {
+        FrameSizing::sized(12 << 20)
     }
 }
 
@@ -141,7 +141,7 @@ impl Plan {
 }
 
 /// Plans the archive of `tree`.
-pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
+pub fn plan(tree: &Tree, cuts: &FrameSizing) -> Plan {
     let mut plan = Plan {
         order: order(tree, cuts),
         ..Plan::default()
@@ -161,7 +161,7 @@ pub fn plan(tree: &Tree, cuts: &Cuts) -> Plan {
 /// files the one that holds less is first. Its own member stands before its small files then, far
 /// from the large frame: of the directories of programs and of compilers (`usr/bin`,
 /// `usr/lib/gcc`), nearly every package changes the former, and would cost a repack that frame.
-fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
+fn order(tree: &Tree, cuts: &FrameSizing) -> Vec<NodeId> {
     let (holds_large, held) = (holds_large(tree, cuts), held(tree));
     let mut order = Vec::with_capacity(tree.nodes.len());
     let mut after_large = false;
@@ -206,12 +206,12 @@ fn order(tree: &Tree, cuts: &Cuts) -> Vec<NodeId> {
     order
 }
 
-fn is_large(tree: &Tree, id: NodeId, cuts: &Cuts) -> bool {
+fn is_large(tree: &Tree, id: NodeId, cuts: &FrameSizing) -> bool {
     stored(tree, id) >= cuts.large
 }
 
 /// For each node: is it a large file, or a directory with one below?
-fn holds_large(tree: &Tree, cuts: &Cuts) -> Vec<bool> {
+fn holds_large(tree: &Tree, cuts: &FrameSizing) -> Vec<bool> {
     let mut holds = vec![false; tree.nodes.len()];
     // Every node stands behind its directory.
     for id in (0..tree.nodes.len() as NodeId).rev() {
@@ -263,7 +263,7 @@ fn hard_links(tree: &Tree, order: &[NodeId]) -> HashMap<NodeId, NodeId> {
     links
 }
 
-fn cut(tree: &Tree, plan: &mut Plan, cuts: &Cuts) {
+fn cut(tree: &Tree, plan: &mut Plan, cuts: &FrameSizing) {
     let (most, usual) = (cuts.most, cuts.usual.min(cuts.most));
     let mut open = Open::default();
     for index in 0..plan.order.len() {
@@ -326,7 +326,7 @@ fn are_variants(before: u64, after: u64) -> bool {
 
 /// May a frame begin with the member at `path`? It depends on the path alone, so that a file that
 /// comes, goes or grows moves no cut but the next.
-fn is_boundary(path: &[u8], cuts: &Cuts) -> bool {
+fn is_boundary(path: &[u8], cuts: &FrameSizing) -> bool {
     xxh3_64(path).is_multiple_of(cuts.boundaries)
 }
 
@@ -380,7 +380,7 @@ mod tests {
     use crate::tree::exclude::Patterns;
     use crate::tree::walk;
 
-    const CUTS: Cuts = Cuts {
+    const CUTS: FrameSizing = FrameSizing {
         least: 2000,
         longest: 6000,
         boundaries: 3,
@@ -390,7 +390,7 @@ mod tests {
     };
 
     /// The plan of a tree that has files of these lengths.
-    fn planned(files: &[(&str, usize)], cuts: &Cuts) -> (Vec<String>, Plan) {
+    fn planned(files: &[(&str, usize)], cuts: &FrameSizing) -> (Vec<String>, Plan) {
         let scratch = tempfile::tempdir().unwrap();
         for (path, length) in files {
             let path = scratch.path().join(path);
@@ -426,7 +426,7 @@ mod tests {
         ];
         let (order, plan) = planned(
             &files,
-            &Cuts {
+            &FrameSizing {
                 most: 40_000,
                 ..CUTS
             },
@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_larger_than_usual_only_for_variants() {
-        let cuts = Cuts {
+        let cuts = FrameSizing {
             usual: 20_000,
             most: 40_000,
             ..CUTS

@@ -21,7 +21,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::getegid;
 
-use crate::error::{FileError, Shown};
+use crate::error::{Escaped, FileError};
 use crate::tree::walk::{self, Mount};
 pub use target::{Refused, Target, homes};
 
@@ -32,13 +32,16 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] FileError),
     /// Something is mounted below the tree.
-    #[error("{}: something is mounted there; unmount it first", Shown(path))]
+    #[error("{}: something is mounted there; unmount it first", Escaped(path))]
     Mounted {
         /// The mount point.
         path: Vec<u8>,
     },
     /// The file, or the directory that holds it, has the attribute that forbids changes.
-    #[error("{}: it is {what}: as root, run `chattr -{letter}` on it", Shown(path))]
+    #[error(
+        "{}: it is {what}: as root, run `chattr -{letter}` on it",
+        Escaped(path)
+    )]
     Protected {
         /// The file that has the attribute.
         path: Vec<u8>,
@@ -50,7 +53,7 @@ pub enum Error {
     /// Somebody puts files into a directory as fast as they are removed.
     #[error(
         "{}: is filled while it is being removed; end what writes there, and remove it again",
-        Shown(path)
+        Escaped(path)
     )]
     Filled {
         /// The directory.

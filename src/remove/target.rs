@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxAttributes, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{FileError, Shown};
+use crate::error::{Escaped, FileError};
 use crate::tree::mounts;
 use crate::tree::walk::{self, Mount};
 
@@ -21,28 +21,28 @@ pub enum Refused {
     #[error(transparent)]
     File(#[from] FileError),
     /// The last component is `.`, `..` or missing.
-    #[error("{}: give the name of a directory, not `.`, `..` or `/`", Shown(.0))]
+    #[error("{}: give the name of a directory, not `.`, `..` or `/`", Escaped(.0))]
     NoName(Vec<u8>),
     /// A symbolic link.
-    #[error("{}: it is a symbolic link; give the directory itself, or remove the link with rm", Shown(.0))]
+    #[error("{}: it is a symbolic link; give the directory itself, or remove the link with rm", Escaped(.0))]
     Symlink(Vec<u8>),
     /// Neither directory nor link.
-    #[error("{}: it is no directory", Shown(.0))]
+    #[error("{}: it is no directory", Escaped(.0))]
     NotADirectory(Vec<u8>),
     /// A home directory.
-    #[error("{}: it is a home directory", Shown(.0))]
+    #[error("{}: it is a home directory", Escaped(.0))]
     Home(Vec<u8>),
     /// It is what `/` is.
-    #[error("{}: it is the root directory", Shown(.0))]
+    #[error("{}: it is the root directory", Escaped(.0))]
     Root(Vec<u8>),
     /// A mount point.
-    #[error("{}: something is mounted there; unmount it first", Shown(.0))]
+    #[error("{}: something is mounted there; unmount it first", Escaped(.0))]
     MountPoint(Vec<u8>),
     /// Something is mounted below it.
     #[error(
         "{}: something is mounted at {}; unmount it first",
-        Shown(path),
-        Shown(mounted)
+        Escaped(path),
+        Escaped(mounted)
     )]
     MountBelow {
         /// The directory.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::build_user::{self, BuildUsers, build_users};
 use crate::archive::reader::Event;
 use crate::entry::Kind;
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 use crate::tree::walk;
 
 /// `etc/passwd` and `etc/login.defs` of a chroot.
@@ -37,7 +37,7 @@ pub enum Error {
     #[error("it has no file etc/passwd, so it is no chroot that sbuild could build in")]
     NoPasswd,
     /// Something else than a file stands in the place of one.
-    #[error("{}: this is a {kind}, not a regular file", Shown(path))]
+    #[error("{}: this is a {kind}, not a regular file", Escaped(path))]
     NotAFile {
         /// Where.
         path: &'static [u8],
@@ -45,7 +45,7 @@ pub enum Error {
         kind: &'static str,
     },
     /// The file is longer than any real one.
-    #[error("{}: longer than {LIMIT} bytes", Shown(path))]
+    #[error("{}: longer than {LIMIT} bytes", Escaped(path))]
     TooLong {
         /// Where.
         path: &'static [u8],

@@ -143,16 +143,16 @@ pub fn check_watched(
 /// The rules, run over an archive while it is made: its members come as an outline, its file when
 /// it is complete.
 #[derive(Debug)]
-pub struct Making {
+pub struct StreamingCheck {
     examination: Examination,
     reader: Reader,
     /// What its maker gives is no archive.
     broken: Option<Findings>,
 }
 
-impl Default for Making {
-    fn default() -> Making {
-        Making {
+impl Default for StreamingCheck {
+    fn default() -> StreamingCheck {
+        StreamingCheck {
             examination: Examination::new(Findings::default()),
             reader: Reader::new(Limits::default()),
             broken: None,
@@ -160,7 +160,7 @@ impl Default for Making {
     }
 }
 
-impl Making {
+impl StreamingCheck {
     /// What comes next in the tar stream.
     pub fn add(&mut self, outline: &Outline) {
         if self.broken.is_some() {
@@ -249,7 +249,7 @@ fn file_rules(
     if let Some(name) = name.filter(|name| !is_told_by_suffix(name, compression)) {
         let is_what = compression_name(compression);
         findings.add(&rules::SUFFIX, None, || {
-            Some(format!("{} is {is_what}", crate::error::Shown(name)))
+            Some(format!("{} is {is_what}", crate::error::Escaped(name)))
         });
     }
     if compression == Compression::None {

@@ -213,7 +213,7 @@ impl Examination {
             ("user", uname, uid, owners::user(uname, uid)),
             ("group", gname, gid, owners::group(gname, gid)),
         ] {
-            let stored = || format!("{what} {id}, called {}", crate::error::Shown(name));
+            let stored = || format!("{what} {id}, called {}", crate::error::Escaped(name));
             match owner {
                 Owner::Id(other) if other != id => {
                     self.found_that(&rules::OWNER_NAME, member, stored)
@@ -315,7 +315,7 @@ impl Examination {
 
     /// What the link makes another name of.
     fn hard_link(&mut self, member: &Member, target: &[u8]) -> Option<Standing> {
-        let shown = || format!("target {}", crate::error::Shown(target));
+        let shown = || format!("target {}", crate::error::Escaped(target));
         if extraction::is_outside(target) {
             self.found_that(&rules::HARD_LINK_OUTSIDE, member, shown);
         }
@@ -366,7 +366,7 @@ fn has_extension(member: &Member, types: &[u8]) -> bool {
 }
 
 fn of(device: &[u8]) -> String {
-    format!("after {}", crate::error::Shown(device))
+    format!("after {}", crate::error::Escaped(device))
 }
 
 /// Do the exclude patterns of sbuild 0.85 match? They are not anchored, and what is below a match

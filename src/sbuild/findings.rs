@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::rules::{Loader, Rule};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// How many findings of one rule are kept; the others are counted.
 const MAX_PER_RULE: u64 = 20;
@@ -33,7 +33,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: ", self.rule)?;
         if let Some(member) = &self.member {
-            write!(out, "{}: ", Shown(member))?;
+            write!(out, "{}: ", Escaped(member))?;
         }
         out.write_str(&self.effect())
     }

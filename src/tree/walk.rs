@@ -19,7 +19,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::exclude::Patterns;
 use crate::entry::{Extent, Timestamp};
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 use crate::parallel;
 
 /// A tree that could not be walked.
@@ -31,7 +31,7 @@ pub enum Error {
     /// Something else stands where a file was seen a moment before.
     #[error(
         "{}: replaced by another file while it was being read; let nothing write there meanwhile",
-        Shown(path)
+        Escaped(path)
     )]
     Replaced {
         /// The path.

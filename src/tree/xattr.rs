@@ -18,7 +18,7 @@ use xattr::{FileExt, XAttrs};
 
 use crate::acl;
 use crate::entry::Xattr;
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 
 /// An attribute that cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum Error {
     /// A file capability that only the root of another namespace has.
     #[error(
         "{}: its capability belongs to the root of another user namespace{}; set it anew with setcap inside the tree's own namespace, or leave attributes out with --no-xattrs",
-        Shown(path), root.map(|id| format!(" (root id {id})")).unwrap_or_default()
+        Escaped(path), root.map(|id| format!(" (root id {id})")).unwrap_or_default()
     )]
     ForeignCapability {
         /// The file.
@@ -40,7 +40,7 @@ pub enum Error {
     /// A file capability in no known form.
     #[error(
         "{}: security.capability has a form that is not known ({length} bytes); set it anew with setcap, or leave attributes out with --no-xattrs",
-        Shown(path)
+        Escaped(path)
     )]
     UnknownCapability {
         /// The file.
@@ -49,7 +49,7 @@ pub enum Error {
         length: usize,
     },
     /// An ACL that cannot be written as text.
-    #[error("{}: {name}: {cause}", Shown(path))]
+    #[error("{}: {name}: {cause}", Escaped(path))]
     Acl {
         /// The file.
         path: Vec<u8>,

@@ -18,7 +18,7 @@ use rustix::process::{Gid, Uid};
 use super::error::{CapabilityError, Refusal};
 use crate::acl::{self, Named};
 use crate::entry::{Entry, Kind, Timestamp};
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::tree::xattr::capability_v2;
 

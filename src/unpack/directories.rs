@@ -15,10 +15,10 @@ use rustix::io::Errno;
 
 use super::attributes::{Attributes, DEFAULT_ACL, Handle, Own};
 use super::error::{Error, Refusal};
-use super::made::Made;
 use super::names::split;
 use super::root::{self, Identity, Root};
-use crate::error::{At, FileError};
+use super::undo_journal::UndoJournal;
+use crate::error::{FileError, PathContext};
 
 /// `EXT4_SUPER_MAGIC` of `linux/magic.h`, which ext2 and ext3 share.
 const EXT4: rustix::fs::FsWord = 0xef53;
@@ -56,7 +56,7 @@ pub struct Directories<'a> {
     max_open: usize,
     own: Own,
     spreads: bool,
-    made: Option<&'a Made>,
+    made: Option<&'a UndoJournal>,
 }
 
 impl<'a> Directories<'a> {
@@ -70,7 +70,7 @@ impl<'a> Directories<'a> {
         root: BorrowedFd<'a>,
         own: Own,
         max_open: usize,
-        made: Option<&'a Made>,
+        made: Option<&'a UndoJournal>,
     ) -> Result<Directories<'a>, FileError> {
         let spreads = has_no_journal(root);
         let mut all = Directories {

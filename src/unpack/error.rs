@@ -4,7 +4,7 @@ use std::io;
 
 use super::names;
 use crate::archive::reader;
-use crate::error::{FileError, Shown, describe};
+use crate::error::{Escaped, FileError, describe};
 use crate::input;
 use crate::tree::xattr;
 use crate::{acl, remove};
@@ -22,7 +22,7 @@ pub enum Error {
     #[error(transparent)]
     Archive(#[from] reader::Error),
     /// A member is refused.
-    #[error("{}: {cause}", Shown(member))]
+    #[error("{}: {cause}", Escaped(member))]
     Member {
         /// Its name as stored.
         member: Vec<u8>,
@@ -49,7 +49,7 @@ pub enum Error {
         free: u64,
     },
     /// Members that were asked for and are not there.
-    #[error("not found in the archive: {}", .0.iter().map(|name| Shown(name).to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("not found in the archive: {}", .0.iter().map(|name| Escaped(name).to_string()).collect::<Vec<_>>().join(", "))]
     NotFound(Vec<String>),
     /// What is to be undone later could not be noted.
     #[error("note what is made: {}", describe(.0))]
@@ -72,7 +72,7 @@ pub enum Refusal {
     #[error("the name {0}")]
     Name(names::Error),
     /// The name of a hard link's target.
-    #[error("its target {}: the name {cause}", Shown(target))]
+    #[error("its target {}: the name {cause}", Escaped(target))]
     TargetName {
         /// The target.
         target: Vec<u8>,
@@ -83,13 +83,13 @@ pub enum Refusal {
     #[error("it would replace the directory that is unpacked into")]
     Root,
     /// A symbolic link stands where it, or a directory above it, must be.
-    #[error("{} is a symbolic link, which is not followed", Shown(path))]
+    #[error("{} is a symbolic link, which is not followed", Escaped(path))]
     Symlink {
         /// The link.
         path: Vec<u8>,
     },
     /// A file stands where a directory above it must be.
-    #[error("{} is no directory", Shown(path))]
+    #[error("{} is no directory", Escaped(path))]
     NotADirectory {
         /// The file.
         path: Vec<u8>,
@@ -100,7 +100,7 @@ pub enum Refusal {
     /// Somebody else changed the tree meanwhile.
     #[error(
         "{} was replaced by another process; let nothing else write there meanwhile",
-        Shown(path)
+        Escaped(path)
     )]
     Replaced {
         /// The file.
@@ -109,7 +109,7 @@ pub enum Refusal {
     /// The target of a hard link is not there.
     #[error(
         "its target {} is none of the files that were unpacked before it; where members are named, name it too",
-        Shown(target)
+        Escaped(target)
     )]
     Target {
         /// The target.

@@ -18,7 +18,7 @@ use super::workers::{Batch, Job, OpenFile, Piece};
 use super::{Devices, Options, Summary};
 use crate::archive::reader::Member;
 use crate::entry::Kind;
-use crate::error::At;
+use crate::error::PathContext;
 use crate::input::Chunk;
 use crate::tree::selection::Selection;
 

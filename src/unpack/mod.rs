@@ -15,9 +15,9 @@ mod digest;
 mod directories;
 mod error;
 mod extract;
-mod made;
 pub mod names;
 mod root;
+mod undo_journal;
 mod workers;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ use rustix::fs::{Dir, FsWord, Mode, OFlags, fchmod, fchown, fstat, fstatfs, fsta
 use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit, umask};
 
 use crate::archive::reader::{Event, Limits, Reader};
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::input::Input;
 use crate::members::Members;
@@ -41,7 +41,7 @@ pub use digest::{Hashed, sha256};
 use directories::Directories;
 pub use error::{CapabilityError, Error, Refusal};
 use extract::Extractor;
-pub use made::Made;
+pub use undo_journal::UndoJournal;
 use workers::{Batch, Queue};
 
 /// What to do with device nodes.
@@ -55,7 +55,7 @@ pub enum Devices {
 
 /// What DIR is like before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum TargetState {
     /// Just made for this.
     New,
     /// There, and to be empty.
@@ -88,7 +88,7 @@ pub struct Options {
     /// The ids that files can have.
     pub maps: IdMaps,
     /// What DIR is like before.
-    pub found: Found,
+    pub found: TargetState,
 }
 
 /// What was unpacked.
@@ -131,7 +131,7 @@ impl<'a> Unpacking<'a> {
         options: &'a Options,
     ) -> Result<Unpacking<'a>, Error> {
         let root = reopen(root)?;
-        if options.found != Found::Tree {
+        if options.found != TargetState::Tree {
             must_be_empty(root.as_fd())?;
         }
         if options.selection.is_everything() && options.exclude.is_empty() {
@@ -140,12 +140,12 @@ impl<'a> Unpacking<'a> {
         Ok(Unpacking { root, options })
     }
 
-    /// Unpacks `input`. With [`Found::Tree`] and `made`, what is new is noted there. When this
+    /// Unpacks `input`. With [`TargetState::Tree`] and `made`, what is new is noted there. When this
     /// fails, call [`undo`], from this process or another.
     pub fn run(
         self,
         input: &mut Input,
-        made: Option<&Made>,
+        made: Option<&UndoJournal>,
         progress: &Progress,
     ) -> Result<Summary, Error> {
         let Unpacking { root, options } = self;
@@ -153,7 +153,7 @@ impl<'a> Unpacking<'a> {
             input,
             root.as_fd(),
             options,
-            made.filter(|_| options.found == Found::Tree),
+            made.filter(|_| options.found == TargetState::Tree),
             progress,
         )
     }
@@ -163,7 +163,7 @@ fn unpack(
     input: &mut Input,
     root: BorrowedFd<'_>,
     options: &Options,
-    made: Option<&Made>,
+    made: Option<&UndoJournal>,
     progress: &Progress,
 ) -> Result<Summary, Error> {
     let _umask = Umask::cleared();
@@ -175,7 +175,7 @@ fn unpack(
         .saturating_sub(OTHER_DESCRIPTORS + workers::open_files(options.threads))
         .clamp(2, MAX_DIRECTORIES);
     let mut directories = Directories::new(root, own, max_open, made)?;
-    if options.found == Found::New {
+    if options.found == TargetState::New {
         directories.describe_root(Attributes::of_implied_directory(own));
     }
     let queue = Queue::new(options.memory);
@@ -239,7 +239,7 @@ fn extract<'a>(
 
 /// Owner and mode of DIR, which an extraction changes at its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Before {
+pub struct OriginalAttributes {
     /// The owner, as an id of the place where the work is done; `None` when it has none there.
     pub uid: Option<u32>,
     /// The group, likewise.
@@ -248,11 +248,11 @@ pub struct Before {
     pub mode: Mode,
 }
 
-impl Before {
+impl OriginalAttributes {
     /// What `root` is like now.
-    pub fn of(root: BorrowedFd<'_>) -> Result<Before, FileError> {
+    pub fn of(root: BorrowedFd<'_>) -> Result<OriginalAttributes, FileError> {
         let stat = fstat(root).at(b"", "read its attributes")?;
-        Ok(Before {
+        Ok(OriginalAttributes {
             uid: Some(stat.st_uid),
             gid: Some(stat.st_gid),
             mode: Mode::from_raw_mode(stat.st_mode),
@@ -261,13 +261,13 @@ impl Before {
 
     /// Gives `root` its owner and its mode back, where they are others by now.
     fn restore(self, root: BorrowedFd<'_>) -> Result<(), FileError> {
-        let now = Before::of(root)?;
+        let now = OriginalAttributes::of(root)?;
         let uid = self.uid.filter(|_| self.uid != now.uid).map(Uid::from_raw);
         let gid = self.gid.filter(|_| self.gid != now.gid).map(Gid::from_raw);
         if uid.is_some() || gid.is_some() {
             fchown(root, uid, gid).at(b"", "give it its owner back")?;
         }
-        if Before::of(root)?.mode != self.mode {
+        if OriginalAttributes::of(root)?.mode != self.mode {
             fchmod(root, self.mode).at(b"", "give it its mode back")?;
         }
         Ok(())
@@ -278,8 +278,8 @@ impl Before {
 /// everything. Then it is as `before` says.
 pub fn undo(
     root: BorrowedFd<'_>,
-    made: Option<&Made>,
-    before: Before,
+    made: Option<&UndoJournal>,
+    before: OriginalAttributes,
     threads: usize,
 ) -> Result<(), Error> {
     let options = remove::Options {

@@ -15,7 +15,7 @@ use rustix::io::{Errno, pwrite};
 
 use super::attributes::{Attributes, Handle, Own};
 use super::error::Error;
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
 use crate::input::Chunk;
 use crate::sys::piece;
 

@@ -5,7 +5,7 @@ use std::io;
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{DumpableBehavior, Gid, Pid, Signal, Uid};
 
-use super::Place;
+use super::Isolation;
 use super::channel::Channel;
 use super::error::Step;
 use super::signals::Watched;
@@ -17,7 +17,7 @@ pub struct Reported;
 /// Goes to `place` and binds this process's life to that of `parent`. Gives what `as_caller` gives
 /// in the mount namespace there, before the ids change.
 pub fn enter<T>(
-    place: &Place,
+    place: &Isolation,
     parent: Pid,
     signals: &Watched,
     channel: &mut Channel,
@@ -26,8 +26,8 @@ pub fn enter<T>(
     step(channel, Step::Signals, signals.release())?;
     die_with(parent, channel)?;
     let found = match place {
-        Place::Here => as_caller(),
-        Place::Namespace(_) => enter_namespace(parent, channel, as_caller)?,
+        Isolation::None => as_caller(),
+        Isolation::Namespace(_) => enter_namespace(parent, channel, as_caller)?,
     };
     Ok(found)
 }

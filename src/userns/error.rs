@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::error::{Shown, describe};
+use crate::error::{Escaped, describe};
 
 /// A step of the new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Step {
     Signals,
     /// Asking to be killed when the parent dies.
     DeathSignal,
-    /// Making the namespaces.
+    /// StreamingCheck the namespaces.
     Unshare,
     /// Taking gid 0.
     Gid,
@@ -86,7 +86,7 @@ pub enum Error {
         program: &'static str,
     },
     /// newuidmap or newgidmap cannot be started.
-    #[error("cannot enter a user namespace: {}: run: {}", Shown(path.as_os_str().as_bytes()), describe(cause))]
+    #[error("cannot enter a user namespace: {}: run: {}", Escaped(path.as_os_str().as_bytes()), describe(cause))]
     NotRun {
         /// The program.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum Error {
     /// newuidmap or newgidmap runs without the privilege that it is there for.
     #[error(
         "cannot enter a user namespace: {} {why}{}",
-        Shown(path.as_os_str().as_bytes()),
+        Escaped(path.as_os_str().as_bytes()),
         said(stderr)
     )]
     Powerless {
@@ -108,7 +108,7 @@ pub enum Error {
         stderr: String,
     },
     /// newuidmap or newgidmap refuses the map.
-    #[error("cannot enter a user namespace: {} refuses the map ({status}){}", Shown(path.as_os_str().as_bytes()), said(stderr))]
+    #[error("cannot enter a user namespace: {} refuses the map ({status}){}", Escaped(path.as_os_str().as_bytes()), said(stderr))]
     Refused {
         /// The program.
         path: PathBuf,
@@ -118,7 +118,7 @@ pub enum Error {
         stderr: String,
     },
     /// Root cannot write the map itself.
-    #[error("cannot enter a user namespace: write {}: {}", Shown(path.as_os_str().as_bytes()), describe(cause))]
+    #[error("cannot enter a user namespace: write {}: {}", Escaped(path.as_os_str().as_bytes()), describe(cause))]
     WriteMap {
         /// `/proc/PID/uid_map` or `gid_map`.
         path: PathBuf,
@@ -161,6 +161,6 @@ fn said(stderr: &str) -> String {
     if lines.is_empty() {
         String::new()
     } else {
-        format!("; it says: {}", Shown(&lines.join("; ")))
+        format!("; it says: {}", Escaped(&lines.join("; ")))
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, chownat, fstat};
 use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use super::signals::Watched;
-use super::{Outcome, Place, Request, supervise_watching};
+use super::{Isolation, Outcome, Request, supervise_watching};
 use crate::error::describe;
 use crate::ids::{Extent, IdMap, IdMaps, MapError};
 
@@ -79,7 +79,7 @@ fn hand_over(directory: BorrowedFd<'_>, maps: &IdMaps, owner: Owner) -> Result<(
     let signals = Watched::children().map_err(super::Error::Supervise)?;
     let outcome = supervise_watching(
         signals,
-        &Place::Namespace(small),
+        &Isolation::Namespace(small),
         note,
         || (),
         |outside, ()| {

@@ -29,7 +29,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 
 use super::signals::Watched;
-use crate::error::{Shown, describe};
+use crate::error::{Escaped, describe};
 use crate::sys::{self, Forked};
 
 /// Why no command was run; `E` is what went wrong while it was set up.
@@ -45,7 +45,7 @@ pub enum Error<E> {
     #[error("{0}")]
     Setup(E),
     /// The program cannot be run.
-    #[error("run {}: {}", Shown(program), describe(cause))]
+    #[error("run {}: {}", Escaped(program), describe(cause))]
     NotRun {
         /// The program.
         program: Vec<u8>,

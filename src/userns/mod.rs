@@ -40,9 +40,9 @@ const PANICKED: u8 = 2;
 
 /// Where work is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Isolation {
     /// As the caller, with all that it may do.
-    Here,
+    None,
     /// As root of a new user namespace with these maps, and of a mount namespace whose mounts
     /// nobody else sees.
     Namespace(IdMaps),
@@ -111,7 +111,7 @@ pub fn hold_signals() -> Result<(), Error> {
 ///
 /// What kept the new process from entering the place. The new process is gone then.
 pub fn supervise(
-    place: &Place,
+    place: &Isolation,
     outside: impl FnMut(Request) -> io::Result<()>,
     inside: impl FnOnce(&mut Outside) -> u8,
 ) -> Result<Outcome, Error> {
@@ -134,7 +134,7 @@ pub fn supervise(
 /// mount namespace, and which root of the namespace could not reach below a home that is the
 /// caller's alone.
 pub fn supervise_command<T>(
-    place: &Place,
+    place: &Isolation,
     outside: impl FnMut(Request) -> io::Result<()>,
     as_caller: impl FnOnce() -> T,
     inside: impl FnOnce(&mut Outside, T) -> u8,
@@ -151,7 +151,7 @@ pub fn supervise_command<T>(
 /// # Errors
 ///
 /// What kept the new process from entering the place.
-pub fn clean_up(place: &Place, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
+pub fn clean_up(place: &Isolation, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
     let signals = Watched::children().map_err(Error::Supervise)?;
     supervise_watching(
         signals,
@@ -165,7 +165,7 @@ pub fn clean_up(place: &Place, inside: impl FnOnce() -> u8) -> Result<Outcome, E
 /// [`supervise`] with the signals that are to be handed on.
 fn supervise_watching<T>(
     signals: Watched,
-    place: &Place,
+    place: &Isolation,
     outside: impl FnMut(Request) -> io::Result<()>,
     as_caller: impl FnOnce() -> T,
     inside: impl FnOnce(&mut Outside, T) -> u8,

@@ -8,11 +8,11 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::channel::{Channel, Message};
 use super::signals::Watched;
-use super::{Error, Outcome, Place, Request, diagnosis, id_programs};
+use super::{Error, Isolation, Outcome, Request, diagnosis, id_programs};
 
 /// Looks after one process inside.
 pub struct Supervisor<'a, F> {
-    place: &'a Place,
+    place: &'a Isolation,
     child: Pid,
     /// `None` once the other end is closed.
     channel: Option<Channel>,
@@ -27,7 +27,7 @@ pub struct Supervisor<'a, F> {
 impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
     /// For a child that was just forked.
     pub fn new(
-        place: &'a Place,
+        place: &'a Isolation,
         child: Pid,
         channel: Channel,
         signals: Watched,
@@ -117,8 +117,8 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
             Some(Message::Ask(request)) => channel.reply((self.outside)(request)),
             Some(Message::Unshared) => {
                 let done = match self.place {
-                    Place::Namespace(maps) => id_programs::set_maps(self.child, maps),
-                    Place::Here => Ok(()),
+                    Isolation::Namespace(maps) => id_programs::set_maps(self.child, maps),
+                    Isolation::None => Ok(()),
                 };
                 channel.reply(done.map_err(|failure| {
                     self.failure = Some(failure);

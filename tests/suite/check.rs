@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use isar_tarball::archive::outline::Outline;
-use isar_tarball::sbuild::check::{self, Making};
+use isar_tarball::sbuild::check::{self, StreamingCheck};
 use isar_tarball::sbuild::rules::{self, Loader};
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn an_archive_is_judged_by_its_outline_as_it_is_when_all_of_it_is_read() {
         {
             continue;
         }
-        let mut making = Making::default();
+        let mut making = StreamingCheck::default();
         making.add(&outline);
         let outlined = making.end(&file, file_name.as_bytes()).unwrap();
         let shown = |report: &check::Report| {
@@ -119,7 +119,7 @@ fn an_outline_whose_gaps_are_not_data_is_no_archive() {
     fs::write(&path, &bytes).unwrap();
     let mut outline = Outline::of(&bytes).unwrap();
     outline.gaps[0].length += 1;
-    let mut making = Making::default();
+    let mut making = StreamingCheck::default();
     making.add(&outline);
     let report = making
         .end(&fs::File::open(&path).unwrap(), b"a.tar")

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use isar_tarball::error::Shown;
+use isar_tarball::error::Escaped;
 use serde_json::Value;
 
 use crate::rootfs::{LEFT_OUT, Snapshot, rich, snapshot};
@@ -339,7 +339,7 @@ fn paths_that_differ(a: &Snapshot, b: &Snapshot) -> Vec<String> {
     };
     // A snapshot has bytes as Latin-1.
     let shown = |path: &String| {
-        Shown(&path.chars().map(|byte| byte as u8).collect::<Vec<u8>>()).to_string()
+        Escaped(&path.chars().map(|byte| byte as u8).collect::<Vec<u8>>()).to_string()
     };
     let mut found: Vec<String> = paths
         .iter()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use isar_tarball::pack::plan::Cuts;
+use isar_tarball::pack::plan::FrameSizing;
 use isar_tarball::pack::{Format, Memory, Options, Unmapped};
 use isar_tarball::zst::compress::Level;
 use serde_json::Value;
@@ -55,7 +55,7 @@ fn the_bytes_are_the_same_at_any_number_of_threads() {
     let of_library = [1, 2, 16].map(|threads| {
         // Owners are those on the disk, which sbuild's map does not hold.
         let (format, unmapped) = (Format::Zstd(Level::new(1).unwrap()), Unmapped::Squash);
-        let (memory, cuts) = (Memory::limit(2 << 30), Cuts::sized(1 << 20));
+        let (memory, cuts) = (Memory::limit(2 << 30), FrameSizing::sized(1 << 20));
         full(
             &tree,
             &Options {

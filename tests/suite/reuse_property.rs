@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isar_tarball::entry::Timestamp;
-use isar_tarball::pack::plan::Cuts;
+use isar_tarball::pack::plan::FrameSizing;
 use isar_tarball::pack::reuse::{self, Old, Record, Reuse, State, Unusable};
 use isar_tarball::pack::{Format, Memory, Options, Progress, Summary, Unmapped, pack};
 use isar_tarball::tree::walk;
@@ -185,7 +185,7 @@ fn apply(root: &Path, act: &Act) {
 }
 
 /// Small frames, so that small trees have many.
-const CUTS: Cuts = Cuts {
+const CUTS: FrameSizing = FrameSizing {
     least: 3000,
     longest: 20_000,
     boundaries: 3,

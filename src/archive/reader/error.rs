@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::super::{number, sparse};
 use crate::acl;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// A refused archive: what is wrong, with which member, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl std::error::Error for Error {}
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(member) = &self.member {
-            write!(out, "{}: ", Shown(member))?;
+            write!(out, "{}: ", Escaped(member))?;
         }
         write!(
             out,
@@ -49,7 +49,7 @@ pub enum Fault {
         cause: number::Error,
     },
     /// A number in a PAX record.
-    #[error("the PAX record {} {cause}", Shown(key))]
+    #[error("the PAX record {} {cause}", Escaped(key))]
     Record {
         /// Which record.
         key: Vec<u8>,
@@ -60,7 +60,7 @@ pub enum Fault {
     #[error("the PAX header has a malformed record")]
     MalformedRecord,
     /// Readers differ in whether the first or the last counts.
-    #[error("the PAX header has the record {} twice", Shown(key))]
+    #[error("the PAX header has the record {} twice", Escaped(key))]
     DuplicateRecord {
         /// Which record.
         key: Vec<u8>,
@@ -68,14 +68,14 @@ pub enum Fault {
     /// A global header says of all members what can be true of one only.
     #[error(
         "a global PAX header has the record {}, which can be true of one member only",
-        Shown(key)
+        Escaped(key)
     )]
     GlobalRecord {
         /// Which record.
         key: Vec<u8>,
     },
     /// A record with a value that is none of those it can have.
-    #[error("the PAX record {} has an unknown value", Shown(key))]
+    #[error("the PAX record {} has an unknown value", Escaped(key))]
     UnknownValue {
         /// Which record.
         key: Vec<u8>,

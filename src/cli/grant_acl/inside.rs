@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 
 use anyhow::{Context, bail};
-use isar_tarball::userns::{Place, supervise};
+use isar_tarball::userns::{Isolation, supervise};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::cli::place;
@@ -21,7 +21,7 @@ pub enum Answer {
 /// Runs `work` in `place` and hands out what it gives: its result, or its error. To be called while
 /// the process has one thread.
 pub fn in_place(
-    place: &Place,
+    place: &Isolation,
     work: impl FnOnce() -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<Answer> {
     let result = memfd_create(c"result", MemfdFlags::CLOEXEC).context("make a file in memory")?;

@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::grant::{self, Action, Change};
 use isar_tarball::ids::map;
-use isar_tarball::userns::Place;
+use isar_tarball::userns::Isolation;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde_json::json;
 
@@ -223,7 +223,7 @@ impl Job<'_> {
 
     fn inside(&self, directories: &mut [Directory<'_>]) -> anyhow::Result<Option<Status>> {
         let place = place::whole_place(self.globals)?;
-        let Place::Namespace(maps) = &place else {
+        let Isolation::Namespace(maps) = &place else {
             return Ok(None);
         };
         let own = self
@@ -275,7 +275,7 @@ impl Job<'_> {
     fn report(&self, directories: &[Directory<'_>]) -> anyhow::Result<Status> {
         let mut status = Status::Done;
         for directory in directories {
-            let path = Shown(directory.path.as_os_str().as_encoded_bytes());
+            let path = Escaped(directory.path.as_os_str().as_encoded_bytes());
             if directory.tally.setgid_lost > 0 && !self.globals.quiet {
                 report::warning(&format!(
                     "{path}: {} lost the setgid bit: they belong to builds, in a group that the namespace does not have; set it again with chmod g+s",

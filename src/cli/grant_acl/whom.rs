@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::archive::reader::Limits;
-use isar_tarball::contents;
 use isar_tarball::error::{FileError, describe};
 use isar_tarball::ids::Account;
 use isar_tarball::input::Input;
+use isar_tarball::member_stream;
 use isar_tarball::sbuild::accounts::{self, Accounts, Picker};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use serde_json::{Value, json};
@@ -230,7 +230,7 @@ fn of_archive(archive: &Path) -> anyhow::Result<Accounts> {
     let options = Reading::default().options();
     let mut input = Input::open(source::open(archive)?, &options)?;
     let mut picker = Picker::default();
-    contents::read(&mut input, Limits::default(), |event| {
+    member_stream::read(&mut input, Limits::default(), |event| {
         picker.take(&event).map_err(anyhow::Error::from)
     })?;
     Ok(picker.finish()?)

@@ -8,11 +8,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use isar_tarball::error::{At, FileError, describe};
+use isar_tarball::error::{FileError, PathContext, describe};
 use isar_tarball::ids::IdMaps;
 use isar_tarball::imager::cache::{self, Cache};
 use isar_tarball::imager::root::Root;
-use isar_tarball::userns::{Outcome, Place, clean_up, handover};
+use isar_tarball::userns::{Isolation, Outcome, clean_up, handover};
 use isar_tarball::{imager, remove as removal};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 
@@ -30,7 +30,7 @@ pub enum Home<'a> {
 
 impl<'a> Home<'a> {
     /// Opens the directory that the user has named; what is missing of it is made.
-    pub fn open(args: &Args, place: &'a Place, maps: &IdMaps) -> anyhow::Result<Home<'a>> {
+    pub fn open(args: &Args, place: &'a Isolation, maps: &IdMaps) -> anyhow::Result<Home<'a>> {
         if let Some(cache) = &args.cache {
             let path = cache.join(cache::name(maps));
             make_cache(cache, &path, place).with_context(|| format!("{cache:?}"))?;
@@ -53,7 +53,7 @@ impl<'a> Home<'a> {
     }
 
     /// Removes what a run has left that could not do so itself.
-    pub fn clear(&self, place: &Place, threads: usize) -> anyhow::Result<()> {
+    pub fn clear(&self, place: &Isolation, threads: usize) -> anyhow::Result<()> {
         let clear = || -> Result<(), imager::Error> {
             match self {
                 Home::Root(_, target) => Root::lock(target.directory())?.clear(threads),
@@ -85,7 +85,7 @@ impl<'a> Home<'a> {
     }
 
     /// Removes the empty directory of a tree. A cache stays.
-    pub fn remove(self, place: &Place) -> anyhow::Result<()> {
+    pub fn remove(self, place: &Isolation) -> anyhow::Result<()> {
         let Home::Root(path, target) = self else {
             return Ok(());
         };
@@ -100,8 +100,8 @@ impl<'a> Home<'a> {
 
 /// What a run leaves is root's. So files in a directory of the caller are none of a run, and it is
 /// not handed over.
-fn refuse_files_of_the_caller(path: &Path, place: &Place) -> anyhow::Result<()> {
-    let Place::Namespace(maps) = place else {
+fn refuse_files_of_the_caller(path: &Path, place: &Isolation) -> anyhow::Result<()> {
+    let Isolation::Namespace(maps) = place else {
         return Ok(());
     };
     let caller = rustix::process::geteuid().as_raw();
@@ -122,11 +122,11 @@ fn temporary() -> PathBuf {
 
 /// Makes the cache's directory and in it the one for these maps. Any number of runs may do so at
 /// once, and be killed while they do.
-fn make_cache(cache: &Path, path: &Path, place: &Place) -> anyhow::Result<()> {
+fn make_cache(cache: &Path, path: &Path, place: &Isolation) -> anyhow::Result<()> {
     let said = |act: &'static str| move |error: io::Error| anyhow!("{act}: {}", describe(&error));
     let owner = match place {
-        Place::Namespace(maps) => maps.uids.to_outer(0),
-        Place::Here => Some(rustix::process::geteuid().as_raw()),
+        Isolation::Namespace(maps) => maps.uids.to_outer(0),
+        Isolation::None => Some(rustix::process::geteuid().as_raw()),
     };
     let is_ready = || {
         fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && Some(found.uid()) == owner)
@@ -146,7 +146,7 @@ fn make_cache(cache: &Path, path: &Path, place: &Place) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.map_err(said("make a directory in it"))?,
     }
-    if let Place::Namespace(maps) = place {
+    if let Isolation::Namespace(maps) = place {
         handover::to_root(open(path, OFlags::PATH)?.as_fd(), maps)?;
     }
     Ok(())

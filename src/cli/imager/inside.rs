@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::chroot::points::{self, Kind};
-use isar_tarball::chroot::{Prepared, Sources, resolv_conf, search_path};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::chroot::{MountSources, Prepared, resolv_conf, search_path};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::export::{receive, send};
 use isar_tarball::imager::Archive;
 use isar_tarball::imager::apt::{self, Archives, Step};
@@ -22,7 +22,7 @@ use isar_tarball::imager::cache::{Cache, Origin};
 use isar_tarball::imager::root::Root;
 use isar_tarball::progress::Progress;
 use isar_tarball::userns::init::Init;
-use isar_tarball::userns::{Outcome, Outside, Place, supervise_command};
+use isar_tarball::userns::{Isolation, Outcome, Outside, supervise_command};
 use isar_tarball::{imager, input, unpack};
 
 use super::packages::{GIVE, LOCK, TAKE, UNLOCK};
@@ -49,14 +49,14 @@ pub struct Inside<'a> {
 
 impl Inside<'_> {
     /// Everything, in the directory and with the files of `sources`. Gives the exit status.
-    pub fn run(&self, outside: &mut Outside, sources: &Sources) -> anyhow::Result<u8> {
+    pub fn run(&self, outside: &mut Outside, sources: &MountSources) -> anyhow::Result<u8> {
         match self.args.cache {
             None => self.run_at_root(outside, sources),
             Some(_) => self.run_in_cache(outside, sources),
         }
     }
 
-    fn run_at_root(&self, outside: &mut Outside, sources: &Sources) -> anyhow::Result<u8> {
+    fn run_at_root(&self, outside: &mut Outside, sources: &MountSources) -> anyhow::Result<u8> {
         let root = Root::lock(sources.root())?;
         root.occupy(self.options.threads)?;
         outside.ask(BEGIN)?;
@@ -67,7 +67,7 @@ impl Inside<'_> {
         ended(done, cleared.map_err(Into::into))
     }
 
-    fn run_in_cache(&self, outside: &mut Outside, sources: &Sources) -> anyhow::Result<u8> {
+    fn run_in_cache(&self, outside: &mut Outside, sources: &MountSources) -> anyhow::Result<u8> {
         let threads = self.options.threads;
         let cache = Cache::open(sources.root())?;
         outside.ask(BEGIN)?;
@@ -133,7 +133,7 @@ impl Inside<'_> {
     fn work(
         &self,
         outside: &mut Outside,
-        sources: &Sources,
+        sources: &MountSources,
         tree: BorrowedFd<'_>,
     ) -> anyhow::Result<u8> {
         if let Some(text) = &self.resolv_conf {
@@ -156,7 +156,7 @@ impl Inside<'_> {
     /// process.
     fn run_command(
         &self,
-        sources: &Sources,
+        sources: &MountSources,
         tree: BorrowedFd<'_>,
         command: impl FnOnce() -> io::Result<Command>,
     ) -> anyhow::Result<u8> {
@@ -179,7 +179,7 @@ impl Inside<'_> {
     fn install(
         &self,
         outside: &mut Outside,
-        sources: &Sources,
+        sources: &MountSources,
         tree: BorrowedFd<'_>,
         packages: &[String],
     ) -> anyhow::Result<u8> {
@@ -231,7 +231,7 @@ impl Inside<'_> {
             let file = archives.get(&name)?;
             let sent = send(self.socket.as_fd(), &name, file.as_fd());
             sent.and_then(|()| outside.ask(TAKE))
-                .with_context(|| format!("export the package {}", Shown(&name)))?;
+                .with_context(|| format!("export the package {}", Escaped(&name)))?;
         }
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Inside<'_> {
     fn step(
         &self,
         step: Step,
-        sources: &Sources,
+        sources: &MountSources,
         tree: BorrowedFd<'_>,
         packages: &[String],
     ) -> anyhow::Result<u8> {
@@ -257,7 +257,7 @@ impl Inside<'_> {
             Ok(command)
         };
         let ended = supervise_command(
-            &Place::Here,
+            &Isolation::None,
             |_| Ok(()),
             || (),
             |_, ()| {

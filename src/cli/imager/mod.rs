@@ -9,13 +9,13 @@ use std::fs::{self, File};
 use std::io;
 
 use anyhow::{Context, anyhow, bail};
-use isar_tarball::chroot::Sources;
+use isar_tarball::chroot::MountSources;
 use isar_tarball::error::describe;
 use isar_tarball::export::channel;
-use isar_tarball::ids::Source;
-use isar_tarball::unpack::Found;
+use isar_tarball::ids::SubidFiles;
+use isar_tarball::unpack::TargetState;
 use isar_tarball::userns::init::own_mounts;
-use isar_tarball::userns::{Place, Request, hold_signals, supervise_command};
+use isar_tarball::userns::{Isolation, Request, hold_signals, supervise_command};
 
 use super::chroot::refuse_option;
 use super::report::{self, Status};
@@ -44,12 +44,12 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
         File::open(&args.archive).map_err(|error| anyhow!("open: {}", describe(&error)))?;
     let place = place::place(globals)?;
     let maps = match &place {
-        Place::Namespace(maps) => maps.clone(),
-        Place::Here => Source::default().identity()?,
+        Isolation::Namespace(maps) => maps.clone(),
+        Isolation::None => SubidFiles::default().identity()?,
     };
     let as_unpack =
         unpack::Args::plain(args.archive.clone(), args.root.clone().unwrap_or_default());
-    let options = as_unpack.options(Found::New, &place, maps.clone())?;
+    let options = as_unpack.options(TargetState::New, &place, maps.clone())?;
     let threads = options.threads;
     let resolv_conf = resolv_conf()?;
     let (ours, theirs) = channel().context("make a socket")?;
@@ -105,11 +105,11 @@ fn imager(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
 }
 
 /// Opens, in the mount namespace of the process inside, what it is going to work with.
-fn sources(args: &Args, home: &Home<'_>, place: &Place) -> anyhow::Result<Sources> {
-    if *place == Place::Here {
+fn sources(args: &Args, home: &Home<'_>, place: &Isolation) -> anyhow::Result<MountSources> {
+    if *place == Isolation::None {
         own_mounts().map_err(|error| anyhow!("make a mount namespace: {}", describe(&error)))?;
     }
-    Ok(Sources::open(rootfs::open(home.path())?, &args.bind)?)
+    Ok(MountSources::open(rootfs::open(home.path())?, &args.bind)?)
 }
 
 /// The host's; `None` when it has none.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use isar_tarball::error::{Shown, describe};
+use isar_tarball::error::{Escaped, describe};
 use isar_tarball::export::{self, receive, send};
 use isar_tarball::imager::apt::is_package;
 use isar_tarball::userns::Request;
@@ -102,7 +102,7 @@ impl<'a> Packages<'a> {
         };
         let place = directory.join(export::name(&name));
         let size = fstat(&file)
-            .with_context(|| Shown(&name).to_string())?
+            .with_context(|| Escaped(&name).to_string())?
             .st_size;
         if !fs::metadata(&place).is_ok_and(|known| i64::try_from(known.size()) == Ok(size)) {
             fs::create_dir_all(directory)

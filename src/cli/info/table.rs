@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use isar_tarball::error::Shown;
+use isar_tarball::error::Escaped;
 use isar_tarball::info::{Frames, Info, System};
 use isar_tarball::input::Compression;
 use isar_tarball::pack::hex;
@@ -129,7 +129,7 @@ fn all_members(info: &Info) -> String {
 }
 
 fn system(system: &System, rows: &mut Vec<(&'static str, String)>) {
-    let shown = |text: &String| Shown(text.as_str()).to_string();
+    let shown = |text: &String| Escaped(text.as_str()).to_string();
     let version = system
         .debian_version
         .as_ref()

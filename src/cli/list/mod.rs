@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use isar_tarball::archive::reader::{Event, Limits, Member};
-use isar_tarball::contents;
-use isar_tarball::error::Shown;
+use isar_tarball::error::Escaped;
 use isar_tarball::input::Input;
+use isar_tarball::member_stream;
 use isar_tarball::tree::selection::{Selection, clean};
 
 use super::report::{self, Status};
@@ -72,7 +72,7 @@ pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
         report::error(&anyhow!(
             "{:?}: {}: no such member",
             args.archive,
-            Shown(member)
+            Escaped(member)
         ));
     }
     Ok(if missing.is_empty() {
@@ -86,7 +86,7 @@ fn list(args: &Args, selection: &mut Selection) -> anyhow::Result<()> {
     let mut input = Input::open(source::open(&args.archive)?, &args.reading.options())?;
     let mut printer = Printer::new(args);
     let is_everything = selection.is_everything();
-    contents::read(&mut input, Limits::default(), |event| match event {
+    member_stream::read(&mut input, Limits::default(), |event| match event {
         Event::Member(member) if is_everything || selection.takes(&clean(&member.entry.path)) => {
             report::written(printer.print(&member))
         }

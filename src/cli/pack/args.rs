@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use isar_tarball::chroot::points;
-use isar_tarball::pack::plan::Cuts;
+use isar_tarball::pack::plan::FrameSizing;
 use isar_tarball::pack::{Format, Memory, Options, Unmapped};
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::walk;
@@ -236,8 +236,10 @@ impl Args {
             // Whoever wants to hear nothing of it does not wait for it.
             sha256: self.digest.is_some() || self.json || !globals.quiet,
             cuts: match format {
-                Format::Zstd(_) => self.frame_size.map_or_else(Cuts::default, Cuts::sized),
-                Format::Tar => Cuts::PLAIN,
+                Format::Zstd(_) => self
+                    .frame_size
+                    .map_or_else(FrameSizing::default, FrameSizing::sized),
+                Format::Tar => FrameSizing::PLAIN,
             },
         })
     }

@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::describe;
-use isar_tarball::pack::output::{self, Early, Output};
+use isar_tarball::pack::output::{self, Output, WritebackWriter};
 use isar_tarball::pack::{self, Options, Packed, Progress};
 use isar_tarball::remove;
-use isar_tarball::sbuild::check::Making;
+use isar_tarball::sbuild::check::StreamingCheck;
 use isar_tarball::sbuild::rules::{self, Rule};
 use isar_tarball::sys;
 use isar_tarball::userns::{Outside, Request, hold_signals, supervise};
@@ -219,13 +219,13 @@ impl Job<'_> {
             Arc::clone(&progress),
         );
         let root = self.root.try_clone().context("open the tree once more")?;
-        let (options, out) = (&self.options, &mut Early::new(&self.archive));
+        let (options, out) = (&self.options, &mut WritebackWriter::new(&self.archive));
         Ok(pack::pack(root, options, &progress, reuse.as_ref(), out)?)
     }
 
     /// Would sbuild load what has just been written? A no is a mistake of this program or of the
     /// disk.
-    fn judge(&self, rules: Making) -> anyhow::Result<()> {
+    fn judge(&self, rules: StreamingCheck) -> anyhow::Result<()> {
         let name = self.args.archive.file_name().unwrap_or_default();
         let report = rules
             .end(&self.archive, name.as_encoded_bytes())

@@ -6,8 +6,8 @@ use isar_tarball::ids::{IdMap, IdMaps};
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::selection::Selection;
 use isar_tarball::unpack::names::Rules;
-use isar_tarball::unpack::{self, Found};
-use isar_tarball::userns::Place;
+use isar_tarball::unpack::{self, TargetState};
+use isar_tarball::userns::Isolation;
 use isar_tarball::zst::SBUILD_WINDOW_LOG;
 use isar_tarball::{input, unpack::Options};
 
@@ -150,11 +150,16 @@ impl Args {
     }
 
     /// What the library is asked to do with a DIR like `found`, in `place` with the ids of `maps`.
-    pub fn options(&self, found: Found, place: &Place, maps: IdMaps) -> anyhow::Result<Options> {
+    pub fn options(
+        &self,
+        found: TargetState,
+        place: &Isolation,
+        maps: IdMaps,
+    ) -> anyhow::Result<Options> {
         let devices = match self.devices {
             Some(Devices::Create) => unpack::Devices::Create,
             Some(Devices::Skip) => unpack::Devices::Skip,
-            None if *place == Place::Here && is_real_root() => unpack::Devices::Create,
+            None if *place == Isolation::None && is_real_root() => unpack::Devices::Create,
             None => unpack::Devices::Skip,
         };
         Ok(Options {

@@ -13,13 +13,15 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use isar_tarball::error::describe;
-use isar_tarball::ids::Source;
+use isar_tarball::ids::SubidFiles;
 use isar_tarball::input::Input;
 use isar_tarball::pack::hex;
 use isar_tarball::progress::Progress;
-use isar_tarball::tree::inside::is_inside;
-use isar_tarball::unpack::{self, Found, Hashed, Made, Options, Summary, Unpacking};
-use isar_tarball::userns::{Outcome, Outside, Place, Request, clean_up, hold_signals, supervise};
+use isar_tarball::tree::resolve::is_inside;
+use isar_tarball::unpack::{self, Hashed, Options, Summary, TargetState, UndoJournal, Unpacking};
+use isar_tarball::userns::{
+    Isolation, Outcome, Outside, Request, clean_up, hold_signals, supervise,
+};
 use rustix::fs::fstat;
 
 use super::report::{self, Status};
@@ -46,11 +48,11 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
     }
     let place = place::place(globals)?;
     let maps = match &place {
-        Place::Namespace(maps) => maps.clone(),
-        Place::Here => Source::default().identity()?,
+        Isolation::Namespace(maps) => maps.clone(),
+        Isolation::None => SubidFiles::default().identity()?,
     };
     // Mistakes on the command line are found before anything is removed or made.
-    let options = args.options(Found::New, &place, maps)?;
+    let options = args.options(TargetState::New, &place, maps)?;
     if args.replace {
         must_lie_outside(args)?;
         let removed = remove::remove_one(&args.dir, globals)?;
@@ -66,7 +68,7 @@ fn unpack(args: &Args, globals: &Globals, context: &str) -> anyhow::Result<Statu
         ..options
     };
     let warns_of_setuid = warns_of_setuid(&place, args, globals);
-    let made = Made::new().context("make the list of what is made")?;
+    let made = UndoJournal::new().context("make the list of what is made")?;
     let job = Job {
         archive,
         root: target
@@ -150,14 +152,19 @@ fn must_be(expected: [u8; 32], found: [u8; 32]) -> anyhow::Result<()> {
 
 /// Are files of the tree that run as its root to be reported? In layout `caller` that root is the
 /// caller, for every user who reaches the file.
-fn warns_of_setuid(place: &Place, args: &Args, globals: &Globals) -> bool {
-    let is_caller = matches!(globals.id_layout, place::Layout::Caller) && *place != Place::Here;
+fn warns_of_setuid(place: &Isolation, args: &Args, globals: &Globals) -> bool {
+    let is_caller = matches!(globals.id_layout, place::Layout::Caller) && *place != Isolation::None;
     is_caller && !globals.quiet && target::is_reachable(&args.dir)
 }
 
 /// Removes what a process that failed or was killed has made, from another one in the same place.
-fn undo(target: &Target<'_>, options: &Options, made: &Made, place: &Place) -> anyhow::Result<()> {
-    let made = (options.found == Found::Tree).then_some(made);
+fn undo(
+    target: &Target<'_>,
+    options: &Options,
+    made: &UndoJournal,
+    place: &Isolation,
+) -> anyhow::Result<()> {
+    let made = (options.found == TargetState::Tree).then_some(made);
     let (root, before, threads) = (
         target.directory(),
         target.before(&options.maps),
@@ -185,7 +192,7 @@ struct Job<'a> {
     root: OwnedFd,
     args: &'a Args,
     options: Options,
-    made: &'a Made,
+    made: &'a UndoJournal,
     globals: &'a Globals,
     warns_of_setuid: bool,
 }

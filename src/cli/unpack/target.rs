@@ -9,21 +9,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, bail};
 use isar_tarball::error::describe;
 use isar_tarball::ids::IdMaps;
-use isar_tarball::unpack::{Before, Found};
-use isar_tarball::userns::{Place, handover};
+use isar_tarball::unpack::{OriginalAttributes, TargetState};
+use isar_tarball::userns::{Isolation, handover};
 use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
 use rustix::process::geteuid;
 
 /// DIR, open with `O_PATH`.
 pub struct Target<'a> {
     directory: OwnedFd,
-    place: &'a Place,
+    place: &'a Isolation,
     /// The directories that were made for it, itself the last.
     made: Vec<PathBuf>,
     /// It was the caller's, and now is root's.
     is_handed_over: bool,
     /// What it was like before.
-    pub found: Found,
+    pub found: TargetState,
     /// Its attributes once it is handed over.
     attributes: Stat,
 }
@@ -31,7 +31,7 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Opens DIR, made where it is missing, and hands it over to root of the place when it is the
     /// caller's. On an error all is as it was.
-    pub fn open(path: &Path, merge: bool, place: &'a Place) -> anyhow::Result<Target<'a>> {
+    pub fn open(path: &Path, merge: bool, place: &'a Isolation) -> anyhow::Result<Target<'a>> {
         let mut made = Vec::new();
         let opened = make(path, &mut made)
             .map_err(|(path, error)| anyhow!("make the directory {path:?}: {}", describe(&error)))
@@ -45,9 +45,9 @@ impl<'a> Target<'a> {
             }
         };
         let found = match (made.is_empty(), merge) {
-            (false, _) => Found::New,
-            (true, true) => Found::Tree,
-            (true, false) => Found::Empty,
+            (false, _) => TargetState::New,
+            (true, true) => TargetState::Tree,
+            (true, false) => TargetState::Empty,
         };
         let mut target = Target {
             directory,
@@ -70,8 +70,8 @@ impl<'a> Target<'a> {
     }
 
     /// What it was like before it was unpacked into, with the ids of `maps`.
-    pub fn before(&self, maps: &IdMaps) -> Before {
-        Before {
+    pub fn before(&self, maps: &IdMaps) -> OriginalAttributes {
+        OriginalAttributes {
             uid: maps.uids.to_inner(self.attributes.st_uid),
             gid: maps.gids.to_inner(self.attributes.st_gid),
             mode: Mode::from_raw_mode(self.attributes.st_mode),
@@ -79,7 +79,7 @@ impl<'a> Target<'a> {
     }
 
     fn hand_over(&mut self) -> anyhow::Result<()> {
-        let Place::Namespace(maps) = self.place else {
+        let Isolation::Namespace(maps) = self.place else {
             return Ok(());
         };
         if self.attributes.st_uid == geteuid().as_raw() {
@@ -97,7 +97,7 @@ impl<'a> Target<'a> {
 
     /// Gives the empty directory back, and removes it when it was made here.
     pub fn abandon(self) -> anyhow::Result<()> {
-        if let (Place::Namespace(maps), true) = (self.place, self.is_handed_over) {
+        if let (Isolation::Namespace(maps), true) = (self.place, self.is_handed_over) {
             handover::to_caller(self.directory.as_fd(), maps)?;
         }
         drop(self.directory);
@@ -172,12 +172,12 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("old")).unwrap();
         let path = scratch.path().join("old/a/b");
-        let target = Target::open(&path, false, &Place::Here).unwrap();
-        assert_eq!(target.found, Found::New);
+        let target = Target::open(&path, false, &Isolation::None).unwrap();
+        assert_eq!(target.found, TargetState::New);
         target.abandon().unwrap();
         assert!(scratch.path().join("old").exists() && !scratch.path().join("old/a").exists());
-        let old = Target::open(&scratch.path().join("old"), false, &Place::Here).unwrap();
-        assert_eq!(old.found, Found::Empty);
+        let old = Target::open(&scratch.path().join("old"), false, &Isolation::None).unwrap();
+        assert_eq!(old.found, TargetState::Empty);
         old.abandon().unwrap();
         assert!(scratch.path().join("old").exists());
     }
@@ -188,12 +188,19 @@ mod tests {
         fs::write(scratch.path().join("file"), "").unwrap();
         for path in ["file", "file/a"] {
             assert!(
-                Target::open(&scratch.path().join(path), false, &Place::Here).is_err(),
+                Target::open(&scratch.path().join(path), false, &Isolation::None).is_err(),
                 "{path}"
             );
         }
         let long = "n".repeat(300);
-        assert!(Target::open(&scratch.path().join("new").join(long), false, &Place::Here).is_err());
+        assert!(
+            Target::open(
+                &scratch.path().join("new").join(long),
+                false,
+                &Isolation::None
+            )
+            .is_err()
+        );
         assert!(!scratch.path().join("new").exists());
     }
 

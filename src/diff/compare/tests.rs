@@ -43,7 +43,7 @@ fn found(a: &Files, b: &Files, rules: Rules) -> Vec<String> {
         let Difference { path, what, a, b } = difference;
         format!(
             "{} {} {} -> {}",
-            Shown(&path),
+            Escaped(&path),
             what.word(),
             text(a),
             text(b)

@@ -7,7 +7,7 @@ use blake3::Hasher;
 
 use super::state::Digest;
 use crate::entry::{Extent, Timestamp};
-use crate::pack::members::Source;
+use crate::pack::members::PackContext;
 use crate::pack::plan::{Content, Frame};
 use crate::tree::walk::{NodeId, NodeKind, Tree};
 
@@ -22,7 +22,7 @@ pub struct Seen {
 
 /// What the walk saw of the members of `frame`. `is_last` says that the end of the archive stands
 /// in it too.
-pub fn seen(source: &Source<'_>, frame: &Frame, is_last: bool) -> Seen {
+pub fn seen(source: &PackContext<'_>, frame: &Frame, is_last: bool) -> Seen {
     let mut fields = Fields {
         hasher: Hasher::new(),
         changed: Timestamp {
@@ -61,7 +61,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn member(&mut self, source: &Source<'_>, id: NodeId) {
+    fn member(&mut self, source: &PackContext<'_>, id: NodeId) {
         let tree = source.tree;
         let node = tree.node(id);
         self.bytes(&tree.path(id));

@@ -22,7 +22,7 @@ use isar_tarball::progress::Progress;
 use isar_tarball::tree::exclude::Patterns;
 use isar_tarball::tree::selection::Selection;
 use isar_tarball::unpack::names::Rules;
-use isar_tarball::unpack::{Before, Devices, Error, Found, Made, Options, Summary, Unpacking, undo};
+use isar_tarball::unpack::{OriginalAttributes, Devices, Error, TargetState, UndoJournal, Options, Summary, Unpacking, undo};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -48,11 +48,11 @@ fuzz_target!(|bytes: &[u8]| {
         limit_size: is(128).then_some(8 << 10),
         limit_members: Some(100),
         maps: identity(),
-        found: if is(4) { Found::Tree } else { Found::New },
+        found: if is(4) { TargetState::Tree } else { TargetState::New },
     };
     let tree = ARENA.tree(options.found);
-    let before = Before::of(tree.as_fd()).expect("its attributes");
-    let made = Made::new().expect("a list");
+    let before = OriginalAttributes::of(tree.as_fd()).expect("its attributes");
+    let made = UndoJournal::new().expect("a list");
     if run(&stream, &tree, &made, &options).is_err() {
         undo(tree.as_fd(), Some(&made).filter(|_| is(4)), before, 1).unwrap_or_else(|error| panic!("undo: {error}"));
         if !is(4) {
@@ -63,7 +63,7 @@ fuzz_target!(|bytes: &[u8]| {
     ARENA.remove(&tree);
 });
 
-fn run(stream: &[u8], tree: &File, made: &Made, options: &Options) -> Result<Summary, Error> {
+fn run(stream: &[u8], tree: &File, made: &UndoJournal, options: &Options) -> Result<Summary, Error> {
     let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
     file.write_all_at(stream, 0).expect("written");
     let mut input = Input::open(file, &input::Options { threads: 1, memory: 1 << 20, window_log: 20, eager: false })?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use isar_tarball::remove;
-use isar_tarball::unpack::Found;
+use isar_tarball::unpack::TargetState;
 
 /// A directory in memory with `canary` and, while something is unpacked, `tree`.
 pub struct Arena {
@@ -52,10 +52,10 @@ impl Arena {
     }
 
     /// A directory to unpack into, with something in it when it is to be.
-    pub fn tree(&self, found: Found) -> File {
+    pub fn tree(&self, found: TargetState) -> File {
         let tree = self.place.join("tree");
         fs::create_dir(&tree).expect("made");
-        if found == Found::Tree {
+        if found == TargetState::Tree {
             fs::create_dir(tree.join("a")).expect("made");
             fs::write(tree.join("a/b"), "found").expect("made");
             fs::write(tree.join("f"), "found").expect("made");

@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 
 use super::subid::{self, BrokenLine, Parsed};
 use super::{Account, IdKind, IdMap, IdMaps, Layout, MapError, Range};
-use crate::error::{At, FileError, Shown};
+use crate::error::{Escaped, FileError, PathContext};
 
-/// The files and the program that are asked. `Source::default()` has the machine's own.
+/// The files and the program that are asked. `SubidFiles::default()` has the machine's own.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct SubidFiles {
     /// `/etc/subuid`. A missing file has no ranges.
     pub subuid: PathBuf,
     /// `/etc/subgid`. A missing file has no ranges.
@@ -27,9 +27,9 @@ pub struct Source {
     pub gid_map: PathBuf,
 }
 
-impl Default for Source {
-    fn default() -> Source {
-        Source {
+impl Default for SubidFiles {
+    fn default() -> SubidFiles {
+        SubidFiles {
             subuid: "/etc/subuid".into(),
             subgid: "/etc/subgid".into(),
             getsubids: "getsubids".into(),
@@ -46,7 +46,7 @@ pub enum SourceError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The user has no subordinate ids of this kind.
-    #[error("{account} has no subordinate {kind} ids in {}: {}", Shown(path.as_os_str().as_bytes()), remedy(account, path, *free))]
+    #[error("{account} has no subordinate {kind} ids in {}: {}", Escaped(path.as_os_str().as_bytes()), remedy(account, path, *free))]
     NoIds {
         /// The user.
         account: Account,
@@ -54,7 +54,7 @@ pub enum SourceError {
         kind: IdKind,
         /// The file where they are expected.
         path: PathBuf,
-        /// Ids that nobody has, as [`Source::free`] finds them.
+        /// Ids that nobody has, as [`SubidFiles::free`] finds them.
         free: Range,
     },
     /// The ranges cannot be mapped.
@@ -68,7 +68,7 @@ pub enum SourceError {
         cause: MapError,
     },
     /// The kernel's description of this process's own namespace makes no sense.
-    #[error("{}: {cause}", Shown(path.as_os_str().as_bytes()))]
+    #[error("{}: {cause}", Escaped(path.as_os_str().as_bytes()))]
     Offered {
         /// The file.
         path: PathBuf,
@@ -88,14 +88,14 @@ fn remedy(account: &Account, path: &Path, free: Range) -> String {
         None => format!(
             "as root, add the line `{account}:{first}:{}` to {}",
             free.count,
-            Shown(path.as_os_str().as_bytes())
+            Escaped(path.as_os_str().as_bytes())
         ),
     }
 }
 
 /// A line of a file that was passed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: line {} is passed over: {}", Shown(path.as_os_str().as_bytes()), line.number, line.fault)]
+#[error("{}: line {} is passed over: {}", Escaped(path.as_os_str().as_bytes()), line.number, line.fault)]
 pub struct PassedOver {
     /// The file.
     pub path: PathBuf,
@@ -114,7 +114,7 @@ pub struct Ranges {
     pub passed_over: Vec<PassedOver>,
 }
 
-impl Source {
+impl SubidFiles {
     /// All ranges of the user, unchecked against each other.
     pub fn ranges(&self, account: &Account) -> Result<Ranges, SourceError> {
         let mut passed_over = Vec::new();
@@ -277,8 +277,13 @@ mod tests {
     }
 
     /// A machine of files in `dir`; its getsubids prints what `getsubids` says.
-    fn machine(dir: &Path, subuid: Option<&str>, subgid: Option<&str>, getsubids: &str) -> Source {
-        let source = Source {
+    fn machine(
+        dir: &Path,
+        subuid: Option<&str>,
+        subgid: Option<&str>,
+        getsubids: &str,
+    ) -> SubidFiles {
+        let source = SubidFiles {
             subuid: dir.join("subuid"),
             subgid: dir.join("subgid"),
             getsubids: dir.join("getsubids").into(),
@@ -381,7 +386,7 @@ mod tests {
     #[test]
     fn an_unreadable_file_is_an_error_and_not_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
-        let source = Source {
+        let source = SubidFiles {
             subuid: dir.path().into(),
             ..machine(dir.path(), None, None, "exit 1")
         };

@@ -15,7 +15,7 @@ use crate::sys::pread_append;
 const READ: usize = 256 << 10;
 
 /// Bytes in order, some of them read ahead.
-pub(super) struct Source {
+pub(super) struct ByteSource {
     file: Arc<File>,
     reach: Reach,
     buffer: Vec<u8>,
@@ -32,19 +32,19 @@ enum Reach {
     Pipe(Arc<Interrupt>),
 }
 
-impl Source {
+impl ByteSource {
     /// The bytes of a regular file from `start` to `end`.
-    pub(super) fn range(file: Arc<File>, start: u64, end: u64) -> Source {
-        Source::new(file, Reach::Range { next: start, end })
+    pub(super) fn range(file: Arc<File>, start: u64, end: u64) -> ByteSource {
+        ByteSource::new(file, Reach::Range { next: start, end })
     }
 
     /// What comes out of a pipe, until the interrupt.
-    pub(super) fn pipe(file: Arc<File>, interrupt: Arc<Interrupt>) -> Source {
-        Source::new(file, Reach::Pipe(interrupt))
+    pub(super) fn pipe(file: Arc<File>, interrupt: Arc<Interrupt>) -> ByteSource {
+        ByteSource::new(file, Reach::Pipe(interrupt))
     }
 
-    fn new(file: Arc<File>, reach: Reach) -> Source {
-        Source {
+    fn new(file: Arc<File>, reach: Reach) -> ByteSource {
+        ByteSource {
             file,
             reach,
             buffer: Vec::new(),
@@ -123,7 +123,7 @@ fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> 
     }
 }
 
-impl BufRead for Source {
+impl BufRead for ByteSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.position == self.buffer.len() {
             self.buffer.clear();
@@ -141,7 +141,7 @@ impl BufRead for Source {
     }
 }
 
-impl Read for Source {
+impl Read for ByteSource {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(into)?;
         self.consume(count);

@@ -16,12 +16,12 @@ const TOGETHER: u64 = 48 << 20;
 
 /// The files by path. One that is too long, or comes after too many, is passed over.
 #[derive(Debug, Default)]
-pub struct Picked {
+pub struct SystemFiles {
     files: BTreeMap<Vec<u8>, Vec<u8>>,
     current: Option<Vec<u8>>,
 }
 
-impl Picked {
+impl SystemFiles {
     /// A member begins; one of the same path that came earlier is gone with it.
     pub fn begin(&mut self, entry: &Entry) {
         let path = clean(&entry.path);

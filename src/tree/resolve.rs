@@ -1,12 +1,20 @@
-//! Does a path lie inside a directory, whichever way it leads there?
+//! Finding where a path leads: within a tree that is taken for the root, or relative to a directory.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::io::Errno;
 
-use crate::error::{At, FileError};
+use crate::error::{FileError, PathContext};
+
+/// Opens a path as a process sees it whose root is `root`: a symbolic link in the tree leads to
+/// somewhere in the tree.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
 
 /// True when the directory that holds `path`, or one above that, is `tree`. The name itself need
 /// not exist, and is not followed.

@@ -17,14 +17,14 @@ use crate::remove;
 /// A list of new files and directories in memory that a process shares with those that it forks.
 /// Nothing below a new directory is in it.
 #[derive(Debug)]
-pub struct Made {
+pub struct UndoJournal {
     list: File,
 }
 
-impl Made {
+impl UndoJournal {
     /// An empty list.
-    pub fn new() -> io::Result<Made> {
-        Ok(Made {
+    pub fn new() -> io::Result<UndoJournal> {
+        Ok(UndoJournal {
             list: File::from(memfd_create("made", MemfdFlags::CLOEXEC)?),
         })
     }
@@ -97,7 +97,7 @@ mod tests {
         fs::write(at("tree/old/kept"), "").unwrap();
         fs::write(at("tree/old/new/below/file"), "").unwrap();
         symlink(at("outside"), at("tree/link")).unwrap();
-        let made = Made::new().unwrap();
+        let made = UndoJournal::new().unwrap();
         for path in ["old/new", "link", "gone/already", "gone"] {
             made.note(path.as_bytes()).unwrap();
         }
