@@ -13,7 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use isar_tarball::archive::header::{self, Fields};
 use isar_tarball::archive::reader::{Limits, Reader};
 use isar_tarball::archive::{header::decode::Header, pax, writer};
-use isar_tarball::entry::{Entry, Kind, Timestamp};
+use isar_tarball::entry::{Entry, Timestamp};
 use isar_tarball::ids::{IdMap, Layout, Range};
 use isar_tarball::input::{self, Input};
 use isar_tarball::pack::plan;
@@ -26,21 +26,14 @@ const MEMBERS: u64 = 10_000;
 
 fn entry(number: u64, size: u64) -> Entry {
     Entry {
-        path: format!("usr/share/doc/package-{}/file-{number}.html", number / 20).into_bytes(),
-        kind: Kind::File {
-            size,
-            extents: None,
-        },
-        uid: 0,
-        gid: 0,
-        mode: 0o644,
         mtime: Timestamp {
             seconds: 1_700_000_000,
             nanoseconds: (number * 997) as u32,
         },
-        xattrs: Vec::new(),
-        access_acl: None,
-        default_acl: None,
+        ..Entry::file(
+            format!("usr/share/doc/package-{}/file-{number}.html", number / 20),
+            size,
+        )
     }
 }
 

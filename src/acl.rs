@@ -1,50 +1,49 @@
-//! POSIX ACLs in the kernel's form and as archives store them. Pure: bytes in, bytes out.
+//! POSIX ACLs in the kernel's form and in the text form of archives. Pure: bytes in, bytes out.
 //!
 //! The kernel's form (the value of `system.posix_acl_access` and `system.posix_acl_default`,
-//! `linux/posix_acl_xattr.h`) is little-endian: a `u32` version, always 2, then 8 bytes an entry:
-//! `u16` tag, `u16` permissions, `u32` id. The id counts for named users and groups alone.
+//! `linux/posix_acl_xattr.h`) is little-endian: a `u32` version, always 2, then 8 bytes per entry:
+//! `u16` tag, `u16` permissions, `u32` id. Only entries for named users and groups use the id.
 //!
 //! The text (the value of the PAX records `SCHILY.acl.access` and `SCHILY.acl.default`) that
 //! [`to_text`] writes is the long form with commas and numeric ids:
 //! `user::rwx,user:999:rwx,group::r-x,mask::rwx,other::r-x`. Restored by GNU tar 1.34 (libacl) and
 //! bsdtar 3.6 (libarchive), it gives the same ids as the trailing-id form (`user:999:rwx:999`) of
-//! libarchive: libacl takes a number for a number always, libarchive looks it up as a name first in
-//! both forms. The shorter one is written.
+//! libarchive: libacl always takes a number as an id, and libarchive first looks it up as a name in
+//! both forms. [`to_text`] writes the shorter form.
 
-/// Why an ACL is refused.
+/// A reason to refuse an ACL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The value is no header and whole entries.
+    /// The value is not a header and whole entries.
     #[error("the ACL's value of {0} bytes is cut off")]
     Length(usize),
-    /// The value has another layout than this module knows.
+    /// The version of the layout is unknown.
     #[error("the ACL has version {0}, only version 2 is known")]
     Version(u32),
-    /// The tag of an entry is none of the kernel's.
+    /// An entry has an unknown tag.
     #[error("the ACL has an entry of unknown tag {0:#x}")]
     Tag(u16),
-    /// Permissions above read, write and execute.
+    /// An entry has other permissions than read, write and execute.
     #[error("the ACL has an entry with unknown permissions {0:#x}")]
     Permissions(u16),
-    /// An id that has no number here: the kernel shows -1 for ids that the user namespace does not
-    /// map.
+    /// An id is not mapped in the user namespace; the kernel shows it as -1.
     #[error(
         "the ACL names a {0} whose id is not mapped in this user namespace (remove the entry with `setfacl -x`, or map the id)"
     )]
     UnmappedId(&'static str),
-    /// A base entry is not there.
+    /// A base entry is missing.
     #[error("the ACL has no entry `{0}`")]
     Missing(&'static str),
     /// Two entries for the same user, group or base class.
     #[error("the ACL has two entries `{0}`")]
     Duplicate(String),
-    /// A user or group is named and no mask limits it.
+    /// There are named users or groups, but no mask.
     #[error("the ACL names users or groups and has no entry `mask::`")]
     MissingMask,
-    /// An entry of the text that cannot be understood.
+    /// An entry of the text is malformed.
     #[error("the ACL's text has an entry `{0}` that cannot be understood")]
     Malformed(String),
-    /// A name that only the machine that wrote the archive can resolve.
+    /// A name without an id, which only the machine that wrote the archive can resolve.
     #[error(
         "the ACL's text names the {kind} `{name}` without a number (write the archive with numeric ids)"
     )]
@@ -56,7 +55,7 @@ pub enum Error {
     },
 }
 
-/// Whom an entry is about. The order of the variants is the kernel's order of entries.
+/// Tag and qualifier of an entry. The order of the variants is the kernel's order of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Qualifier {
     Owner,
@@ -71,8 +70,7 @@ enum Qualifier {
 type Entry = (Qualifier, u16);
 
 const VERSION: u32 = 2;
-/// What the kernel writes as the id of an entry without one, and in place of an id that is not
-/// mapped (`ACL_UNDEFINED_ID`).
+/// `ACL_UNDEFINED_ID`: the kernel's id for entries without one, and for ids that are not mapped.
 const NO_ID: u32 = u32::MAX;
 
 impl Qualifier {
@@ -100,7 +98,7 @@ impl Qualifier {
         }
     }
 
-    /// The text up to and with the colon before the permissions.
+    /// The text up to and including the colon before the permissions.
     fn text(self) -> String {
         match self {
             Qualifier::Owner => "user::".to_owned(),
@@ -125,7 +123,7 @@ fn mapped(id: u32, kind: &'static str) -> Result<u32, Error> {
     }
 }
 
-/// The text of an ACL, for an archive: entries in the kernel's order (named ones by number),
+/// Encodes an ACL as text for an archive: entries in the kernel's order (named ones by id),
 /// separated by commas, with numeric ids.
 pub fn to_text(raw: &[u8]) -> Result<Vec<u8>, Error> {
     let entries = valid(decode(raw)?)?;
@@ -133,11 +131,11 @@ pub fn to_text(raw: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(texts.join(",").into_bytes())
 }
 
-/// The kernel's form of an ACL's text, as GNU tar, bsdtar and [`to_text`] write it.
+/// Decodes the text of an ACL, as GNU tar, bsdtar and [`to_text`] write it, to the kernel's form.
 ///
 /// Entries are separated by commas or newlines, `#` begins a comment, tags are long or short
-/// (`user`, `u`), an id may follow the permissions and then wins over the name
-/// (`user:sbuild:rwx:999`). Entries may stand in any order and come out in the kernel's.
+/// (`user`, `u`), an id may follow the permissions and then takes precedence over the name
+/// (`user:sbuild:rwx:999`). Entries may be in any order; the result has the kernel's order.
 pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Error> {
     let mut entries = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
@@ -153,10 +151,11 @@ pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(encode(&valid(entries)?))
 }
 
-/// True when an access ACL says no more than the mode bits do: it need not be stored. False for a
-/// value that cannot be understood.
+#[cfg(any(test, feature = "internals"))]
+/// True if an access ACL is equivalent to the mode bits and need not be stored. False for a
+/// malformed value.
 pub fn is_trivial(raw: &[u8]) -> bool {
-    // A mask, even without named entries, limits the owning group, and that no mode can say.
+    // A mask, even without named entries, limits the owning group, which a mode cannot express.
     decode(raw).and_then(valid).is_ok_and(|entries| {
         !entries
             .iter()
@@ -164,8 +163,8 @@ pub fn is_trivial(raw: &[u8]) -> bool {
     })
 }
 
-/// The kernel's form of the access ACL that says just the permission bits of `mode`. Written to a
-/// file, it removes its ACL and sets these bits.
+/// The access ACL, in the kernel's form, that is equivalent to the permission bits of `mode`.
+/// Setting it on a file removes the ACL and sets these bits.
 pub fn minimal(mode: u32) -> Vec<u8> {
     let class = |shift: u32| ((mode >> shift) & 0o7) as u16;
     encode(&[
@@ -175,7 +174,7 @@ pub fn minimal(mode: u32) -> Vec<u8> {
     ])
 }
 
-/// Whom an entry of an ACL names.
+/// A user or group named by an entry of an ACL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
     /// A user, by uid.
@@ -184,8 +183,7 @@ pub enum Named {
     Group(u32),
 }
 
-/// The users and groups that an ACL in the kernel's form names; none for a value that cannot be
-/// understood.
+/// The users and groups that an ACL in the kernel's form names; none for a malformed value.
 pub fn named(raw: &[u8]) -> impl Iterator<Item = Named> {
     decode(raw)
         .unwrap_or_default()
@@ -235,7 +233,7 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
     raw
 }
 
-/// The entries in order, when they make an ACL that the kernel and libacl take.
+/// Sorts the entries and checks that the kernel and libacl accept the ACL.
 fn valid(mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
     entries.sort_unstable();
     for pair in entries.windows(2) {
@@ -279,7 +277,7 @@ fn parse_entry(entry: &[u8]) -> Result<Entry, Error> {
         .map(<[u8]>::trim_ascii)
         .collect();
     let (tag, name, permissions, id): (&[u8], &[u8], &[u8], &[u8]) = match fields[..] {
-        // The form without the empty field that some write for mask and other.
+        // Some programs write mask and other without the empty field.
         [tag @ (b"mask" | b"m" | b"other" | b"o"), permissions] => (tag, b"", permissions, b""),
         [tag, name, permissions] => (tag, name, permissions, b""),
         [tag, name, permissions, id] => (tag, name, permissions, id),
@@ -301,9 +299,9 @@ fn parse_entry(entry: &[u8]) -> Result<Entry, Error> {
     Ok((who, parse_permissions(permissions).ok_or_else(malformed)?))
 }
 
-/// The id of a named entry; `None` when it is no number that an id can be.
+/// The id of a named entry; `None` if it is not a valid id.
 fn named_id(kind: &'static str, name: &[u8], id: &[u8]) -> Result<Option<u32>, Error> {
-    // An id without a name is refused: libarchive takes `user::rwx:999` for the owner's entry.
+    // Refuse an id without a name: libarchive takes `user::rwx:999` as the owner's entry.
     if name.is_empty() {
         return Ok(None);
     }
@@ -349,8 +347,7 @@ mod tests {
 
     use super::*;
 
-    /// `user::rwx,user:999:rw-,group::r-x,mask::rwx,other::r--`, written out as the kernel gives
-    /// it.
+    /// `user::rwx,user:999:rw-,group::r-x,mask::rwx,other::r--`, in the kernel's form.
     const RAW: &[u8] = b"\x02\0\0\0\
         \x01\0\x07\0\xff\xff\xff\xff\
         \x02\0\x06\0\xe7\x03\0\0\

@@ -107,3 +107,24 @@ pub struct Entry {
     /// The default ACL of a directory as text (see `acl`).
     pub default_acl: Option<Vec<u8>>,
 }
+
+#[cfg(any(test, feature = "internals"))]
+impl Entry {
+    /// A plain file of root with mode 0644, changed at the epoch, for tests and benchmarks.
+    pub fn file(path: impl Into<Vec<u8>>, size: u64) -> Entry {
+        Entry {
+            path: path.into(),
+            kind: Kind::File {
+                size,
+                extents: None,
+            },
+            uid: 0,
+            gid: 0,
+            mode: 0o644,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+            access_acl: None,
+            default_acl: None,
+        }
+    }
+}

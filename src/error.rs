@@ -1,7 +1,181 @@
-//! What went wrong with a file: its path, the act, the cause.
+//! What goes wrong: the crate's public [`Error`], and the parts that its messages are made of.
 
 use std::fmt;
 use std::io;
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Why an operation failed.
+///
+/// The message is complete: it names the path or member, the action, the cause and, where the
+/// library knows one, the remedy. There is no `source()`. Programs decide by [`Error::kind`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    signal: Option<i32>,
+}
+
+/// What kind of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A system call failed, for a reason that has no kind of its own here.
+    Io,
+    /// A file or directory is missing.
+    NotFound,
+    /// The caller, or root of the namespace, may not do this.
+    PermissionDenied,
+    /// The file system or the kernel lacks a feature, such as extended attributes.
+    Unsupported,
+    /// The file system is full.
+    NoSpace,
+    /// Options contradict each other, or a path names nothing that the operation can work on.
+    InvalidInput,
+    /// Another operation works in the directory.
+    InUse,
+    /// The directory is not empty.
+    NotEmpty,
+    /// Another user owns the file or directory, or could replace it.
+    Untrusted,
+    /// A directory, file or archive changed while it was read.
+    Changed,
+    /// The archive is damaged, or has a member that is refused.
+    BadArchive,
+    /// The SHA-256 of the archive is not the expected one.
+    WrongDigest,
+    /// A requested member is not in the archive or the tree.
+    MemberNotFound,
+    /// An absolute member name.
+    AbsoluteName,
+    /// A file capability that cannot be restored.
+    BadCapability,
+    /// The archive exceeds the size limit.
+    SizeLimit,
+    /// The archive exceeds the limit of members.
+    MemberLimit,
+    /// The memory limit is too small for the work.
+    MemoryLimit,
+    /// An owner has no place in the id map.
+    UnmappedOwner,
+    /// The tree cannot be stored in an archive that sbuild loads.
+    BadTree,
+    /// The user has no usable subordinate ids.
+    SubordinateIds,
+    /// The user namespace cannot be created or entered.
+    Namespace,
+    /// The program has several threads; see [the crate's page](crate#threads).
+    MultiThreaded,
+    /// A signal stopped the operation; see [`Error::signal`].
+    Interrupted,
+    /// The process that does the work died.
+    Died,
+    /// The command to run does not exist.
+    CommandNotFound,
+    /// The command to run cannot be executed.
+    CommandNotExecutable,
+    /// Something could not be removed.
+    NotRemoved,
+}
+
+impl Error {
+    /// An error with this kind and a message that is complete in itself.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error {
+            kind,
+            message: message.into(),
+            signal: None,
+        }
+    }
+
+    /// The operation was stopped by `signal`.
+    pub(crate) fn interrupted(signal: i32) -> Error {
+        let name = match signal {
+            libc::SIGINT => "SIGINT".to_owned(),
+            libc::SIGTERM => "SIGTERM".to_owned(),
+            libc::SIGHUP => "SIGHUP".to_owned(),
+            libc::SIGQUIT => "SIGQUIT".to_owned(),
+            other => format!("signal {other}"),
+        };
+        Error {
+            kind: ErrorKind::Interrupted,
+            message: format!("stopped by {name}"),
+            signal: Some(signal),
+        }
+    }
+
+    /// The process that does the work was killed by `signal`.
+    pub(crate) fn died(signal: i32, message: String) -> Error {
+        Error {
+            signal: Some(signal),
+            ..Error::new(ErrorKind::Died, message)
+        }
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The number of the signal, for [`ErrorKind::Interrupted`] and [`ErrorKind::Died`].
+    pub fn signal(&self) -> Option<i32> {
+        self.signal
+    }
+
+    /// The same error with what was being done in front of its message.
+    pub(crate) fn context(self, context: impl fmt::Display) -> Error {
+        Error {
+            message: format!("{context}: {}", self.message),
+            ..self
+        }
+    }
+}
+
+/// An error of a part of this crate, which knows its kind.
+pub(crate) trait Classify: fmt::Display {
+    /// The kind of the [`Error`] that it becomes.
+    fn kind(&self) -> ErrorKind;
+}
+
+impl<E: Classify> From<E> for Error {
+    fn from(error: E) -> Error {
+        Error::new(error.kind(), error.to_string())
+    }
+}
+
+/// Adds what was being done to an error.
+pub(crate) trait Context<T> {
+    /// `self` as an [`Error`], with `context` in front of its message.
+    fn context<C: fmt::Display>(self, context: impl FnOnce() -> C) -> Result<T, Error>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context<C: fmt::Display>(self, context: impl FnOnce() -> C) -> Result<T, Error> {
+        self.map_err(|error| error.into().context(context()))
+    }
+}
+
+/// The kind of a failed system call.
+impl Classify for io::Error {
+    fn kind(&self) -> ErrorKind {
+        match self.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT) => ErrorKind::NotFound,
+            Some(Errno::ACCESS | Errno::PERM) => ErrorKind::PermissionDenied,
+            Some(Errno::NOSPC | Errno::DQUOT) => ErrorKind::NoSpace,
+            Some(Errno::OPNOTSUPP) => ErrorKind::Unsupported,
+            _ if self.kind() == io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Io,
+        }
+    }
+}
+
+impl Classify for FileError {
+    fn kind(&self) -> ErrorKind {
+        Classify::kind(&self.cause)
+    }
+}
 
 /// A system call on a file that failed: `usr/bin/ping: read: Input/output error`.
 #[derive(Debug, thiserror::Error)]

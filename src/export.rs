@@ -1,18 +1,12 @@
-//! Files of a tree, copied out of it as the caller's own.
+//! Finding the files of a tree that are exported.
 
 use std::ffi::OsStr;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, OFlags, fstat};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::tree::exclude::Patterns;
 use crate::tree::resolve;
 use crate::tree::walk::{self, NodeId, NodeKind, Tree};
@@ -26,25 +20,28 @@ pub enum Error {
     /// The tree could not be walked.
     #[error(transparent)]
     Walk(#[from] walk::Error),
-    /// A member that is not in the tree.
+    /// The tree has no such member.
     #[error("{}: the tree has no such file", Escaped(.0))]
     NotFound(Vec<u8>),
-    /// A member that is no regular file.
-    #[error("{}: it is a {kind}, and only files are exported", Escaped(path))]
+    /// The member is not a regular file.
+    #[error(
+        "{}: it is a {kind}, and only regular files can be exported",
+        Escaped(path)
+    )]
     NotAFile {
         /// The path.
         path: Vec<u8>,
-        /// What it is.
+        /// Type of the file.
         kind: &'static str,
     },
-    /// Two members that would be one file.
+    /// Two members have the same file name.
     #[error("{} and {} have the same name: export them one at a time", Escaped(.0), Escaped(.1))]
     SameName(Vec<u8>, Vec<u8>),
 }
 
-/// The regular files of the tree at `root` that the members name: paths, which follow symbolic
-/// links within the tree (`/vmlinuz` is one), or patterns, which find files only. Sorted, each
-/// once, with their paths for messages and names.
+/// Opens the regular files of the tree at `root` that match the members. A path follows symbolic
+/// links within the tree (such as `/vmlinuz`); a pattern matches regular files only. Returns each
+/// file once, with its path, sorted by path.
 pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd)>, Error> {
     let mut found: Vec<(Vec<u8>, OwnedFd)> = Vec::new();
     let mut tree = None;
@@ -72,7 +69,7 @@ pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd
     Ok(found)
 }
 
-/// Files of one name cannot lie in one directory.
+/// Refuses files of the same name, which cannot be exported to one directory.
 pub fn refuse_same_names(found: &[(Vec<u8>, OwnedFd)]) -> Result<(), Error> {
     let mut names = std::collections::HashMap::new();
     for (path, _) in found {
@@ -94,7 +91,7 @@ fn matching(
     pattern: &[u8],
     found: &mut Vec<(Vec<u8>, OwnedFd)>,
 ) -> Result<(), Error> {
-    // A pattern that is no UTF-8 or malformed matches nothing.
+    // A pattern that is malformed or not UTF-8 matches nothing.
     let Ok(patterns) = Patterns::new(std::str::from_utf8(pattern)) else {
         return Ok(());
     };
@@ -107,14 +104,14 @@ fn matching(
     Ok(())
 }
 
-/// Opens a regular file as the tree itself sees the path; `None` when there is none.
+/// Opens a regular file by its path within the tree; `None` if it does not exist.
 fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let found = match resolve::open_in_root(root, path, OFlags::PATH) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         found => found.at(path, "open")?,
     };
-    let kind = match FileType::from_raw_mode(fstat(&found).at(path, "look at it")?.st_mode) {
+    let kind = match FileType::from_raw_mode(fstat(&found).at(path, "stat")?.st_mode) {
         FileType::RegularFile => {
             return Ok(Some(
                 resolve::open_in_root(root, path, flags).at(path, "open")?,
@@ -144,50 +141,15 @@ fn is_pattern(path: &[u8]) -> bool {
         .any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'{'))
 }
 
-/// Sends an open file to the process at the other end of the socket, which need not have the right
-/// to open it.
-pub fn send(socket: BorrowedFd<'_>, path: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut attached = SendAncillaryBuffer::new(&mut space);
-    let files = [file];
-    attached.push(SendAncillaryMessage::ScmRights(&files));
-    sendmsg(
-        socket,
-        &[IoSlice::new(path)],
-        &mut attached,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
-}
-
-/// Receives what [`send`] has sent.
-pub fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, OwnedFd)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut attached = RecvAncillaryBuffer::new(&mut space);
-    // The kernel takes no longer path.
-    let mut path = vec![0; 4096];
-    let received = recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut path)],
-        &mut attached,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    path.truncate(received.bytes);
-    let files = attached.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    Ok((path, files.ok_or(io::ErrorKind::UnexpectedEof)?))
-}
-
-/// The two ends of a socket for [`send`] and [`receive`].
-pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            Error::Walk(error) => error.kind(),
+            Error::NotFound(_) => ErrorKind::MemberNotFound,
+            Error::NotAFile { .. } | Error::SameName(..) => ErrorKind::InvalidInput,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -249,21 +211,7 @@ mod tests {
         );
         assert_eq!(
             names(&root, &["boot"]).unwrap_err(),
-            "boot: it is a directory, and only files are exported"
+            "boot: it is a directory, and only regular files can be exported"
         );
-    }
-
-    #[test]
-    fn open_files_go_from_one_end_to_the_other() {
-        let (one, other) = channel().unwrap();
-        let file = std::fs::File::open("/dev/null").unwrap();
-        send(one.as_fd(), b"a/b", file.as_fd()).unwrap();
-        let (path, received) = receive(other.as_fd()).unwrap();
-        assert_eq!(
-            (path, fstat(&received).unwrap().st_ino),
-            (b"a/b".to_vec(), fstat(&file).unwrap().st_ino)
-        );
-        drop(one);
-        assert!(receive(other.as_fd()).is_err());
     }
 }

@@ -1,10 +1,10 @@
-//! Opening directories to other users, and closing them again, by named entries in their ACLs (see
+//! Granting other users access to directories, and revoking it, through named entries in ACLs (see
 //! acl(5)).
 //!
-//! Uses the crate `posix-acl` by the path `/proc/self/fd/N` of a descriptor, which is no symbolic
-//! link to the kernel, so that nothing can be swapped in between. That the crate recalculates the
-//! mask on each write is what `setfacl -m` does as well. What it cannot do is to write an ACL
-//! without a mask: where nothing but the mode bits is left, they are written as [`acl::minimal`].
+//! Calls the crate `posix-acl` with the path `/proc/self/fd/N` of a descriptor, which the kernel
+//! resolves to the open file, so no other process can replace it. The crate recalculates the mask
+//! on each write, as `setfacl -m` does. It cannot write an ACL without a mask, so an ACL that is
+//! equivalent to the mode bits is written with [`acl::minimal`].
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -17,65 +17,65 @@ use rustix::fs::{Dir, FileType, OFlags, Statx, XattrFlags, removexattr, setxattr
 use rustix::io::Errno;
 
 use crate::acl;
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::tree::walk::{self, Mount};
 
-/// Whether entries are given or taken back.
+/// Grant or revoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Entries are made, or set to what they should be.
+    /// Adds the entries or corrects their permissions.
     Grant,
-    /// Entries are removed.
+    /// Removes the entries.
     Revoke,
 }
 
-/// What is done to the ACLs of a directory.
+/// A change of the ACLs of a directory.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Given or taken back.
+    /// Grant or revoke.
     pub action: Action,
-    /// To whom, as numbered in this process's user namespace. Each gets `rwX`: reading and writing,
-    /// and executing where it is a directory or somebody may execute it already. No access ACL gets
-    /// an entry for the owner of the file: the kernel would never ask it.
+    /// The grantees: uids in this process's user namespace. Each gets `rwX`: read, write, and
+    /// execute if the file is a directory or already executable for some user. An access ACL gets
+    /// no entry for the owner of the file, because the kernel would ignore it.
     pub uids: Vec<u32>,
-    /// Default ACLs too, and all below the directory.
+    /// Also change default ACLs and everything below the directory.
     pub share: bool,
-    /// Another process works as this owner, and can keep of its files what this one can't: a setgid
-    /// bit where this one is not in their group, entries whose ids this one's namespace does not
-    /// have. Such files are left to it.
+    /// Leave some files of this owner to another process that runs as the owner: files that would
+    /// lose their setgid bit here because this process is not in their group, and files whose ACL
+    /// has ids that are not mapped here.
     pub leave_to: Option<u32>,
 }
 
-/// A file whose ACL this process may not change.
+/// A file whose ACL this process is not permitted to change.
 #[derive(Debug)]
 pub struct Refused {
-    /// Which, and why.
+    /// The file and the cause.
     pub error: FileError,
-    /// Its owner, as numbered in this process's user namespace.
+    /// Its owner, a uid in this process's user namespace.
     pub owner: u32,
 }
 
-/// What was done.
+/// Result of a change.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Files and directories that were looked at.
+    /// Number of files and directories examined.
     pub examined: u64,
-    /// Those whose ACLs were changed; the others had been as they should be.
+    /// Those whose ACLs were changed; the others were already right.
     pub changed: u64,
-    /// Those of them that lost their setgid bit, because this process is not in their group.
+    /// Those that lost their setgid bit, because this process is not in their group.
     pub setgid_lost: u64,
-    /// Those that this process may not change.
+    /// Those that this process is not permitted to change.
     pub refused: u64,
-    /// Those that this process may not look into.
+    /// Directories that this process is not permitted to read.
     pub unreachable: u64,
-    /// The first few of the refused and unreachable ones.
+    /// The first few of the files that could not be changed or read.
     pub examples: Vec<Refused>,
 }
 
-/// How many examples are kept.
+/// Maximum number of examples.
 const EXAMPLES: usize = 3;
 
-/// Why a directory was not, or not wholly, changed.
+/// A directory that was not changed, or only in part.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
@@ -90,7 +90,7 @@ pub enum Error {
         /// The file.
         path: Vec<u8>,
     },
-    /// The ACL has entries that this process can't write again.
+    /// The ACL has entries that this process cannot write back.
     #[error(
         "{}: its ACL names a user or group that has no id in the user namespace; remove the entry with setfacl -x",
         Escaped(path)
@@ -101,10 +101,10 @@ pub enum Error {
     },
 }
 
-/// Changes the ACLs of `directory` (opened in any mode, `O_PATH` will do), called `shown` in
-/// messages. Never follows a symbolic link below it, never enters another mount.
+/// Changes the ACLs of `directory` (opened in any mode, `O_PATH` suffices), called `shown` in
+/// messages. Never follows a symbolic link below it and never crosses a mount point.
 ///
-/// An ACL that is as it should be is not written, so that its ctime stays.
+/// Does not write an ACL that is already right, so that the ctime of the file does not change.
 pub fn apply(directory: BorrowedFd<'_>, shown: &[u8], change: &Change) -> Result<Report, Error> {
     let stat = walk::stat(directory, c"", shown)?;
     let mut worker = Worker {
@@ -126,8 +126,8 @@ struct Worker<'a> {
     report: Report,
 }
 
-/// A directory on the way down. One descriptor each: a tree may be as deep as the process may have
-/// open files.
+/// A directory on the path to the current one. Each has a descriptor, so the limit on open files
+/// limits the depth of a tree.
 struct Level {
     directory: OwnedFd,
     path: Vec<u8>,
@@ -136,8 +136,8 @@ struct Level {
 }
 
 impl Worker<'_> {
-    /// A directory and all below it: given from the top, so that the way down is open, and taken
-    /// back from the bottom for the same reason.
+    /// Changes a directory and everything below it. Grants from the top and revokes from the
+    /// bottom, so that the path to each file stays accessible.
     fn tree(&mut self, root: BorrowedFd<'_>, shown: &[u8], stat: &Statx) -> Result<(), Error> {
         let mut levels: Vec<Level> = self
             .enter(root, shown.to_vec(), *stat)?
@@ -171,7 +171,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The file `name` of a directory; `None` when it has gone meanwhile, or cannot be reached.
+    /// Opens the entry `name` of a directory; `None` if it was removed meanwhile or cannot be
+    /// reached.
     fn open(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -199,7 +200,7 @@ impl Worker<'_> {
         Ok(Some((file, stat)))
     }
 
-    /// Opens a directory to go through it; `None` when this process may not, which is noted.
+    /// Opens a directory to list it; `None` if this process is not permitted to, which is counted.
     fn enter(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -242,7 +243,7 @@ impl Worker<'_> {
         }))
     }
 
-    /// Changes the ACLs of one file or directory, where they are not as they should be.
+    /// Changes the ACLs of one file or directory, unless they are already right.
     fn file(&mut self, file: BorrowedFd<'_>, path: &[u8], stat: &Statx) -> Result<(), Error> {
         self.report.examined += 1;
         let is_setgid = stat.stx_mode & 0o2000 != 0;
@@ -268,7 +269,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// True when something was written.
+    /// True if an ACL was written.
     fn acls(&self, file: BorrowedFd<'_>, path: &[u8], stat: &Statx) -> Result<bool, Error> {
         let file = Acls {
             proc_path: format!("/proc/self/fd/{}", file.as_raw_fd()),
@@ -276,7 +277,7 @@ impl Worker<'_> {
         };
         let is_directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let mut access = file.read(PosixACL::read_acl(&file.proc_path))?;
-        // The bits that a new default ACL begins with.
+        // The permission bits that a new default ACL starts from.
         let base = [Qualifier::UserObj, Qualifier::GroupObj, Qualifier::Other]
             .map(|who| (who, access.get(who)));
         let others: Vec<u32> = self
@@ -338,9 +339,9 @@ impl Worker<'_> {
 
 /// The ACLs of one file.
 struct Acls<'a> {
-    /// The path that leads to the open file, whatever its names.
+    /// The path of the open file in `/proc/self/fd`.
     proc_path: String,
-    /// What it is called in messages.
+    /// Its path for messages.
     path: &'a [u8],
 }
 
@@ -349,7 +350,7 @@ impl Acls<'_> {
         acl.map_err(|error| self.error(&error, "read the ACL"))
     }
 
-    /// Always true: something was written.
+    /// Always returns true, because it writes.
     fn write_access(&self, access: &mut PosixACL) -> Result<bool, Error> {
         if has_names(access) {
             self.refuse_unmapped(access)?;
@@ -373,7 +374,7 @@ impl Acls<'_> {
         Ok(true)
     }
 
-    /// Always true: something was written.
+    /// Always returns true, because it writes.
     fn write_default(&self, default: &mut PosixACL) -> Result<bool, Error> {
         self.refuse_unmapped(default)?;
         default
@@ -382,7 +383,7 @@ impl Acls<'_> {
         Ok(true)
     }
 
-    /// The kernel shows ids that the namespace does not map as -1, and takes no such entry back.
+    /// The kernel shows unmapped ids as -1 and refuses to write such entries.
     fn refuse_unmapped(&self, acl: &PosixACL) -> Result<(), Error> {
         let is_unmapped = |entry: &ACLEntry| {
             matches!(
@@ -414,8 +415,8 @@ impl Acls<'_> {
     }
 }
 
-/// Sets the entries of `uids` and the mask as `setfacl -m u:UID:rwX` does. True when that changes
-/// the ACL.
+/// Sets the entries of `uids` and the mask as `setfacl -m u:UID:rwX` does. True if that changes the
+/// ACL.
 fn grant(acl: &mut PosixACL, uids: &[u32], is_directory: bool) -> bool {
     if uids.is_empty() {
         return false;
@@ -437,8 +438,7 @@ fn grant(acl: &mut PosixACL, uids: &[u32], is_directory: bool) -> bool {
             .all(|entry| acl.get(entry.qual) == Some(entry.perm))
 }
 
-/// Removes the entries of `uids`. True when there were any. The mask is recalculated when the ACL
-/// is written.
+/// Removes the entries of `uids`. True if there were any. Writing the ACL recalculates the mask.
 fn revoke(acl: &mut PosixACL, uids: &[u32]) -> bool {
     uids.iter()
         .filter(|uid| acl.remove(Qualifier::User(**uid)).is_some())
@@ -454,4 +454,14 @@ fn has_names(acl: &PosixACL) -> bool {
 
 fn is(error: &FileError, errno: Errno) -> bool {
     error.cause.raw_os_error() == Some(errno.raw_os_error())
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::UnmappedEntry { .. } => ErrorKind::UnmappedOwner,
+        }
+    }
 }

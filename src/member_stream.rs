@@ -1,6 +1,7 @@
 //! The members of an archive, one after the other: its decoded stream handed to the tar reader.
 
 use crate::archive::reader::{self, End, Event, Limits, Reader};
+use crate::error::{Classify, ErrorKind};
 use crate::input::{self, Input};
 
 /// An archive that cannot be read to its end.
@@ -46,4 +47,13 @@ pub fn read<E: From<Error>>(
         end,
         bytes: reader.offset(),
     })
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Input(error) => error.kind(),
+            Error::Archive(_) => ErrorKind::BadArchive,
+        }
+    }
 }

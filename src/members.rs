@@ -1,9 +1,10 @@
 //! Members of an archive, counted by kind.
 
 use crate::entry::Kind;
+use serde::{Deserialize, Serialize};
 
 /// How many members there are of each kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
     /// All of them.
     pub total: u64,

@@ -1,14 +1,15 @@
-//! The same work on many things, by several threads.
+//! Parallel processing of a list.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// What `work` makes of each of `items`, in their order, by up to `threads` threads, the caller's
-/// among them. Each has one `state`, which goes from item to item.
+/// Applies `work` to each of `items` with up to `threads` threads, including the caller's, and
+/// returns the results in the order of the items. Each thread has a `state` that it reuses for all
+/// of its items.
 ///
 /// # Errors
 ///
-/// One of those that `work` gave. After an error nothing more is begun.
+/// One of the errors of `work`. No item is begun after an error.
 pub fn each<S, T: Sync, R: Send, E: Send>(
     items: &[T],
     threads: usize,

@@ -6,30 +6,145 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+#[cfg(feature = "cli")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::pread;
 use rustix::process::Pid;
 
-/// Who a process is after [`fork`].
-pub enum Forked {
+/// Which process this is after [`fork`].
+pub(crate) enum Forked {
     /// The new process.
     Child,
     /// The old one, with the new one's id.
     Parent(Pid),
 }
 
-/// Splits the process in two. To be called while it has one thread: in a second thread's place the
-/// child would find locks held by nobody.
-pub fn fork() -> io::Result<Forked> {
-    // SAFETY: the callers are the first lines of the program, before any thread exists, so the
-    // child may go on with everything that the parent could do.
+/// How often the threads are counted again: one that was joined is listed for an instant longer.
+const THREAD_COUNTS: u32 = 100;
+
+/// The threads of this process; 1 where `/proc` does not tell.
+pub fn thread_count() -> usize {
+    let count = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    for _ in 0..THREAD_COUNTS {
+        if count() <= 1 {
+            return 1;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    count()
+}
+
+/// Splits the process in two. `None` when it has other threads: the child would have none of them,
+/// and find their locks held forever.
+pub(crate) fn fork() -> io::Result<Option<Forked>> {
+    if thread_count() > 1 {
+        return Ok(None);
+    }
+    // SAFETY: this is the only thread, so no lock is held and no memory is in an unfinished state
+    // that another thread would have to complete. The child may go on with everything that the
+    // parent could do.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
-        id => Ok(Forked::Parent(
-            Pid::from_raw(id).ok_or(io::ErrorKind::InvalidData)?,
-        )),
+        0 => Ok(Some(Forked::Child)),
+        id => {
+            let id = Pid::from_raw(id).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Some(Forked::Parent(id)))
+        }
     }
+}
+
+/// Another descriptor of the open file that has this number in this process.
+pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only, and fails for a number that is not open.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the call has just created this descriptor, which nothing else owns.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// Ends a process that [`fork`] created, without running what the program registered for its own
+/// end.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// Two counters in memory that processes forked later share with this one.
+#[derive(Debug)]
+pub struct SharedCounters {
+    page: NonNull<[AtomicU64; 2]>,
+}
+
+// SAFETY: the memory holds atomics alone, is valid until the value is dropped, and is not bound to
+// a thread.
+unsafe impl Send for SharedCounters {}
+// SAFETY: as above; shared access goes through atomics.
+unsafe impl Sync for SharedCounters {}
+
+impl SharedCounters {
+    /// Bytes of the mapping; the kernel rounds up to a page.
+    const LENGTH: usize = size_of::<[AtomicU64; 2]>();
+
+    /// Both counters at 0.
+    pub fn new() -> io::Result<SharedCounters> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping at an address that the kernel chooses overlaps nothing.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                SharedCounters::LENGTH,
+                protection,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let page = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(SharedCounters { page })
+    }
+
+    /// The counters.
+    pub fn get(&self) -> &[AtomicU64; 2] {
+        // SAFETY: the mapping is page-aligned, zeroed (a valid value of two atomics), and lives as
+        // long as `self`.
+        unsafe { self.page.as_ref() }
+    }
+}
+
+impl Drop for SharedCounters {
+    fn drop(&mut self) {
+        // SAFETY: `page` is a mapping of this length, and no reference outlives `self`.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), SharedCounters::LENGTH) };
+    }
+}
+
+/// True if the program was started with a closed stdout.
+///
+/// The standard library opens `/dev/null` in place of a closed standard stream before `main`, so
+/// that writing succeeds and the output is lost. A function in `.init_array` runs earlier and
+/// looks.
+#[cfg(feature = "cli")]
+pub fn stdout_was_closed() -> bool {
+    extern "C" fn look() {
+        // SAFETY: takes numbers only.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
+    }
+    static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+    // SAFETY: `.init_array` holds pointers to functions that the loader calls with the C calling
+    // convention; `look` takes no arguments, uses no Rust runtime and cannot unwind.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+    WAS_CLOSED.load(Ordering::Relaxed)
 }
 
 /// Appends to `out` up to `limit` bytes of `file` from `offset` on, without filling the room for
@@ -179,6 +294,39 @@ pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     }
 }
 
+/// The signal mask of this thread and the action of SIGCHLD at some point in time.
+pub struct SignalState {
+    mask: libc::sigset_t,
+    on_child: libc::sigaction,
+}
+
+impl SignalState {
+    /// As they are now.
+    pub fn current() -> SignalState {
+        let mut mask = MaybeUninit::uninit();
+        let mut on_child = MaybeUninit::uninit();
+        // SAFETY: null pointers say that nothing is to change. Both calls write the whole value
+        // and cannot fail with these arguments.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr());
+            libc::sigaction(libc::SIGCHLD, std::ptr::null(), on_child.as_mut_ptr());
+            SignalState {
+                mask: mask.assume_init(),
+                on_child: on_child.assume_init(),
+            }
+        }
+    }
+
+    /// Makes them so again. Pending signals that become unblocked act at once.
+    pub fn restore(&self) {
+        // SAFETY: both values come from the kernel; a handler among them was valid before.
+        unsafe {
+            libc::sigaction(libc::SIGCHLD, &self.on_child, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Keeps the signals waiting for this thread, and for those that it starts.
 pub fn block_signals(signals: &[i32]) -> io::Result<()> {
     change_signal_mask(libc::SIG_BLOCK, &signal_set(signals))
@@ -309,6 +457,7 @@ fn passwd(
     }
 }
 
+#[cfg(feature = "cli")]
 /// A point in time as the clock on the wall of this machine shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalTime {
@@ -326,6 +475,7 @@ pub struct LocalTime {
     pub second: u32,
 }
 
+#[cfg(feature = "cli")]
 /// `seconds` since 1970 in the time zone of the environment (`TZ`, else `/etc/localtime`); `None`
 /// where the year does not fit an `int`.
 pub fn local_time(seconds: i64) -> Option<LocalTime> {

@@ -90,11 +90,13 @@ section 'bitbake' as_root tests/bitbake.sh
 section 'shell scripts' check_scripts
 section 'format' cargo fmt --check
 section 'clippy' cargo clippy --locked --all-targets -- --deny warnings
+section 'clippy, the library alone' cargo clippy --locked --lib --examples --no-default-features -- --deny warnings
 section 'oldest Rust' check_oldest_rust
 section 'build' cargo test --locked --no-run
 section 'Debian package' build_package
 section 'unit tests' cargo test --locked --lib --bins --quiet
 section 'end-to-end tests' cargo test --locked --test suite --quiet "${as_root_runner[@]}"
 section 'examples in the documentation' cargo test --locked --doc --quiet
+section 'public names' tests/public-names.sh
 section 'documentation' env RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --quiet
 printf '\n== all passed in %d s\n' "$SECONDS"

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::machine::{Machine, shown};
-use crate::rows::{Row, Side};
+use crate::row::{Row, Side};
 
 /// Time is to grow with them, memory not.
 pub fn rows(machine: &Machine) -> Vec<Row> {

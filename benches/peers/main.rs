@@ -23,11 +23,13 @@ mod machine;
 mod measure;
 mod repack;
 mod report;
+mod row;
 mod rows;
 mod scaling;
 
 use machine::Machine;
 use measure::Pairs;
+use row::Row;
 
 /// What was asked for.
 struct Asked {
@@ -89,7 +91,7 @@ fn main() {
         (asked.only.is_empty() || asked.only.iter().any(|word| name.starts_with(word)))
             && !asked.skip.iter().any(|word| name.contains(word))
     };
-    let mut results: Vec<(rows::Row, Pairs)> = Vec::new();
+    let mut results: Vec<(Row, Pairs)> = Vec::new();
     let rows = if asked.scaling {
         scaling::rows(&machine)
     } else {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::machine::Machine;
-use crate::rows::{Row, Side};
+use crate::row::{Row, Side};
 
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +62,7 @@ pub fn pairs(machine: &Machine, row: &Row, count: usize) -> Pairs {
     // What a run that was killed has left.
     clean(machine, row, 2 + 2 * count);
     for words in &row.setup {
-        let status = machine
-            .as_user(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "{words:?}: {status}");
+        succeed(machine, words);
     }
     let mut number = 0;
     let next = |side: &Side, number: &mut usize| {
@@ -192,13 +186,7 @@ fn must_be_equal(machine: &Machine, side: &Side, number: usize) {
         &numbered(&pair[0], number),
         &numbered(&pair[1], number),
     ]);
-    let status = machine
-        .as_user(&words[0])
-        .args(&words[1..])
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "not equal: {words:?}");
+    succeed(machine, &words);
 }
 
 fn numbered(text: &str, number: usize) -> String {
@@ -207,15 +195,19 @@ fn numbered(text: &str, number: usize) -> String {
 
 fn shell(machine: &Machine, script: &str, number: usize) {
     if !script.is_empty() {
-        let words = machine.script(&numbered(script, number));
-        let status = machine
-            .as_user(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "{script}");
+        succeed(machine, &machine.script(&numbered(script, number)));
     }
+}
+
+/// Runs a command as the ordinary user. It must succeed.
+fn succeed(machine: &Machine, words: &[String]) {
+    let status = machine
+        .as_user(&words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{words:?}: {status}");
 }
 
 /// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that

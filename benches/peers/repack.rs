@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::machine::{Machine, shown};
-use crate::rows::{Row, Side};
+use crate::row::{Row, Side};
 
 /// What happens to the tree.
 enum Change<'a> {

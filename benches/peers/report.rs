@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::machine::Machine;
 use crate::measure::Pairs;
-use crate::rows::Row;
+use crate::row::Row;
 
 /// One row in words, for whoever watches.
 pub fn line(row: &Row, pairs: &Pairs) -> String {

@@ -1,46 +1,10 @@
-//! What is measured against what.
+//! The comparisons on an ordinary chroot, and the list of all.
 
 use std::path::PathBuf;
 
 use crate::machine::{Machine, shown};
-
-/// One side of a row. In the scripts and words `{n}` stands for the number of the run.
-#[derive(Default)]
-pub struct Side {
-    /// What is run and timed.
-    pub command: Vec<String>,
-    /// A script as root of the namespace, before each run.
-    pub before: String,
-    /// A script after all runs: trees are removed only then, because ext4 is slow for minutes where
-    /// one was removed.
-    pub clean: String,
-    /// What it reads, to be in the page cache.
-    pub reads: Vec<PathBuf>,
-    /// The file that it writes.
-    pub writes: Option<String>,
-    /// Two trees or archives that are to be equal after a run.
-    pub equal: Option<[String; 2]>,
-}
-
-#[derive(Default)]
-pub struct Row {
-    pub name: String,
-    pub peer: &'static str,
-    /// Commands of the user before all runs: they make what the row needs.
-    pub setup: Vec<Vec<String>>,
-    /// Not more pairs than this, where a run takes minutes.
-    pub most_pairs: Option<usize>,
-    /// How many times faster than the peer it is to be.
-    pub faster: f64,
-    /// At most this share of the peer's size.
-    pub size: Option<f64>,
-    /// Part of `--quick`.
-    pub is_quick: bool,
-    /// Each run has [`Machine::fresh`] made anew before.
-    pub is_fresh: bool,
-    pub ours: Side,
-    pub theirs: Side,
-}
+use crate::row::{Row, Side};
+use crate::{large, repack};
 
 /// All rows. Those that need an untouched file system come first.
 pub fn rows(machine: &Machine) -> Vec<Row> {
@@ -48,8 +12,8 @@ pub fn rows(machine: &Machine) -> Vec<Row> {
     rows.extend(pack(machine));
     rows.extend(read(machine));
     rows.extend(rest(machine));
-    rows.extend(crate::repack::rows(machine));
-    rows.extend(crate::large::rows(machine));
+    rows.extend(repack::rows(machine));
+    rows.extend(large::rows(machine));
     rows
 }
 

@@ -3,7 +3,7 @@
 use std::thread::available_parallelism;
 
 use crate::machine::{Machine, shown};
-use crate::rows::{Row, Side};
+use crate::row::{Row, Side};
 
 /// Fewer threads may take longer by their share; more than there are processors must not take
 /// longer.

@@ -1,16 +1,16 @@
-//! The 512-byte header block as sbuild's loaders take it (POSIX.1-2017, `pax`, "ustar Interchange
+//! Encoding the 512-byte header block for sbuild's loaders (POSIX.1-2017, `pax`, "ustar Interchange
 //! Format").
 //!
-//! Narrower than the standard: every number is zero-padded octal with a NUL behind it, the checksum
-//! is six octal digits, NUL, space, and the names of user and group stay empty, because a loader
-//! would look them up on its own host. The filter of sbuild 0.89 refuses or drops members written
-//! otherwise.
+//! Stricter than the standard: every number is zero-padded octal with a trailing NUL, and the
+//! checksum is six octal digits, NUL, space. The names of user and group are empty, because a
+//! loader would look them up on its own host. The filter of sbuild 0.89 refuses or drops members in
+//! other forms.
 
 pub mod decode;
 
 use tar::Header;
 
-/// Length of a header block, and the unit in which data is padded.
+/// Length of a header block, and the unit of padding.
 pub const BLOCK: usize = 512;
 
 /// The largest size that eleven octal digits hold, in bytes: 8 GiB - 1.
@@ -22,13 +22,13 @@ pub const MAX_MTIME: i64 = 0o77_777_777_777;
 /// The largest user or group id that seven octal digits hold.
 pub const MAX_ID: u32 = 0o7_777_777;
 
-/// What a header block says. Each value must fit its field; [`block`] writes what fits, so callers
-/// check first ([`MAX_SIZE`], [`split`] …).
+/// The values of a header block. Each must fit its field. [`block`] truncates, so callers check
+/// first ([`MAX_SIZE`], [`split`] …).
 #[derive(Debug, Default)]
 pub struct Fields<'a> {
     /// Name, at most 100 bytes.
     pub name: &'a [u8],
-    /// What goes before the name, `/` left out; at most 155 bytes.
+    /// Prefix of the name, without the `/` between them; at most 155 bytes.
     pub prefix: &'a [u8],
     /// Permission bits, 0..=0o7777.
     pub mode: u32,
@@ -36,7 +36,7 @@ pub struct Fields<'a> {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Bytes of data that follow.
+    /// Bytes of data after the header.
     pub size: u64,
     /// Seconds since 1970, 0..=[`MAX_MTIME`].
     pub mtime: u64,
@@ -49,7 +49,7 @@ pub struct Fields<'a> {
     pub device: (u32, u32),
 }
 
-/// The header block of `fields`.
+/// Encodes the header block of `fields`.
 pub fn block(fields: &Fields<'_>) -> [u8; BLOCK] {
     let mut header = Header::new_ustar();
     if let Some(ustar) = header.as_ustar_mut() {
@@ -64,7 +64,7 @@ pub fn block(fields: &Fields<'_>) -> [u8; BLOCK] {
         octal(&mut ustar.dev_major, fields.device.0.into());
         octal(&mut ustar.dev_minor, fields.device.1.into());
         ustar.typeflag = [fields.typeflag];
-        // The sum is taken with the checksum field read as blanks.
+        // For the sum, the checksum field counts as blanks.
         ustar.cksum = *b"        ";
     }
     let sum = header.as_bytes().iter().map(|byte| u64::from(*byte)).sum();
@@ -90,7 +90,7 @@ fn octal(field: &mut [u8], mut value: u64) {
     }
 }
 
-/// Splits a stored name into the prefix and name fields, `None` when it needs a PAX record.
+/// Splits a stored name into the prefix and name fields. `None` if it needs a PAX record.
 pub fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     if name.len() <= 100 {
         return Some((b"", name));
@@ -106,7 +106,7 @@ pub fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     (cut <= 155 && cut > 0).then(|| (&name[..cut], &name[cut + 1..]))
 }
 
-/// How many zero bytes follow `size` bytes of data to fill the last block.
+/// The number of zero bytes that fill the last block of `size` bytes of data.
 pub fn padding(size: u64) -> usize {
     (size.wrapping_neg() % BLOCK as u64) as usize
 }

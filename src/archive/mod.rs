@@ -1,4 +1,4 @@
-//! The tar format, sans-IO: bytes in, members out, and the other way round.
+//! The tar format without I/O: bytes in, members out, and the reverse.
 
 pub mod header;
 pub mod number;

@@ -1,26 +1,26 @@
-//! Numbers as archives write them: octal and base-256 in header fields, decimal in PAX records and
+//! Number formats of archives: octal and base-256 in header fields, decimal in PAX records and
 //! sparse maps.
 //!
-//! Stricter than most readers: what two programs could read as two different numbers is refused.
+//! Stricter than most readers: refuses numbers that two programs could read differently.
 
 use crate::entry::Timestamp;
 
-/// Why a number is refused.
+/// A reason to refuse a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not a number in the form that belongs there.
+    /// It does not have the required form.
     #[error("is not a number")]
     Malformed,
-    /// Below zero where nothing can be.
+    /// It is negative where it must not be.
     #[error("is negative")]
     Negative,
-    /// Larger than what it counts can be.
+    /// It is out of range.
     #[error("is too large")]
     TooLarge,
 }
 
-/// A field of a header block, at most 12 bytes: octal digits with blanks in front and a NUL or
-/// blanks behind (POSIX.1-2017), or GNU's base-256.
+/// Decodes a field of a header block, at most 12 bytes: octal digits with leading blanks and a
+/// trailing NUL or blanks (POSIX.1-2017), or GNU's base-256.
 ///
 /// Base-256 is a big-endian two's complement number whose first byte is 0x80 or, below zero, 0xff
 /// (GNU tar manual, "Extensions"). A field of NULs alone is 0.
@@ -32,7 +32,7 @@ pub fn field(field: &[u8]) -> Result<i64, Error> {
     }
 }
 
-/// A [`field`] that counts something: 0..=`i64::MAX`.
+/// Decodes a [`field`] that must not be negative: 0..=`i64::MAX`.
 pub fn unsigned_field(bytes: &[u8]) -> Result<u64, Error> {
     u64::try_from(field(bytes)?).map_err(|_| Error::Negative)
 }
@@ -52,7 +52,7 @@ fn octal(field: &[u8]) -> Result<i64, Error> {
         .unwrap_or(field.len());
     let (text, rest) = field.split_at(end);
     if text.is_empty() {
-        // Some readers begin after a leading NUL.
+        // Some readers skip a leading NUL.
         return if rest.iter().all(|byte| *byte == 0) {
             Ok(0)
         } else {
@@ -76,7 +76,7 @@ fn octal(field: &[u8]) -> Result<i64, Error> {
     Ok(value)
 }
 
-/// A decimal number without sign: 0..=`i64::MAX`, since it counts bytes of a file.
+/// Decodes a decimal number without sign: 0..=`i64::MAX`, the range of file offsets.
 pub fn decimal(text: &[u8]) -> Result<u64, Error> {
     if text.first() == Some(&b'-') {
         return Err(Error::Negative);
@@ -97,7 +97,8 @@ pub fn decimal(text: &[u8]) -> Result<u64, Error> {
     Ok(value.unsigned_abs())
 }
 
-/// A user or group id. The largest 32-bit number is none: `chown(2)` takes it for "leave as it is".
+/// Decodes a user or group id. The largest 32-bit number is not an id: for `chown(2)` it means "no
+/// change".
 pub fn id(number: u64) -> Result<u32, Error> {
     u32::try_from(number)
         .ok()
@@ -105,8 +106,8 @@ pub fn id(number: u64) -> Result<u32, Error> {
         .ok_or(Error::TooLarge)
 }
 
-/// A time of a PAX record: decimal seconds, with or without sign and fraction. What is finer than a
-/// nanosecond is rounded down.
+/// Decodes a time of a PAX record: decimal seconds, with or without sign and fraction. Rounds down
+/// to nanoseconds.
 pub fn timestamp(text: &[u8]) -> Result<Timestamp, Error> {
     let (is_negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
@@ -131,7 +132,7 @@ pub fn timestamp(text: &[u8]) -> Result<Timestamp, Error> {
             nanoseconds,
         });
     }
-    // Rounding down goes away from zero here.
+    // Rounding down is away from zero here.
     if fraction.iter().skip(9).any(|digit| *digit != b'0') {
         nanoseconds += 1;
     }

@@ -1,41 +1,44 @@
-//! A tar stream without the data of its members: all that the rules look at, without what takes the
-//! time.
+//! A tar stream without the data of its members: everything that the rules examine, without the
+//! bulk.
 
-use super::reader::{Error, Event, Limits, Member, Reader};
+#[cfg(any(test, feature = "internals"))]
+use super::reader::Limits;
+use super::reader::{Error, Event, Member, Reader};
 
-/// A stretch of a tar stream of which the data of members is left out.
+/// A part of a tar stream without the data of members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Headers, maps of sparse files, padding and the end, as they stand in the stream.
+    /// Headers, maps of sparse files, padding and the end of the stream.
     pub bytes: Vec<u8>,
-    /// What is left out between them, in order.
+    /// The gaps, in order.
     pub gaps: Vec<Gap>,
 }
 
-/// Data that is left out.
+/// A gap: data that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Before which of the bytes that stand in the outline.
+    /// Offset of the gap in the bytes of the outline.
     pub at: usize,
-    /// How much it is, in bytes.
+    /// Length of the data, in bytes.
     pub length: u64,
 }
 
-/// The gaps of an outline and its bytes do not fit: what stands in a gap is not data.
+/// The gaps of an outline do not match its bytes.
 #[derive(Debug)]
 pub enum Mismatch {
-    /// The reader refuses what there is.
+    /// The reader refuses the bytes.
     Reader(Error),
-    /// A gap is not all data of one member.
+    /// A gap is not exactly the data of one member.
     Gap,
 }
 
 impl Outline {
-    /// That of a whole stream.
+    #[cfg(any(test, feature = "internals"))]
+    /// Computes the outline of a whole stream.
     pub fn of(stream: &[u8]) -> Result<Outline, Error> {
         let (mut reader, mut outline, mut rest) =
             (Reader::new(Limits::default()), Outline::default(), stream);
-        // What is in the outline, as data or not.
+        // Position in the stream: everything before it is in the outline or in a gap.
         let mut done = 0;
         while let Some(event) = reader.next(&mut rest)? {
             if let Event::Data(_, data) = event {
@@ -56,7 +59,7 @@ impl Outline {
         reader.finish().map(|_| outline)
     }
 
-    /// Hands each member to `visit`.
+    /// Calls `visit` for each member.
     pub fn read(
         &self,
         reader: &mut Reader,
@@ -88,9 +91,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::archive::{header, sparse, writer};
-    use crate::entry::{Entry, Extent, Kind, Timestamp};
+    use crate::entry::{Entry, Extent, Kind};
 
-    /// A stream of files with and without holes, and where the data of each stands in it.
+    /// A stream of files with and without holes, and the position of the data of each.
     fn stream() -> (Vec<u8>, Vec<(usize, usize)>) {
         let extents = |list: &[(u64, u64)]| {
             Some(
@@ -111,15 +114,9 @@ mod tests {
         for (index, (size, extents)) in files.into_iter().enumerate() {
             let stored = extents.as_deref().map_or(size, sparse::data);
             let entry = Entry {
-                path: format!("file-{index}").repeat(20 * index + 1).into_bytes(),
                 kind: Kind::File { size, extents },
-                uid: 0,
-                gid: 0,
-                mode: 0o644,
-                mtime: Timestamp::default(),
                 xattrs: vec![(b"user.name".to_vec(), b"value".to_vec())],
-                access_acl: None,
-                default_acl: None,
+                ..Entry::file(format!("file-{index}").repeat(20 * index + 1), size)
             };
             writer::append_header(&mut bytes, &entry, None).unwrap();
             data.push((bytes.len(), stored as usize));

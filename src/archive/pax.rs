@@ -4,8 +4,8 @@ pub mod decode;
 
 use crate::entry::Timestamp;
 
-/// Appends the record `LENGTH key=value\n`, LENGTH being that of the whole record, its own digits
-/// included.
+/// Appends the record `LENGTH key=value\n`. LENGTH is the length of the whole record, including its
+/// own digits.
 pub fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // A blank, the equals sign, the newline.
     let rest = key.len() + value.len() + 3;
@@ -25,10 +25,10 @@ fn digits(number: usize) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
-/// A time as PAX writes it: decimal seconds, with as many decimal places as it needs.
+/// Encodes a time for PAX: decimal seconds, with as many decimal places as necessary.
 pub fn time(time: Timestamp) -> String {
-    // The fraction counts upwards from the second below; a decimal number before 1970 counts away
-    // from zero.
+    // Nanoseconds count upwards from the second below. In a negative decimal number the fraction
+    // counts away from zero.
     let (sign, seconds, nanoseconds) = match (time.seconds < 0, time.nanoseconds) {
         (false, fraction) => ("", time.seconds.unsigned_abs(), fraction),
         (true, 0) => ("-", time.seconds.unsigned_abs(), 0),

@@ -1,4 +1,5 @@
-//! Bytes of a tar stream in, members and their data out. No I/O: whoever has the bytes feeds them.
+//! The tar reader: bytes of a stream in, members and their data out. No I/O: the caller supplies
+//! the bytes.
 
 mod error;
 mod member;
@@ -12,7 +13,7 @@ pub use error::{Error, Fault};
 use member::{Content, Pending, describe, long_name, sparse_file};
 use records::{Ownership, Scope, interpret};
 
-/// What one archive may ask for. A reader never keeps more in memory than these allow.
+/// Limits on the memory that an archive can make the reader use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Length of a name or link target in bytes.
@@ -36,76 +37,74 @@ impl Default for Limits {
     }
 }
 
-/// A 512-byte header block as it stands in the archive.
+/// A 512-byte header block of an archive.
 #[derive(Clone, Debug)]
 pub struct RawHeader {
-    /// Where it stands in the tar stream, in bytes.
+    /// Offset in the tar stream, in bytes.
     pub offset: u64,
     /// The block.
     pub block: Box<[u8; 512]>,
-    /// Bytes of data that follow it, by the rules of the reader (a PAX size counts for the member's
-    /// own header).
+    /// Bytes of data after it, by the rules of the reader (a PAX size applies to the member's own
+    /// header).
     pub payload: u64,
 }
 
-/// A member: what it says, and the headers that say it.
+/// A member and its headers.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// What the archive says of the file. Names as stored: [`Entry::path`] with only a leading `./`
-    /// and trailing `/` taken off.
+    /// The file that the member describes. Names are as stored: [`Entry::path`] is only without a
+    /// leading `./` and trailing `/`.
     pub entry: Entry,
     /// The name exactly as stored (after PAX and GNU long names), `./` and all.
     pub name: Vec<u8>,
-    /// The target of a link exactly as stored; empty for what is no link.
+    /// The target of a link exactly as stored; empty for other members.
     pub link_target: Vec<u8>,
-    /// Names of users and groups, where the archive has them.
+    /// Names of user and group, if stored.
     pub owner_names: (Vec<u8>, Vec<u8>),
-    /// Every header block of the member, extension headers first, its own last (continuation blocks
-    /// of an old-GNU sparse map not counted).
+    /// All header blocks of the member, extension headers first, its own last (without continuation
+    /// blocks of an old-GNU sparse map).
     pub headers: Vec<RawHeader>,
     /// Keys of PAX records that this reader does not interpret.
     pub other_records: Vec<Vec<u8>>,
-    /// A global PAX header stands before this member (and after the member before).
+    /// True if there is a global PAX header between the previous member and this one.
     pub global_header: bool,
 }
 
-/// What the stream holds next.
+/// An event: the next part of a member.
 #[derive(Debug)]
 pub enum Event<'b> {
     /// A member begins. Its data, if any, follows.
     Member(Box<Member>),
-    /// Data of the current member: where in the file it belongs (holes skipped), and the bytes.
+    /// Data of the current member: its offset in the file (holes are skipped), and the bytes.
     Data(u64, &'b [u8]),
     /// The member's data is complete.
     MemberEnd,
 }
 
-/// How an archive ended.
+/// The end of an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    /// The zero blocks that mark the end: 2 as they should be, or 1 or 0 where the stream ended
-    /// before.
+    /// Number of zero blocks that mark the end: 2, or 1 or 0 if the stream ended earlier.
     pub zero_blocks: u64,
-    /// Zero bytes after those two blocks (GNU tar fills its last record of 20 blocks), or after the
-    /// one.
+    /// Zero bytes after those blocks (GNU tar fills its last record of 20 blocks).
     pub trailing_zero_bytes: u64,
-    /// How many members the archive has.
+    /// Number of members.
     pub members: u64,
 }
 
-/// A tar stream as far as it has been read.
+/// A reader of a tar stream.
 ///
-/// Memory: what [`Limits`] allow for one member. An error is final, every later call gives it
-/// again.
+/// Memory use is limited by [`Limits`] for one member. An error is final: every later call returns
+/// it again.
 #[derive(Debug)]
 pub struct Reader {
     limits: Limits,
     /// Bytes of the stream consumed.
     offset: u64,
-    /// Where the header that is being read stands.
+    /// Offset of the current header.
     header_at: u64,
     state: State,
-    /// The bytes of a block that the input has begun and not finished.
+    /// The bytes of an incomplete block.
     partial: Vec<u8>,
     pending: Pending,
     global: Ownership,
@@ -115,11 +114,11 @@ pub struct Reader {
     failed: Option<Error>,
 }
 
-/// What the stream holds next.
+/// The part of the stream that the reader expects next.
 #[derive(Debug)]
 enum State {
     Header,
-    /// The data of an extension header, `left` bytes of it still to come.
+    /// The data of an extension header, with `left` bytes to read.
     Extension {
         typeflag: u8,
         data: Vec<u8>,
@@ -133,22 +132,22 @@ enum State {
         size: u64,
         stored: u64,
     },
-    /// A block of a 1.0 map, of the `stored` bytes that hold map and data.
+    /// A block of a 1.0 map. Map and data take `stored` bytes.
     TextMap {
         member: Box<Member>,
         map: Text,
         size: u64,
         stored: u64,
     },
-    /// Data of a file: what is left of one extent, and the extents after it.
+    /// Data of a file: the rest of one extent, and the extents after it.
     Data {
         extent: Extent,
         others: std::vec::IntoIter<Extent>,
         padding: u64,
     },
-    /// Bytes to pass over before the member ends.
+    /// Bytes to skip before the member ends.
     Skip(u64),
-    /// Zeros since the last member.
+    /// Zero bytes since the last member.
     End {
         zeros: u64,
     },
@@ -171,11 +170,11 @@ impl Reader {
         }
     }
 
-    /// Takes bytes from the front of `input` (and advances it) and gives the next event; `None`
-    /// when it needs more input.
+    /// Consumes bytes from the front of `input` and returns the next event. `None` if it needs more
+    /// input.
     ///
     /// Each member is followed by its data, in order, and by [`Event::MemberEnd`]. Pieces of data
-    /// are as long as the input has them, at least one byte.
+    /// have at least one byte and are as long as the input permits.
     pub fn next<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Event<'b>>, Error> {
         match &self.failed {
             Some(error) => Err(error.clone()),
@@ -188,9 +187,8 @@ impl Reader {
         self.offset
     }
 
-    /// Passes over as much of the current member's data as there is, up to `length` bytes, as if it
-    /// had been in the input. Gives how much that was. To be called when [`Reader::next`] has given
-    /// `None`.
+    /// Skips up to `length` bytes of the current member's data, as if they had been in the input,
+    /// and returns the number of bytes skipped. Call it after [`Reader::next`] has returned `None`.
     pub fn pass_over(&mut self, length: u64) -> u64 {
         let State::Data { extent, others, .. } = &mut self.state else {
             return 0;
@@ -211,8 +209,8 @@ impl Reader {
         length - left
     }
 
-    /// The input has ended, and [`Reader::next`] has given `None` on the last of it: how the
-    /// archive ended, or an error when it ended inside something.
+    /// Ends the stream, after [`Reader::next`] has returned `None` for the last input. Returns the
+    /// end of the archive, or an error if the archive is truncated.
     pub fn finish(&mut self) -> Result<End, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -349,7 +347,7 @@ impl Reader {
         }
     }
 
-    /// The next block, once the input has all of it.
+    /// Returns the next block when it is complete.
     fn block(&mut self, input: &mut &[u8]) -> Option<[u8; BLOCK]> {
         if self.partial.is_empty()
             && let Some((block, rest)) = input.split_first_chunk::<BLOCK>()
@@ -366,7 +364,7 @@ impl Reader {
         Some(block)
     }
 
-    /// A header block: the member that it begins, unless something stands between the two.
+    /// Processes a header block. Returns the member that it begins, unless a map precedes the data.
     fn header(&mut self, block: &[u8; BLOCK]) -> Result<Option<Box<Member>>, Fault> {
         if block.iter().all(|byte| *byte == 0) {
             if let Some(typeflag) = self.pending.extension() {
@@ -393,7 +391,8 @@ impl Reader {
             (None, _) => {}
             (Some(b'L'), b'K') if self.pending.long_target.is_none() => {}
             (Some(b'K'), b'L') => {}
-            // Readers apply all, the first or the last of them, to this member or the next.
+            // Readers differ: they apply all, the first or the last of them, to this member or the
+            // next.
             (Some(first), second) => return Err(Fault::MixedExtensions { first, second }),
         }
         let size = header.size().map_err(|cause| Fault::Field {
@@ -425,7 +424,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The data of an extension header is complete.
+    /// Processes the complete data of an extension header.
     fn extension(&mut self, typeflag: u8, data: &[u8]) -> Result<(), Fault> {
         match typeflag {
             b'x' => {
@@ -491,7 +490,7 @@ impl Reader {
         Ok(Some(member))
     }
 
-    /// A block of a sparse map: the member, when the map is complete.
+    /// Processes a block of a sparse map. Returns the member when the map is complete.
     fn map_block(&mut self, block: &[u8; BLOCK]) -> Result<Option<Box<Member>>, Fault> {
         let state = std::mem::replace(&mut self.state, State::Header);
         let (mut member, map, size, stored) = match state {
@@ -545,7 +544,7 @@ impl Reader {
     }
 }
 
-/// The data of a file that has `extents`, of `size` bytes together.
+/// The state for the data of a file with `extents` of `size` bytes in total.
 fn data(extents: Vec<Extent>, size: u64) -> State {
     State::Data {
         extent: Extent {

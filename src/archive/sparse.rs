@@ -1,15 +1,15 @@
 //! Encoding sparse files in PAX format 1.0 (GNU tar manual, "Storing Sparse Files").
 //!
-//! The map stands before the data, as decimal lines: the number of extents, then offset and length
-//! of each; zero bytes fill its last block. The true name and size stand in PAX records, so that
-//! the header's size is what is stored: the one form of sparse file that both sbuild loaders take.
+//! The map precedes the data, as decimal lines: the number of extents, then offset and length of
+//! each. Zero bytes fill its last block. PAX records hold the true name and size, so the header has
+//! the stored size. This is the only sparse format that both sbuild loaders accept.
 
 pub mod decode;
 
 use super::header::padding;
 use crate::entry::Extent;
 
-/// The map of `extents` of a file of `size` bytes, padded to whole blocks.
+/// Encodes the map of `extents` of a file of `size` bytes, padded to whole blocks.
 pub fn map(extents: &[Extent], size: u64) -> Vec<u8> {
     let extents = closed(extents, size);
     let mut text = format!("{}\n", extents.len());

@@ -1,4 +1,4 @@
-//! Members in, header bytes out.
+//! Encoding members: entries in, header bytes out.
 
 use super::header::{self, BLOCK, Fields, MAX_ID, MAX_MTIME, MAX_SIZE};
 use super::{pax, sparse};
@@ -8,15 +8,15 @@ use crate::error::Escaped;
 /// The two zero blocks that end an archive.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// The longest path that can be stored, in bytes: one more and no extractor could open it
-/// (`PATH_MAX`, with room for `./` and a final `/`).
+/// Maximum length of a path, in bytes: extractors could not open a longer one (`PATH_MAX`, less
+/// `./` and a final `/`).
 pub const MAX_PATH: usize = 4092;
 
-/// A member that cannot be written so that sbuild loads it.
+/// A member that cannot be stored so that sbuild loads it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data is too large for the header's size field, and the filter of sbuild 0.89 knows no
-    /// other.
+    /// The data is too large for the size field of the header, and the filter of sbuild 0.89
+    /// supports no other.
     #[error(
         "{}: {stored} bytes of data: sbuild 0.89 loads no member of 8 GiB or more; exclude it or make its unused parts holes (fallocate --dig-holes)",
         Escaped(path)
@@ -24,16 +24,16 @@ pub enum Error {
     TooLarge {
         /// The member.
         path: Vec<u8>,
-        /// Its data in bytes, holes left out.
+        /// Its data in bytes, without holes.
         stored: u64,
     },
-    /// A path that no extractor could open.
+    /// The path is too long for extractors.
     #[error("{}: a path of {} bytes: no program can extract more than {MAX_PATH}", Escaped(path), path.len())]
     PathTooLong {
         /// The member.
         path: Vec<u8>,
     },
-    /// An owner that the header's fields do not hold.
+    /// An owner is too large for the header's fields.
     #[error(
         "{}: id {id} is above the largest that a tar header holds",
         Escaped(path)
@@ -44,7 +44,7 @@ pub enum Error {
         /// User or group id.
         id: u32,
     },
-    /// A device number that the header's fields do not hold.
+    /// A device number is too large for the header's fields.
     #[error(
         "{}: device number {number} is above the largest that a tar header holds",
         Escaped(path)
@@ -57,7 +57,7 @@ pub enum Error {
     },
 }
 
-/// The name under which `entry` is stored: `./` in front of all, `/` behind a directory.
+/// The stored name: `./` and the path, with a trailing `/` for a directory.
 pub fn stored_name(path: &[u8], kind: &Kind) -> Vec<u8> {
     let mut name = b"./".to_vec();
     name.extend_from_slice(path);
@@ -67,11 +67,11 @@ pub fn stored_name(path: &[u8], kind: &Kind) -> Vec<u8> {
     name
 }
 
-/// Appends the header blocks of `entry`: PAX records where it needs any, the ustar block, and the
-/// map of a sparse file.
+/// Appends the header blocks of `entry`: PAX records if necessary, the ustar block, and the map of
+/// a sparse file.
 ///
-/// The member's data follows: for a file its bytes, for a sparse one those of its extents; then
-/// [`header::padding`]. `comment` becomes a PAX comment, which readers pass over.
+/// The caller appends the data: the bytes of a file, or those of the extents of a sparse file; then
+/// [`header::padding`]. `comment` becomes a PAX comment, which readers ignore.
 pub fn append_header(
     out: &mut Vec<u8>,
     entry: &Entry,
@@ -88,8 +88,7 @@ pub fn append_header(
     let records = records(entry, &name, &target, map.is_some(), comment);
     if !records.is_empty() {
         out.extend_from_slice(&header::block(&Fields {
-            // One name for all: it takes no room once compressed, and no reader that knows PAX
-            // looks at it.
+            // The same name for all: it compresses well, and readers with PAX support ignore it.
             name: b"././@PaxHeader",
             mode: 0o644,
             size: records.len() as u64,
@@ -146,8 +145,7 @@ fn check_ranges(entry: &Entry) -> Result<(), Error> {
     Ok(())
 }
 
-/// The sparse map, if there is one, and the size that the header says: that of the map and the
-/// data.
+/// The sparse map, if any, and the size for the header: that of the map and the data.
 fn stored(entry: &Entry) -> Result<(Option<Vec<u8>>, u64), Error> {
     let (map, size) = match &entry.kind {
         Kind::File {
@@ -192,8 +190,8 @@ fn device(kind: &Kind) -> (u32, u32) {
     }
 }
 
-/// What a sparse member is called in its header; its true name stands in a record. GNU tar puts its
-/// process id where the 0 is.
+/// The name of a sparse member in its header; a record has the true name. GNU tar has its process
+/// id in place of the 0.
 fn sparse_name(path: &[u8]) -> Vec<u8> {
     let base = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     let mut name = b"./GNUSparseFile.0/".to_vec();
@@ -219,8 +217,7 @@ fn records(
     if (long_name || is_sparse) && str::from_utf8(name).is_err()
         || long_target && str::from_utf8(target).is_err()
     {
-        // Records are UTF-8 unless they say otherwise; GNU tar takes the bytes as they are in any
-        // case.
+        // Records are UTF-8 unless `hdrcharset` is set. GNU tar never converts them.
         add(b"hdrcharset", b"BINARY");
     }
     if long_name {
@@ -229,8 +226,8 @@ fn records(
     if long_target {
         add(b"linkpath", target);
     }
-    // The filter of sbuild 0.89 drops a device node and leaves its records to the next member:
-    // better none.
+    // The filter of sbuild 0.89 drops a device node and leaves its records to the next member, so
+    // write none.
     if needs_record(entry.mtime) && !entry.kind.is_device() {
         add(b"mtime", pax::time(entry.mtime).as_bytes());
     }
@@ -254,8 +251,8 @@ fn records(
     records
 }
 
-/// A record's key ends at its first `=`, so GNU tar writes `=` and `%` in an attribute's name as
-/// `%3D` and `%25`.
+/// The key of a record ends at the first `=`, so GNU tar writes `=` and `%` in the name of an
+/// attribute as `%3D` and `%25`.
 fn xattr_key(name: &[u8]) -> Vec<u8> {
     let mut key = b"SCHILY.xattr.".to_vec();
     for byte in name {
@@ -308,15 +305,8 @@ mod tests {
                 extents: extents.map(<[Extent]>::to_vec),
             };
             let entry = Entry {
-                path: b"disk".to_vec(),
                 kind,
-                uid: 0,
-                gid: 0,
-                mode: 0o644,
-                mtime: Timestamp::default(),
-                xattrs: Vec::new(),
-                access_acl: None,
-                default_acl: None,
+                ..Entry::file("disk", *size)
             };
             let done = append_header(&mut Vec::new(), &entry, None);
             assert_eq!(done.is_ok(), *fits, "{size} {extents:?}");

@@ -1,4 +1,4 @@
-//! A `/dev` of its own, with the devices that every program counts on.
+//! A private `/dev` with the devices that every program expects.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::mount::MountAttrFlags;
 use super::mounts::{NOTHING_SPECIAL, attach, copy, copy_path, file_system};
 use crate::error::{FileError, PathContext};
 
-/// The host's devices that are shown.
+/// Devices of the host that are bind-mounted.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Links into `/dev/pts` and `/proc`.
@@ -22,42 +22,42 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// The file system that is to be mounted on `/dev`, with all that belongs on it. To be called while
-/// `/dev` is still the host's.
+/// Creates the file system for `/dev` with its contents, detached. Call it while `/dev` is still
+/// the host's.
 pub fn make() -> Result<Dev, FileError> {
     let mount = file_system(c"tmpfs", &[(c"mode", c"755")], NOTHING_SPECIAL)
-        .at("/dev", "make a file system")?;
+        .at("/dev", "create the file system")?;
     let mut over = Vec::new();
     for name in DEVICES {
         let path = format!("/dev/{name}");
         let device = match open(path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            // A container may lack some; the programs in the tree would there too.
+            // A container may lack some of them; then programs in the tree do without them too.
             Err(Errno::NOENT) => continue,
             opened => opened.at(&path, "open")?,
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         openat(&mount, name, flags, Mode::from_raw_mode(0o666))
-            .at(&path, "make the mount point")?;
+            .at(&path, "create the mount point")?;
         over.push((
             CString::new(name).unwrap_or_default(),
             copy(device.as_fd()).at(&path, "copy the mount")?,
         ));
     }
     for (name, target) in LINKS {
-        symlinkat(target, &mount, name).at(format!("/dev/{name}"), "make the link")?;
+        symlinkat(target, &mount, name).at(format!("/dev/{name}"), "create the link")?;
     }
     for (name, made) in [(c"pts", pts()?), (c"shm", shm()?)] {
         mkdirat(&mount, name, Mode::from_raw_mode(0o755))
-            .at(name.to_bytes(), "make the mount point")?;
+            .at(name.to_bytes(), "create the mount point")?;
         over.push((name.to_owned(), made));
     }
     Ok(Dev { mount, over })
 }
 
-/// An own instance, so that the tree's terminals are no others'. Group 5 is `tty` in every Debian.
+/// A private instance, so that its terminals are separate. Group 5 is `tty` in every Debian.
 fn pts() -> Result<OwnedFd, FileError> {
     let options: [(&CStr, &CStr); 3] = [(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")];
-    // Its ptmx is a device.
+    // Its ptmx is a device node.
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let made = match file_system(c"devpts", &options, attributes) {
         // A map of very few ids has no group 5.
@@ -66,12 +66,13 @@ fn pts() -> Result<OwnedFd, FileError> {
         }
         made => made,
     };
-    made.at("/dev/pts", "make a file system")
+    made.at("/dev/pts", "create the file system")
 }
 
 fn shm() -> Result<OwnedFd, FileError> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    file_system(c"tmpfs", &[(c"mode", c"1777")], attributes).at("/dev/shm", "make a file system")
+    file_system(c"tmpfs", &[(c"mode", c"1777")], attributes)
+        .at("/dev/shm", "create the file system")
 }
 
 /// See [`make`].
@@ -81,7 +82,7 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Mounts all of it over the directory `at`.
+    /// Mounts it over the directory `at`.
     pub fn attach(&self, at: BorrowedFd<'_>) -> Result<(), FileError> {
         attach(&self.mount, at).at("/dev", "mount")?;
         for (name, mount) in &self.over {
@@ -98,12 +99,13 @@ impl Dev {
     }
 }
 
-/// The host's `/sys` with all below it: a new one would need a network namespace too.
+/// Copies the host's `/sys` with the mounts below it: a new one would also need a network
+/// namespace.
 pub fn sys() -> Result<OwnedFd, FileError> {
     copy_path(c"/sys").at("/sys", "copy the mount")
 }
 
-/// The host's `/proc`, where the kernel makes no new one.
+/// Copies the host's `/proc`, if the kernel refuses a new one.
 pub fn host_proc() -> Result<OwnedFd, FileError> {
     let proc = openat(
         CWD,

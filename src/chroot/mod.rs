@@ -1,4 +1,4 @@
-//! Running a command in a tree: what is mounted there, and what is taken away again.
+//! Running a command in a tree: mounting, and removing the mount points.
 //!
 //! ```text
 //! as the caller, in the new mount namespace      MountSources: the tree and the bound files, opened
@@ -7,8 +7,8 @@
 //! as root of the namespace, afterwards           clear: the mount points go
 //! ```
 //!
-//! Nothing has to be unmounted: the mount namespace with the mounts goes with its last process, and
-//! from outside of it the tree is bare all the time.
+//! Nothing needs to be unmounted: the mount namespace disappears with its last process, and outside
+//! of it the mounts are never visible.
 
 pub mod dev;
 pub mod mounts;
@@ -28,14 +28,14 @@ use crate::tree::resolve;
 use points::{Kind, MountPoints};
 use proc::Proc;
 
-/// A file or directory of the host that is shown in the tree.
+/// A bind mount of a file or directory of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
-    /// What is shown.
+    /// The source.
     pub host: PathBuf,
-    /// Where, as an absolute path of the tree.
+    /// The mount point, as an absolute path of the tree.
     pub inner: PathBuf,
-    /// Nothing can be written there.
+    /// True for a read-only mount.
     pub read_only: bool,
 }
 
@@ -46,8 +46,8 @@ pub struct MountSources {
 }
 
 impl MountSources {
-    /// Opens what is bound, for a tree that is open in any mode, both as the caller and in the
-    /// mount namespace that [`Prepared::new`] is going to be called in.
+    /// Opens the sources of the binds. Call it as the caller, in the mount namespace in which
+    /// [`Prepared::new`] will be called. The tree may be open in any mode.
     pub fn open(root: OwnedFd, binds: &[Bind]) -> Result<MountSources, FileError> {
         let open = |bind: &Bind| Ok((bind.clone(), open_path(&bind.host, OFlags::empty())?));
         Ok(MountSources {
@@ -56,7 +56,7 @@ impl MountSources {
         })
     }
 
-    /// The same files for a tree that was opened later, in the same mount namespace.
+    /// Replaces the tree by one opened later in the same mount namespace.
     pub fn for_tree(&self, root: BorrowedFd<'_>) -> Result<MountSources, FileError> {
         let again =
             |fd: BorrowedFd<'_>, path: &[u8]| fd.try_clone_to_owned().at(path, "open once more");
@@ -93,17 +93,17 @@ fn open_path(path: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
     .at(path.as_os_str().as_bytes(), "open")
 }
 
-/// A tree that a command can be run in.
+/// A tree that is ready to run a command.
 pub struct Prepared {
-    /// A copy of the mount that the tree lies on, attached nowhere.
+    /// A detached copy of the tree's mount.
     root: OwnedFd,
     binds: Vec<(Bind, OwnedFd)>,
     points: MountPoints,
 }
 
 impl Prepared {
-    /// Copies the mounts and makes the mount points that the tree lacks. To be called as root of
-    /// the place. On an error nothing of it stays.
+    /// Copies the mounts and creates the mount points that the tree lacks. Call it as namespace
+    /// root. On an error it removes them.
     pub fn new(sources: MountSources) -> Result<Prepared, FileError> {
         let MountSources { root, binds } = sources;
         let mut points = MountPoints::new(root.try_clone().at("", "open once more")?)?;
@@ -120,20 +120,20 @@ impl Prepared {
                 points,
             }),
             Err(error) => {
-                // The first error is the one to tell of.
+                // Report the first error.
                 let _ = points.clear();
                 Err(error)
             }
         }
     }
 
-    /// In process 1: mounts everything and makes the tree the root and the working directory. Says
-    /// what became of `/proc`.
+    /// In process 1: mounts everything, and makes the tree the root and the working directory.
+    /// Returns whether `/proc` was mounted.
     pub fn enter(&self) -> Result<Proc, FileError> {
         let dev = dev::make()?;
         let sys = dev::sys()?;
-        // Over the root of this mount namespace, and not somewhere below: a process that is in a
-        // plain chroot may not make user namespaces.
+        // Over the root of this mount namespace and not below it: a process in a plain chroot is
+        // not permitted to create user namespaces.
         let top = open_path(Path::new("/"), OFlags::DIRECTORY)?;
         let host_proc = dev::host_proc()?;
         mounts::attach(&self.root, top.as_fd()).at("/", "mount the tree")?;
@@ -147,7 +147,7 @@ impl Prepared {
         for (bind, mount) in &self.binds {
             let inner = bind.inner.as_os_str().as_bytes();
             if bind.inner.starts_with("/dev") {
-                // It goes with the private file system there.
+                // It disappears with the private file system there.
                 points::provide(self.root.as_fd(), inner, kind(mount, inner)?)?;
             }
             mounts::attach(mount, self.at(inner)?.as_fd()).at(inner, "mount")?;
@@ -163,8 +163,8 @@ impl Prepared {
             .at(inner, "open the mount point")
     }
 
-    /// Removes the mount points that were made. To be called where [`Prepared::new`] was, after the
-    /// end of process 1.
+    /// Removes the created mount points. Call it in the process that called [`Prepared::new`],
+    /// after the end of process 1.
     pub fn clear(mut self) -> Result<(), FileError> {
         self.points.clear()
     }
@@ -185,7 +185,7 @@ fn provide(points: &mut MountPoints, binds: &[(Bind, OwnedFd)]) -> Result<(), Fi
 
 /// The kind of mount point for a file.
 fn kind(file: &OwnedFd, path: &[u8]) -> Result<Kind, FileError> {
-    let stat = fstat(file).at(path, "look at what is bound there")?;
+    let stat = fstat(file).at(path, "stat")?;
     Ok(
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             Kind::Directory
@@ -207,7 +207,7 @@ fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<(Bind, OwnedFd)>, FileError
     copied.collect()
 }
 
-/// Where Debian has programs.
+/// Directories of programs in Debian.
 const SEARCH: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
@@ -217,8 +217,8 @@ const SEARCH: [&str; 6] = [
     "/bin",
 ];
 
-/// The search path of the caller with the directories that programs of the tree are in, which that
-/// of a build tool often lacks.
+/// The caller's search path, extended by the directories of programs in the tree, which the search
+/// path of a build tool often lacks.
 pub fn search_path(callers: Option<OsString>) -> OsString {
     let mut dirs: Vec<PathBuf> = callers.iter().flat_map(std::env::split_paths).collect();
     let missing: Vec<PathBuf> = SEARCH
@@ -227,6 +227,6 @@ pub fn search_path(callers: Option<OsString>) -> OsString {
         .filter(|dir| !dirs.contains(dir))
         .collect();
     dirs.extend(missing);
-    // Only a directory with a colon in its name cannot be joined, and none can come from splitting.
+    // Joining fails only for a name with a colon, which splitting cannot produce.
     std::env::join_paths(dirs).unwrap_or_default()
 }

@@ -1,7 +1,6 @@
-//! Mounts by descriptor: made apart from any tree, and attached where a descriptor says.
+//! Mounts by descriptor: created detached, then attached to a descriptor.
 //!
-//! A mount that is attached nowhere may go from one mount namespace to another, which one that is
-//! attached may not.
+//! A detached mount can be moved to another mount namespace, an attached one cannot.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,12 +14,12 @@ use rustix::mount::{
 
 use crate::sys::{self, MountChange};
 
-/// What nothing needs on most file systems without programs and devices.
+/// Mount attributes for file systems without programs and devices.
 pub const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// A new file system of this type with these options and mount attributes.
+/// Creates a file system of this type with these options and mount attributes, detached.
 pub fn file_system(
     kind: &CStr,
     options: &[(&CStr, &CStr)],
@@ -34,15 +33,15 @@ pub fn file_system(
     Ok(fsmount(&made, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// A copy of what `file` (open in any mode, from this mount namespace) shows, with all that is
-/// mounted below. Nothing that is mounted in it is seen elsewhere.
+/// Copies the mount of `file` (open in any mode, from this mount namespace) with the mounts below
+/// it, detached and private.
 pub fn copy(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mount = open_tree(file, c"", COPY | OpenTreeFlags::AT_EMPTY_PATH)?;
     sys::change_mounts(mount.as_fd(), MountChange::Private)?;
     Ok(mount)
 }
 
-/// [`copy`] of what an absolute path of this mount namespace leads to.
+/// [`copy`] of an absolute path of this mount namespace.
 pub fn copy_path(path: &CStr) -> io::Result<OwnedFd> {
     let mount = open_tree(CWD, path, COPY)?;
     sys::change_mounts(mount.as_fd(), MountChange::Private)?;
@@ -53,13 +52,13 @@ const COPY: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
     .union(OpenTreeFlags::AT_RECURSIVE)
     .union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
-/// Lets nobody write through a mount and those below it.
+/// Makes a mount and those below it read-only.
 pub fn make_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     sys::change_mounts(mount, MountChange::ReadOnly)
 }
 
-/// Puts a mount over the file or directory `at`, which is in this mount namespace. A directory goes
-/// over a directory only, a file over a file.
+/// Attaches a mount to the file or directory `at` of this mount namespace: a directory to a
+/// directory, a file to a file.
 pub fn attach(mount: &OwnedFd, at: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, c"", at, c"", flags)?)

@@ -1,29 +1,27 @@
-//! Mount points that a tree lacks: made for as long as somebody works in the tree, and taken away
-//! by whoever leaves last.
+//! Missing mount points of a tree: created while processes work in the tree, and removed by the
+//! last one.
 //!
-//! What is made is first written down in a file at the top of the tree, which everyone who works
-//! there keeps locked (shared). Who gets the lock for itself is alone and removes what is written
-//! down. So a run that was killed leaves at most empty mount points and that file, and the next one
-//! clears both.
+//! Each mount point is first recorded in a file at the top of the tree. Every run holds a shared
+//! lock on this file. A run that gets the exclusive lock is alone, and removes the recorded mount
+//! points. So a killed run leaves at most empty mount points and that file, and the next run
+//! removes both.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat,
-    unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{FileError, PathContext};
 use crate::tree::resolve::open_in_root as open_in;
+use crate::workdir::lock::{self, Mode as LockMode};
 
-/// The file's name in the root of the tree.
+/// Name of the record in the root of the tree.
 pub const RECORD: &str = ".isar-tarball-mount-points";
 
-/// What a mount point is.
+/// Type of a mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// For directories.
@@ -32,29 +30,29 @@ pub enum Kind {
     File,
 }
 
-/// The mount points of this process in a tree.
+/// The mount points that a tree lacks.
 pub struct MountPoints {
     root: OwnedFd,
-    /// `None` while nothing has been made by anyone.
+    /// The record; `None` as long as no run has created a mount point.
     record: Option<File>,
 }
 
 impl MountPoints {
-    /// In the directory `root`, open in any mode. Clears what a killed run has left, when nobody
-    /// works there.
+    /// For the directory `root`, open in any mode. Removes the mount points of killed runs, unless
+    /// another run works there.
     pub fn new(root: OwnedFd) -> Result<MountPoints, FileError> {
         let mut points = MountPoints { root, record: None };
         if let Some(record) = points.open_record(OFlags::empty())? {
             points.record = Some(record);
             points.clear()?;
-            // Others may still be there: they must not take away what this run relies on.
+            // Other runs must not remove mount points that this run uses.
             points.record = points.open_record(OFlags::empty())?;
         }
         Ok(points)
     }
 
-    /// Makes sure that something of this kind stands at `path`, an absolute path as the tree itself
-    /// sees it.
+    /// Creates a mount point of this type at `path`, an absolute path within the tree, unless it
+    /// exists.
     pub fn provide(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
         for (prefix, kind) in prefixes(path, kind)? {
             if is_missing(self.root.as_fd(), &prefix)? {
@@ -80,7 +78,7 @@ impl MountPoints {
         }
     }
 
-    /// Opens the file and waits until nobody removes it; `None` when there is none.
+    /// Opens the record and waits for a concurrent removal to finish; `None` if there is no record.
     fn open_record(&self, create: OFlags) -> Result<Option<File>, FileError> {
         let flags = OFlags::RDWR
             | OFlags::APPEND
@@ -93,28 +91,27 @@ impl MountPoints {
                 Err(Errno::NOENT) => return Ok(None),
                 opened => opened.at(RECORD, "open")?,
             };
-            flock(&file, FlockOperation::LockShared).at(RECORD, "lock")?;
-            if fstat(&file).at(RECORD, "look at it")?.st_nlink > 0 {
+            lock::lock(&file, LockMode::Shared).at(RECORD, "lock")?;
+            if fstat(&file).at(RECORD, "stat")?.st_nlink > 0 {
                 return Ok(Some(file.into()));
             }
         }
     }
 
-    /// Removes all that is written down, unless somebody else works in the tree.
+    /// Removes the recorded mount points, unless another run works in the tree.
     pub fn clear(&mut self) -> Result<(), FileError> {
         let Some(mut record) = self.record.take() else {
             return Ok(());
         };
-        match flock(&record, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::AGAIN) => return Ok(()),
-            locked => locked.at(RECORD, "lock")?,
+        if !lock::try_lock(&record, LockMode::Exclusive).at(RECORD, "lock")? {
+            return Ok(());
         }
         let mut text = Vec::new();
         record
             .rewind()
             .and_then(|()| record.read_to_end(&mut text))
             .at(RECORD, "read")?;
-        // A last line without an end was never acted upon.
+        // An unterminated last line was not yet executed; ignore it.
         let end = text.iter().rposition(|byte| *byte == 0).unwrap_or(0);
         for line in text
             .get(..end)
@@ -129,7 +126,7 @@ impl MountPoints {
         unlinkat(&self.root, RECORD, AtFlags::empty()).at(RECORD, "remove")
     }
 
-    /// What has become more than a mount point stays.
+    /// Keep mount points that are no longer empty.
     fn remove(&self, path: &[u8], is_directory: bool) -> Result<(), FileError> {
         let Ok((parent, name)) = parent(self.root.as_fd(), path) else {
             return Ok(());
@@ -153,8 +150,7 @@ impl MountPoints {
     }
 }
 
-/// [`MountPoints::provide`] on a file system that goes by itself, where nothing has to be written
-/// down.
+/// [`MountPoints::provide`] on a temporary file system, without a record.
 pub fn provide(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> {
     for (prefix, kind) in prefixes(path, kind)? {
         if is_missing(root, &prefix)? {
@@ -164,7 +160,7 @@ pub fn provide(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), File
     Ok(())
 }
 
-/// The directories on the way to `path` and the path itself, relative to the root.
+/// The parent directories of `path` and the path itself, relative to the root.
 fn prefixes(path: &[u8], kind: Kind) -> Result<Vec<(Vec<u8>, Kind)>, FileError> {
     let names: Vec<&[u8]> = path
         .split(|byte| *byte == b'/')
@@ -173,7 +169,7 @@ fn prefixes(path: &[u8], kind: Kind) -> Result<Vec<(Vec<u8>, Kind)>, FileError> 
     if names.contains(&&b".."[..]) {
         return Err(FileError::new(
             path,
-            "make the mount point: `..` in it",
+            "create the mount point: `..` in it",
             Errno::INVAL,
         ));
     }
@@ -194,12 +190,12 @@ fn is_missing(root: BorrowedFd<'_>, path: &[u8]) -> Result<bool, FileError> {
     match open_in(root, path, OFlags::PATH) {
         Ok(_) => Ok(false),
         Err(Errno::NOENT) => Ok(true),
-        Err(error) => Err(FileError::new(path, "look for the mount point", error)),
+        Err(error) => Err(FileError::new(path, "find the mount point", error)),
     }
 }
 
 fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> {
-    let (parent, name) = parent(root, path).at(path, "make the mount point")?;
+    let (parent, name) = parent(root, path).at(path, "create the mount point")?;
     let made = match kind {
         Kind::Directory => mkdirat(&parent, &name, Mode::from_raw_mode(0o755)),
         Kind::File => {
@@ -209,18 +205,18 @@ fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> 
         }
     };
     match made {
-        // Another run was faster.
+        // Another run created it first.
         Err(Errno::EXIST) if open_in(root, path, OFlags::PATH).is_ok() => Ok(()),
         Err(Errno::EXIST) => Err(FileError::new(
             path,
-            "make the mount point: a link to nowhere stands there",
+            "create the mount point: it is a dangling symbolic link",
             Errno::EXIST,
         )),
-        made => made.at(path, "make the mount point"),
+        made => made.at(path, "create the mount point"),
     }
 }
 
-/// The directory that holds `path`, and the name in it.
+/// Opens the directory that holds `path`. Returns it with the name.
 fn parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
     let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (
@@ -286,7 +282,7 @@ mod tests {
             .provide(b"/link", Kind::Directory)
             .unwrap_err()
             .to_string();
-        assert!(message.contains("a link to nowhere"), "{message}");
+        assert!(message.contains("a dangling symbolic link"), "{message}");
         assert!(
             points
                 .provide(b"/a/../b", Kind::Directory)

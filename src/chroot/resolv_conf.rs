@@ -12,13 +12,13 @@ use crate::tree::resolve;
 
 const TEMPORARY: &str = ".resolv.conf.isar-tarball";
 
-/// Writes `text` as the tree's resolv.conf: a file, even where a symbolic link stood, which leads
-/// to nothing while the tree's services do not run.
+/// Writes `text` to the tree's resolv.conf. Replaces a symbolic link by a file, because the target
+/// does not exist unless the tree's services run.
 pub fn write(root: BorrowedFd<'_>, text: &[u8]) -> Result<(), FileError> {
     let shown = "etc/resolv.conf";
     let etc = resolve::open_in_root(root, b"etc", OFlags::PATH | OFlags::DIRECTORY)
         .at(shown, "open its directory")?;
-    // One that a killed run has left is in the way, whatever it is.
+    // Remove the temporary file of a killed run.
     match unlinkat(&etc, TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(FileError::new(shown, "write", error)),

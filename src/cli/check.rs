@@ -1,27 +1,18 @@
 //! `isar-tarball check`.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Seek};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
-use isar_tarball::error::{Escaped, describe};
-use isar_tarball::pack::Progress;
-use isar_tarball::sbuild::check::{self, Options, Report};
-use isar_tarball::sbuild::rules::{self, Loader};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use isar_tarball::{Check, CheckReport, Escaped, Loader, Rule};
 use serde_json::{Value, json};
 
+use super::Globals;
+use super::observer::Terminal;
 use super::report::{self, Status};
-use super::values::{size, threads};
-use super::{Globals, progress};
+use super::session::archive;
+use super::values::size;
 
-/// Say whether sbuild loads a tarball
+/// Check whether sbuild loads an archive
 ///
 /// Would sbuild 0.85 (bookworm) and 0.89 (trixie and newer) make of the tarball the tree that it
 /// holds? Is it whole, and is there nothing in it that `unpack` refuses? Prints one line for
@@ -31,10 +22,10 @@ use super::{Globals, progress};
 pub struct Args {
     /// The tarball, or - for stdin; plain, or compressed with zstd, gzip or xz
     archive: PathBuf,
-    /// Whose word decides the exit status
+    /// Loader that decides the exit status
     #[arg(long, value_enum, value_name = "0.85|0.89|all", default_value = "all")]
     loader: Which,
-    /// Threads that decompress: one a processor (0), or fewer
+    /// Threads that decompress: 0 = one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Decompress in this much memory
@@ -79,7 +70,7 @@ A rule that is broken very often is listed 20 times, and once more with member n
 Rules (and the loaders that the archive fails with):
 ",
     );
-    for rule in rules::ALL {
+    for rule in Rule::ALL {
         let loaders: Vec<_> = rule.loaders.iter().map(|loader| number(*loader)).collect();
         let loaders = if loaders.is_empty() {
             String::from("none")
@@ -93,12 +84,15 @@ Rules (and the loaders that the archive fails with):
 }
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let report =
-        check(&args, globals).with_context(|| format!("cannot check {:?}", args.archive))?;
-    let text = if args.json {
-        format!("{:#}\n", as_json(&report))
-    } else {
-        for_people(&report, &args, globals)
+    let check = Check {
+        threads: args.threads,
+        memory: args.memory,
+        ..Check::new(archive(&args.archive))
+    };
+    let report = check.run(&mut Terminal::new(globals))?;
+    let text = match args.json {
+        true => format!("{:#}\n", as_json(&report)),
+        false => for_people(&report, &args, globals),
     };
     report::result(&text)?;
     let loads = args
@@ -106,88 +100,13 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
         .loaders()
         .iter()
         .all(|loader| report.loads(*loader));
-    Ok(if loads && report.intact && report.safe {
-        Status::Done
-    } else {
-        Status::No
+    Ok(match loads && report.intact && report.safe {
+        true => Status::Done,
+        false => Status::No,
     })
 }
 
-fn check(args: &Args, globals: &Globals) -> anyhow::Result<Report> {
-    let (file, name) = if is_stdin(args) {
-        (stdin()?, None)
-    } else {
-        open(&args.archive)?
-    };
-    let progress = Arc::new(Progress::default());
-    let _shown = progress::Shown::begin(globals.progress, globals.quiet, Arc::clone(&progress));
-    let options = Options {
-        threads: threads(args.threads),
-        memory: args.memory,
-    };
-    Ok(check::check_watched(
-        &file,
-        name.as_deref(),
-        &options,
-        |done, total| {
-            progress.total.store(total, Ordering::Relaxed);
-            progress.done.store(done, Ordering::Relaxed);
-        },
-    )?)
-}
-
-fn is_stdin(args: &Args) -> bool {
-    args.archive.as_os_str() == "-"
-}
-
-/// The archive, and the name that sbuild sees: it follows symbolic links first.
-fn open(path: &Path) -> anyhow::Result<(File, Option<Vec<u8>>)> {
-    let failed = |error: io::Error| anyhow!("open: {}", describe(&error));
-    let file = File::open(path).map_err(failed)?;
-    let name = fs::canonicalize(path).map_err(failed)?;
-    let name = name.file_name().map(|name| name.as_bytes().to_vec());
-    if file.metadata().map_err(failed)?.is_file() {
-        Ok((file, name))
-    } else {
-        Ok((spooled(file)?, name))
-    }
-}
-
-fn stdin() -> anyhow::Result<File> {
-    let file = File::from(
-        io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("open stdin once more")?,
-    );
-    let mut position = &file;
-    // What a shell has read of a file is no part of the archive.
-    let is_whole = file.metadata().context("read")?.is_file()
-        && position.stream_position().is_ok_and(|at| at == 0);
-    if is_whole { Ok(file) } else { spooled(file) }
-}
-
-/// What comes out of a pipe, in a file without a name: the frames of an archive are found by its
-/// end as well as by its beginning.
-fn spooled(mut pipe: File) -> anyhow::Result<File> {
-    if pipe.metadata().is_ok_and(|about| about.is_dir()) {
-        return Err(anyhow!("it is a directory, not an archive"));
-    }
-    let place = std::env::temp_dir();
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = openat(CWD, &place, flags, Mode::RUSR | Mode::WUSR);
-    let mut file = File::from(file.map_err(|error| {
-        anyhow!(
-            "make a temporary file in {place:?}: {}; set TMPDIR to another directory",
-            describe(&error.into())
-        )
-    })?);
-    io::copy(&mut pipe, &mut file)
-        .map_err(|error| anyhow!("copy it to {place:?}: {}", describe(&error)))?;
-    Ok(file)
-}
-
-fn for_people(report: &Report, args: &Args, globals: &Globals) -> String {
+fn for_people(report: &CheckReport, args: &Args, globals: &Globals) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         let loaders: Vec<_> = finding
@@ -210,7 +129,7 @@ fn for_people(report: &Report, args: &Args, globals: &Globals) -> String {
     if globals.quiet {
         return text;
     }
-    let name = if is_stdin(args) {
+    let name = if args.archive.as_os_str() == "-" {
         String::from("stdin")
     } else {
         format!("{:?}", args.archive)
@@ -241,8 +160,8 @@ fn number(loader: Loader) -> &'static str {
     }
 }
 
-fn as_json(report: &Report) -> Value {
-    let finding = |rule: &'static rules::Rule, member: Option<String>, effect: String| {
+fn as_json(report: &CheckReport) -> Value {
+    let finding = |rule: &'static Rule, member: Option<String>, effect: String| {
         let loaders: Vec<_> = rule.loaders.iter().map(|loader| loader.name()).collect();
         json!({"rule": rule.name, "member": member, "loaders": loaders, "effect": effect})
     };

@@ -1,19 +1,15 @@
 //! `isar-tarball chroot`.
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
-use isar_tarball::chroot::proc::{self, Proc};
-use isar_tarball::chroot::{Bind, MountSources, Prepared, resolv_conf, search_path};
-use isar_tarball::userns::init::Init;
-use isar_tarball::userns::supervise_command;
+use anyhow::bail;
+use isar_tarball::{Bind, Chroot};
 
-use super::report::{self, Status};
-use super::{Globals, place, rootfs};
+use super::Globals;
+use super::observer::Terminal;
+use super::report::Status;
 
 /// Run a command in a tree, with /dev, /proc, /sys and parts of the host in it
 ///
@@ -102,12 +98,12 @@ pub(super) fn variable(text: &str) -> Result<(OsString, OsString), String> {
     }
 }
 
-/// Whatever begins with a dash where a command belongs is a mistyped option.
+/// A word with a dash in front, in the place of a command, is a mistyped option.
 pub fn refuse_option(command: &[OsString]) -> anyhow::Result<()> {
     match command.first() {
         Some(program) if program.as_bytes().starts_with(b"-") => {
             bail!(
-                "{program:?} is no option here, try '--help'; a command of that name needs its path in front (./-x)"
+                "{program:?} is an unknown option, try '--help'; a command of that name needs its path in front (./-x)"
             )
         }
         _ => Ok(()),
@@ -116,80 +112,15 @@ pub fn refuse_option(command: &[OsString]) -> anyhow::Result<()> {
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     refuse_option(&args.command)?;
-    let place = place::place(globals)?;
-    let resolv_conf = if args.resolv_conf {
-        Some(fs::read("/etc/resolv.conf").context("/etc/resolv.conf")?)
-    } else {
-        None
+    let chroot = Chroot {
+        session: globals.session(),
+        binds: args.bind,
+        environment: args.env,
+        resolv_conf: args.resolv_conf,
+        ..Chroot::new(args.rootfs, args.command)
     };
-    let ended = supervise_command(
-        &place,
-        |_| Ok(()),
-        || -> anyhow::Result<MountSources> {
-            Ok(MountSources::open(rootfs::open(&args.rootfs)?, &args.bind)?)
-        },
-        |_, sources| {
-            let work = || -> anyhow::Result<u8> {
-                let init = Init::new()?;
-                let sources = sources?;
-                if let Some(text) = &resolv_conf {
-                    resolv_conf::write(sources.root(), text)?;
-                }
-                let prepared = Prepared::new(sources)?;
-                let status = init.run(
-                    || enter(&prepared, &args, globals),
-                    |error| say(&args.rootfs, error),
-                );
-                let cleared = prepared.clear();
-                let status = status?;
-                cleared?;
-                Ok(status)
-            };
-            work().unwrap_or_else(|error| {
-                report::error(&error.context(format!("cannot run a command in {:?}", args.rootfs)));
-                Status::TOOL_FAILED.code()
-            })
-        },
-    )?;
-    Ok(place::of_command(ended))
-}
-
-fn say(rootfs: &Path, error: &impl std::fmt::Display) {
-    report::error(
-        &anyhow::anyhow!("{error}").context(format!("cannot run a command in {rootfs:?}")),
-    );
-}
-
-fn enter(prepared: &Prepared, args: &Args, globals: &Globals) -> anyhow::Result<Command> {
-    enter_tree(prepared, globals)?;
-    Ok(command(&args.command, &args.env))
-}
-
-/// Makes the tree the root, and says what is to be said of it.
-pub(super) fn enter_tree(prepared: &Prepared, globals: &Globals) -> anyhow::Result<()> {
-    if prepared.enter()? == Proc::Masked && !globals.quiet {
-        report::warning(proc::MASKED);
-    }
-    Ok(())
-}
-
-/// The command, or a shell that reads stdin, with its environment.
-pub(super) fn command(words: &[OsString], env: &[(OsString, OsString)]) -> Command {
-    let mut command = match words.split_first() {
-        Some((program, rest)) => {
-            let mut command = Command::new(program);
-            command.args(rest);
-            command
-        }
-        None => {
-            let mut shell = Command::new("/bin/bash");
-            shell.arg("-s");
-            shell
-        }
-    };
-    command.env("PATH", search_path(std::env::var_os("PATH")));
-    command.envs(env.iter().cloned());
-    command
+    let ended = chroot.run(&mut Terminal::new(globals))?;
+    Ok(Status::Command(ended.code()))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! `isar-tarball completions`.
 
-use std::io;
-
 use clap::CommandFactory;
 
 use super::Cli;
-use super::report::Status;
+use super::report::{self, Status};
 
 /// Print the completion script of a shell
 ///
@@ -17,11 +15,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<Status> {
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "isar-tarball",
-        &mut io::stdout().lock(),
-    );
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "isar-tarball", &mut script);
+    report::result_bytes(&script)?;
     Ok(Status::Done)
 }

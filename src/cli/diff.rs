@@ -1,33 +1,23 @@
 //! `isar-tarball diff`.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
-use isar_tarball::diff::{self, Difference, Files, Mtime, Outcome, Rules, What};
-use isar_tarball::error::{Escaped, describe};
-use isar_tarball::input::Input;
-use isar_tarball::tree::exclude::Patterns;
-use isar_tarball::userns::{Isolation, supervise};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use isar_tarball::{Diff, DiffReport, Difference, Escaped, Mtime, What};
 use serde_json::{Value, json};
 
-use super::pack::DEFAULT_EXCLUDES;
+use super::Globals;
+use super::observer::Terminal;
 use super::report::{self, Status};
-use super::source::{self, Reading};
-use super::values::list;
-use super::{Globals, place};
+use super::session::{ReadingArgs, archive};
+use super::values::{Devices, Precision, list};
 
 /// Show what differs between two trees, each a directory or an archive
 ///
-/// One line a difference: the path, what differs, its value in A and in B. Kind, mode, owner, size,
-/// content, targets of links, groups of hard links, extended attributes and ACLs are compared.
-/// Where the holes of a file are makes no difference.
+/// Prints one line per difference: the path, what differs, its value in A and in B. Kind, mode,
+/// owner, size, content, targets of links, groups of hard links, extended attributes and ACLs are
+/// compared. Where the holes of a file are makes no difference.
 ///
-/// A directory belongs to the caller's subordinate ids, or to whoever --userns names. Where one
+/// A directory belongs to the caller's subordinate ids, or to those of --userns USER. Where one
 /// side is a directory, what pack leaves out by default is left out here too, on both sides: the
 /// default excludes, sockets, and device nodes that the other side lacks. So `diff ROOTFS ARCHIVE`
 /// says whether the archive kept everything.
@@ -59,7 +49,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
 
 const DETAILS: &str = "\
@@ -71,172 +61,46 @@ With -q nothing is printed.
 A line is PATH: WHAT: A → B, where WHAT is one of
   presence, kind, hard link, size, content, target, device, mode, owner, mtime,
   access ACL, default ACL, xattr NAME
-and `nothing` stands for a value that one side does not have. A hard link has the first name of its
+and `nothing` means that one side has no such value. A hard link has the first name of its
 file that both sides have. What all names of a file share is reported under the first.
 
 --json prints {\"a\": NAME, \"b\": NAME, \"equal\": BOOL, \"differences\": [{\"path\", \"what\",
   \"xattr\": NAME or null, \"a\": VALUE or null, \"b\": VALUE or null}, …], \"skipped\": {\"devices\",
   \"sockets\", \"mounts\", \"excluded\"}}; in paths and values what is not printable is escaped.";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Precision {
-    Ns,
-    S,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Devices {
-    Skip,
-    Keep,
-}
-
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let names = || format!("cannot compare {:?} and {:?}", args.a, args.b);
-    compare(&args, globals, names).with_context(names)
-}
-
-fn compare(args: &Args, globals: &Globals, names: impl Fn() -> String) -> anyhow::Result<Status> {
-    if args.a.as_os_str() == "-" && args.b.as_os_str() == "-" {
-        return Err(anyhow!("both are stdin, which can be read once"));
-    }
-    let (a, b) = (Side::open(&args.a)?, Side::open(&args.b)?);
-    let has_directory = a.is_directory() || b.is_directory();
-    let options = args.options(has_directory)?;
-    let place = if has_directory {
-        place::place(globals)?
-    } else {
-        Isolation::None
-    };
-    let job = || -> anyhow::Result<Status> {
-        let (a, b) = read(a, b, args, &options)?;
-        let outcome = diff::compare(&a, &b, args.rules());
-        print(&outcome, &a, &b, args, globals)
-    };
-    // Two archives need no other place than this process.
-    if !has_directory {
-        return job();
-    }
-    let outcome = supervise(
-        &place,
-        |_| Err(io::ErrorKind::InvalidInput.into()),
-        |_| {
-            let done = job();
-            done.unwrap_or_else(|error| report::failure(&error.context(names()), Status::Failed))
-                .code()
-        },
-    )?;
-    Ok(place::of_work(outcome, names))
-}
-
-impl Args {
-    fn options(&self, has_directory: bool) -> anyhow::Result<diff::Options> {
-        let defaults: &[&str] = if has_directory && !self.no_default_excludes {
-            &DEFAULT_EXCLUDES
-        } else {
-            &[]
-        };
-        let patterns = defaults
-            .iter()
-            .copied()
-            .chain(self.exclude.iter().map(String::as_str));
-        let exclude = Patterns::new(patterns)?;
-        Ok(diff::Options {
-            exclude,
-            cross_mounts: self.cross_mounts,
-            threads: self.reading.threads(),
-        })
-    }
-
-    fn rules(&self) -> Rules {
-        let mtime = match self.mtime {
+    let diff = Diff {
+        session: globals.session(),
+        mtime: match args.mtime {
             None => Mtime::Ignored,
             Some(Precision::S) => Mtime::Seconds,
             Some(Precision::Ns) => Mtime::Nanoseconds,
-        };
-        Rules {
-            mtime,
-            devices: self.devices == Devices::Keep,
-        }
-    }
+        },
+        exclude: args.exclude.clone(),
+        default_excludes: !args.no_default_excludes,
+        devices: args.devices == Devices::Keep,
+        cross_mounts: args.cross_mounts,
+        reading: args.reading.into(),
+        ..Diff::new(archive(&args.a), archive(&args.b))
+    };
+    let found = diff.run(&mut Terminal::new(globals))?;
+    print(&found, &args, globals)
 }
 
-/// A side, opened as the caller.
-enum Side {
-    Directory(OwnedFd),
-    Archive(File),
-}
-
-impl Side {
-    fn open(path: &Path) -> anyhow::Result<Side> {
-        let named = || format!("{path:?}");
-        if path.as_os_str() == "-" {
-            return source::open(path).map(Side::Archive).with_context(named);
-        }
-        let look = || -> rustix::io::Result<(OwnedFd, FileType)> {
-            let file = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
-            Ok((file, kind))
-        };
-        let (file, kind) = look()
-            .map_err(|error| anyhow!("open: {}", describe(&error.into())))
-            .with_context(named)?;
-        match kind {
-            FileType::Directory => Ok(Side::Directory(file)),
-            _ => source::open(path).map(Side::Archive).with_context(named),
-        }
-    }
-
-    fn is_directory(&self) -> bool {
-        matches!(self, Side::Directory(_))
-    }
-
-    fn read(self, name: &Path, args: &Args, options: &diff::Options) -> anyhow::Result<Files> {
-        let read = || -> anyhow::Result<Files> {
-            match self {
-                Side::Directory(root) => Ok(diff::directory(root, options)?),
-                Side::Archive(file) => Ok(diff::archive(
-                    &mut Input::open(file, &args.reading.options())?,
-                    options,
-                )?),
-            }
-        };
-        read().with_context(|| format!("{name:?}"))
-    }
-}
-
-/// Reads both sides at once.
-fn read(a: Side, b: Side, args: &Args, options: &diff::Options) -> anyhow::Result<(Files, Files)> {
-    thread::scope(|scope| {
-        let other = scope.spawn(|| b.read(&args.b, args, options));
-        let a = a.read(&args.a, args, options);
-        let b = other
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((a?, b?))
-    })
-}
-
-fn print(
-    outcome: &Outcome,
-    a: &Files,
-    b: &Files,
-    args: &Args,
-    globals: &Globals,
-) -> anyhow::Result<Status> {
+fn print(found: &DiffReport, args: &Args, globals: &Globals) -> anyhow::Result<Status> {
     let text = match args.json {
-        true => format!("{:#}\n", as_json(outcome, a, b, args)),
-        false => outcome.differences.iter().map(line).collect(),
+        true => format!("{:#}\n", as_json(found, args)),
+        false => found.differences.iter().map(line).collect(),
     };
     if !globals.quiet {
         if !args.json {
-            skipped(outcome, a, b);
+            skipped(found);
         }
         report::result(&text)?;
     }
-    Ok(if outcome.differences.is_empty() {
-        Status::Done
-    } else {
-        Status::No
+    Ok(match found.differences.is_empty() {
+        true => Status::Done,
+        false => Status::No,
     })
 }
 
@@ -264,30 +128,22 @@ fn shown(path: &[u8]) -> String {
     }
 }
 
-/// Says what was there and not compared.
-fn skipped(outcome: &Outcome, a: &Files, b: &Files) {
-    let sum = |count: fn(&diff::LeftOut) -> u64| count(&a.left_out) + count(&b.left_out);
-    let counts = [
-        (
-            outcome.devices,
-            "device nodes",
-            String::from(" that only a directory has"),
-        ),
-        (sum(|left_out| left_out.sockets), "sockets", String::new()),
-        (sum(|left_out| left_out.mounts), "mounts", String::new()),
-        (
-            sum(|left_out| left_out.excluded),
-            "excluded names",
-            String::new(),
-        ),
-    ];
-    let shown = list(&counts);
+/// Prints what was not compared.
+fn skipped(found: &DiffReport) {
+    let left_out = &found.left_out;
+    let only = String::from(" that only a directory has");
+    let shown = list(&[
+        (found.devices, "device nodes", only),
+        (left_out.sockets, "sockets", String::new()),
+        (left_out.mounts, "mounts", String::new()),
+        (left_out.excluded, "excluded names", String::new()),
+    ]);
     if !shown.is_empty() {
         report::say(&format!("not compared: {shown}"));
     }
 }
 
-fn as_json(outcome: &Outcome, a: &Files, b: &Files, args: &Args) -> Value {
+fn as_json(found: &DiffReport, args: &Args) -> Value {
     let difference = |difference: &Difference| {
         let Difference { path, what, a, b } = difference;
         let xattr = match what {
@@ -296,17 +152,17 @@ fn as_json(outcome: &Outcome, a: &Files, b: &Files, args: &Args) -> Value {
         };
         json!({"path": shown(path), "what": what.word(), "xattr": xattr, "a": a, "b": b})
     };
-    let differences: Vec<Value> = outcome.differences.iter().map(difference).collect();
+    let differences: Vec<Value> = found.differences.iter().map(difference).collect();
     json!({
         "a": args.a.to_string_lossy(),
         "b": args.b.to_string_lossy(),
         "equal": differences.is_empty(),
         "differences": differences,
         "skipped": {
-            "devices": outcome.devices,
-            "sockets": a.left_out.sockets + b.left_out.sockets,
-            "mounts": a.left_out.mounts + b.left_out.mounts,
-            "excluded": a.left_out.excluded + b.left_out.excluded,
+            "devices": found.devices,
+            "sockets": found.left_out.sockets,
+            "mounts": found.left_out.mounts,
+            "excluded": found.left_out.excluded,
         },
     })
 }

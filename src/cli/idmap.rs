@@ -1,13 +1,11 @@
 //! `isar-tarball idmap`.
 
-use std::io::Write;
-
 use clap::ValueEnum;
-use isar_tarball::ids::{Extent, IdKind, IdMap, IdMaps, Range};
+use isar_tarball::{IdExtent, IdKind, IdMap, IdMapping, IdMaps, Idmap, Range};
 use serde_json::{Value, json};
 
 use super::Globals;
-use super::place::{self, Namespace};
+use super::observer::Terminal;
 use super::report::{self, Status};
 
 /// Show the map between the ids of a tree and those on disk
@@ -17,7 +15,7 @@ use super::report::{self, Status};
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS)]
 pub struct Args {
-    /// How it is printed
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Print it as JSON (the same as --format json)
@@ -50,22 +48,22 @@ enum Format {
 }
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let namespace = place::namespace(globals)?;
-    let maps = match &namespace {
-        Some(namespace) => namespace.maps.clone(),
-        None => place::maps(globals)?,
+    let idmap = Idmap {
+        session: globals.session(),
     };
-    if namespace.is_none() && !globals.quiet {
+    let mapping = idmap.run(&mut Terminal::new(globals))?;
+    let maps = &mapping.maps;
+    if mapping.account.is_none() && !globals.quiet {
         report::say("no user namespace is used here: every id is itself");
     }
     let text = match if args.json { Format::Json } else { args.format } {
-        Format::Table => table(&maps),
-        Format::Json => format!("{:#}\n", json(namespace.as_ref(), &maps, globals)),
+        Format::Table => table(maps),
+        Format::Json => format!("{:#}\n", json(&mapping, globals)),
         Format::Newuidmap => format!("{}\n{}\n", arguments(&maps.uids), arguments(&maps.gids)),
-        Format::Unshare => unshare(&maps),
-        Format::Shell => shell(namespace.as_ref(), &maps),
+        Format::Unshare => unshare(maps),
+        Format::Shell => shell(&mapping),
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    report::result(&text)?;
     Ok(Status::Done)
 }
 
@@ -74,7 +72,7 @@ fn table(maps: &IdMaps) -> String {
         1 => first.to_string(),
         _ => format!("{first}-{}", u64::from(first) + u64::from(count) - 1),
     };
-    let row = |kind: &str, extent: &Extent| {
+    let row = |kind: &str, extent: &IdExtent| {
         [
             kind.to_owned(),
             span(extent.inner, extent.count),
@@ -106,23 +104,24 @@ fn table(maps: &IdMaps) -> String {
     rows.iter().map(line).collect()
 }
 
-fn json(namespace: Option<&Namespace>, maps: &IdMaps, globals: &Globals) -> Value {
+fn json(mapping: &IdMapping, globals: &Globals) -> Value {
     let layout = globals
         .id_layout
         .to_possible_value()
         .map(|value| value.get_name().to_owned());
+    let account = mapping.account.as_ref();
     json!({
-        "namespace": namespace.is_some(),
-        "user": namespace.and_then(|namespace| namespace.account.name.clone()),
-        "uid": namespace.map(|namespace| namespace.account.uid),
-        "layout": namespace.and(layout),
-        "uids": extents(&maps.uids),
-        "gids": extents(&maps.gids),
+        "namespace": account.is_some(),
+        "user": account.and_then(|account| account.name.clone()),
+        "uid": account.map(|account| account.uid),
+        "layout": account.and(layout),
+        "uids": extents(&mapping.maps.uids),
+        "gids": extents(&mapping.maps.gids),
     })
 }
 
 fn extents(map: &IdMap) -> Vec<Value> {
-    let value = |extent: &Extent| json!({"inside": extent.inner, "outside": extent.outer, "count": extent.count});
+    let value = |extent: &IdExtent| json!({"inside": extent.inner, "outside": extent.outer, "count": extent.count});
     map.extents().iter().map(value).collect()
 }
 
@@ -132,7 +131,7 @@ fn arguments(map: &IdMap) -> String {
 
 fn unshare(maps: &IdMaps) -> String {
     let options = |option: &str, map: &IdMap| {
-        let each = |extent: &Extent| {
+        let each = |extent: &IdExtent| {
             format!(
                 " --map-{option} {}:{}:{}",
                 extent.inner, extent.outer, extent.count
@@ -144,20 +143,9 @@ fn unshare(maps: &IdMaps) -> String {
     format!("--user --mount{users}{groups} --setuid 0 --setgid 0\n")
 }
 
-fn shell(namespace: Option<&Namespace>, maps: &IdMaps) -> String {
-    let ranges = |kind| {
-        let found = namespace.map(|namespace| &namespace.ranges);
-        found.map_or(&[][..], |ranges| {
-            if kind == IdKind::User {
-                &ranges.uids
-            } else {
-                &ranges.gids
-            }
-        })
-    };
-    [IdKind::User, IdKind::Group]
-        .map(|kind| assignments(kind, ranges(kind), maps.of(kind)))
-        .concat()
+fn shell(mapping: &IdMapping) -> String {
+    let users = assignments(IdKind::User, &mapping.uid_ranges, &mapping.maps.uids);
+    users + &assignments(IdKind::Group, &mapping.gid_ranges, &mapping.maps.gids)
 }
 
 fn assignments(kind: IdKind, ranges: &[Range], map: &IdMap) -> String {

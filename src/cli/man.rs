@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use isar_tarball::error::describe;
 
 use super::Cli;
 use super::report::Status;
@@ -27,12 +26,7 @@ pub fn run(args: Args) -> anyhow::Result<Status> {
     program.build();
     fs::create_dir_all(&dir)
         .and_then(|()| write_pages(&program, &dir))
-        .map_err(|error| {
-            anyhow!(
-                "cannot write the manual pages to {dir:?}: {}",
-                describe(&error)
-            )
-        })?;
+        .map_err(|error| anyhow!("cannot write the manual pages to {dir:?}: {}", error))?;
     Ok(Status::Done)
 }
 

@@ -1,6 +1,6 @@
 //! Members by kind, as summaries and tables show them.
 
-use isar_tarball::members::Members;
+use isar_tarball::Members;
 use serde_json::{Value, json};
 
 use super::values::list;
@@ -27,7 +27,7 @@ pub fn words(members: &Members) -> String {
     }
 }
 
-/// The object that stands for them with `--json`.
+/// The same as a JSON object.
 pub fn object(members: &Members) -> Value {
     json!({
         "total": members.total,

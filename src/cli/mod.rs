@@ -1,4 +1,6 @@
-//! What the user typed and what the user sees. Nothing below this module prints.
+//! The command line: arguments become options of the library, its results become text and JSON.
+//!
+//! Only this module prints, knows clap, and decides exit statuses.
 
 mod check;
 mod chroot;
@@ -7,20 +9,20 @@ mod diff;
 mod doctor;
 mod export;
 mod grant_acl;
+mod hints;
 mod idmap;
 mod imager;
 mod info;
 mod list;
 mod man;
 mod members;
+mod observer;
 mod pack;
-mod place;
 mod progress;
 mod quoting;
 mod remove;
 mod report;
-mod rootfs;
-mod source;
+mod session;
 mod unpack;
 mod unshare;
 mod values;
@@ -54,10 +56,10 @@ pub struct Cli {
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// Say nothing but errors, and what was asked for
+    /// Print only errors and requested output
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say more
+    /// Print details
     #[arg(short, long, global = true)]
     verbose: bool,
     /// How progress is shown on stderr: a bar, plain NN% lines, or not at all; auto is a bar on a
@@ -75,10 +77,10 @@ pub struct Globals {
         value_name = "auto|off|USER",
         default_value = "auto"
     )]
-    userns: place::Userns,
+    userns: session::Userns,
     /// What id 0 of the tree is on disk: the first subordinate id, or the caller
     #[arg(long, global = true, value_name = "LAYOUT", default_value = "subid")]
-    id_layout: place::Layout,
+    id_layout: session::LayoutName,
 }
 
 #[derive(Subcommand)]
@@ -104,22 +106,28 @@ enum Command {
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
-        let failed = failed(matches.subcommand_name().map(OsStr::new));
-        Ok((Cli::from_arg_matches(&matches)?, failed))
+        let name = matches.subcommand_name().unwrap_or_default().to_owned();
+        Ok((Cli::from_arg_matches(&matches)?, name))
     });
-    let (Cli { globals, command }, failed) = match parsed {
+    let (Cli { globals, command }, name) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            match error.kind() {
-                DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => {
-                    _ = error.print()
+            let printed = match error.kind() {
+                DisplayHelp | DisplayVersion => report::result(&error.render().to_string()),
+                DisplayHelpOnMissingArgumentOrSubcommand => {
+                    let _ = error.print();
+                    Ok(())
                 }
-                _ => report::usage(&error),
-            }
-            return if error.use_stderr() {
-                failed(named().as_deref())
-            } else {
-                Status::Done
+                _ => {
+                    report::usage(&error);
+                    Ok(())
+                }
+            };
+            let failed = failed(named().as_deref());
+            return match printed {
+                Err(error) => report::failure(&error, "", failed),
+                Ok(()) if error.use_stderr() => failed,
+                Ok(()) => Status::Done,
             }
             .into();
         }
@@ -144,7 +152,7 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(status) => status.into(),
-        Err(error) => report::failure(&error, failed).into(),
+        Err(error) => report::failure(&error, &name, failed(Some(name.as_ref()))).into(),
     }
 }
 

@@ -1,104 +1,83 @@
 //! Progress on stderr: a bar for people, `NN%` lines for bitbake.
 
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use isar_tarball::progress::Progress;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// A bar on a terminal, nothing elsewhere.
+    /// A bar on a terminal, nothing elsewhere
     Auto,
-    /// A bar.
+    /// A bar
     Bar,
     /// A line `NN%` whenever the number changes, which a bitbake task with `[progress] = "percent"`
-    /// reads.
+    /// reads
     Percent,
-    /// Nothing.
+    /// Nothing
     None,
 }
 
-/// How often the numbers are looked at.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Shows progress from a thread of its own until it is dropped.
-pub struct Shown {
-    finished: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+/// The progress that is on the screen.
+pub enum Display {
+    /// Nothing.
+    None,
+    /// `NN%` lines, with the last one that was printed.
+    Percent(Option<u64>),
+    /// A bar, while there is something to show.
+    Bar(Option<ProgressBar>),
 }
 
-impl Shown {
-    /// Begins to show `progress` as `mode` says.
-    pub fn begin(mode: Mode, quiet: bool, progress: Arc<Progress>) -> Shown {
-        let finished = Arc::new(AtomicBool::new(false));
-        let mode = match mode {
-            Mode::Auto if quiet || !stderr().is_terminal() => Mode::None,
-            Mode::Auto => Mode::Bar,
-            mode => mode,
-        };
-        let seen = Arc::clone(&finished);
-        let thread = match mode {
-            Mode::Percent => Some(thread::spawn(move || percent(&progress, &seen))),
-            Mode::Bar => Some(thread::spawn(move || bar(&progress, &seen))),
-            Mode::Auto | Mode::None => None,
-        };
-        Shown { finished, thread }
+impl Display {
+    /// Shows nothing until the first update.
+    pub fn new(mode: Mode, quiet: bool) -> Display {
+        match mode {
+            Mode::Auto if quiet || !stderr().is_terminal() => Display::None,
+            Mode::Auto | Mode::Bar => Display::Bar(None),
+            Mode::Percent => Display::Percent(None),
+            Mode::None => Display::None,
+        }
     }
-}
 
-impl Drop for Shown {
-    fn drop(&mut self) {
-        self.finished.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It only ever writes to stderr; nothing is lost with it.
-            let _ = thread.join();
+    /// Shows that `done` of `total` bytes are processed; a total of 0 removes the bar.
+    pub fn update(&mut self, done: u64, total: u64) {
+        match self {
+            Display::None => {}
+            Display::Percent(shown) => {
+                let percent = done.saturating_mul(100).checked_div(total);
+                let percent = percent.map(|percent| percent.min(100));
+                if percent.is_some() && percent != *shown {
+                    // A closed stderr is no reason to stop.
+                    let _ = writeln!(stderr(), "{}%", percent.unwrap_or_default());
+                    *shown = percent;
+                }
+            }
+            Display::Bar(shown) if total == 0 => {
+                if let Some(bar) = shown.take() {
+                    bar.finish_and_clear();
+                }
+            }
+            Display::Bar(shown) => {
+                let bar = shown.get_or_insert_with(bar);
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+        }
+    }
+
+    /// Runs `print` while no bar is on the screen.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        match self {
+            Display::Bar(Some(bar)) => bar.suspend(print),
+            _ => print(),
         }
     }
 }
 
-fn percent(progress: &Progress, finished: &AtomicBool) {
-    let mut shown = None;
-    loop {
-        let is_last = finished.load(Ordering::Acquire);
-        let (done, total) = (
-            progress.done.load(Ordering::Relaxed),
-            progress.total.load(Ordering::Relaxed),
-        );
-        let percent = done
-            .saturating_mul(100)
-            .checked_div(total)
-            .map(|percent| percent.min(100));
-        if percent.is_some() && percent != shown {
-            // Whoever closed stderr does not want to know.
-            let _ = writeln!(stderr(), "{}%", percent.unwrap_or_default());
-            shown = percent;
-        }
-        if is_last {
-            return;
-        }
-        thread::park_timeout(TICK);
-    }
-}
-
-fn bar(progress: &Progress, finished: &AtomicBool) {
-    let template = "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+fn bar() -> ProgressBar {
+    let template = "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  \
+                    {decimal_bytes_per_sec}  {eta} left";
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    while !finished.load(Ordering::Acquire) {
-        let total = progress.total.load(Ordering::Relaxed);
-        if total > 0 {
-            bar.set_length(total);
-            bar.set_position(progress.done.load(Ordering::Relaxed));
-        }
-        thread::park_timeout(TICK);
-    }
-    bar.finish_and_clear();
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -54,7 +54,7 @@ fn octal(out: &mut Vec<u8>, byte: u8) {
 
 /// Is the character visible, or combined with the one in front of it to something visible?
 fn is_printable(character: char) -> bool {
-    // A combining character is escaped only where nothing stands in front of it.
+    // A combining character is escaped only if it is the first character.
     let text: String = ['a', character].into_iter().collect();
     text.escape_debug().count() == 2
 }

@@ -3,8 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::ColorChoice;
+use isar_tarball::ErrorKind;
+
+use super::hints;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +38,6 @@ impl Status {
             Status::Command(code) => code,
         }
     }
-
-    /// The status that a process of this program exited with.
-    pub fn from_code(code: u8) -> Status {
-        match code {
-            0 => Status::Done,
-            1 => Status::No,
-            129.. => Status::Killed(code - 128),
-            _ => Status::Failed,
-        }
-    }
 }
 
 impl From<Status> for ExitCode {
@@ -69,28 +62,49 @@ pub fn usage(error: &clap::Error) {
     say(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
 }
 
-/// Whoever read stdout has closed it, having seen enough.
+/// The reader of stdout has closed it, having seen enough.
 #[derive(Debug, thiserror::Error)]
 #[error("write to stdout: Broken pipe")]
 pub struct ClosedPipe;
 
-/// Reports why a command failed, and gives its status: `failed`, but for a closed stdout, which is
-/// told by the status alone, as by any program that a shell sees end so.
-pub fn failure(cause: &anyhow::Error, failed: Status) -> Status {
+/// Reports why `command` failed, and gives its status: `failed`, unless the library or a signal
+/// decides another one. A closed pipe as stdout is reported by the status alone, as by any program
+/// that a shell sees end so.
+pub fn failure(cause: &anyhow::Error, command: &str, failed: Status) -> Status {
     if cause.is::<ClosedPipe>() {
         return Status::Killed(SIGPIPE);
     }
-    error(cause);
-    failed
+    let Some(known) = cause.downcast_ref::<isar_tarball::Error>() else {
+        error(cause);
+        return failed;
+    };
+    library_error(known, command);
+    match (known.kind(), known.signal()) {
+        (ErrorKind::Interrupted | ErrorKind::Died, Some(signal)) => {
+            Status::Killed(u8::try_from(signal).unwrap_or(u8::MAX))
+        }
+        (ErrorKind::CommandNotFound, _) => Status::Command(127),
+        (ErrorKind::CommandNotExecutable, _) => Status::Command(126),
+        _ => failed,
+    }
 }
 
-/// The number of the signal that a closed stdout would send.
+/// Prints an error of the library, with the options that help.
+pub fn library_error(error: &isar_tarball::Error, command: &str) {
+    match hints::of_error(command, error) {
+        Some(hint) => say(&format!("{error}; {hint}")),
+        None => say(&error.to_string()),
+    }
+}
+
+/// The number of the signal that a closed pipe as stdout would send.
 const SIGPIPE: u8 = 13;
 
-/// What became of writing to stdout.
+/// The result of writing to stdout.
 pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ClosedPipe.into()),
+        Ok(()) if isar_tarball::stdout_was_closed() => bail!("write to stdout: it is closed"),
         result => result.context("write to stdout"),
     }
 }
@@ -102,8 +116,13 @@ pub fn warning(text: &str) {
 
 /// Prints a result on stdout.
 pub fn result(text: &str) -> anyhow::Result<()> {
+    result_bytes(text.as_bytes())
+}
+
+/// [`result`] for any bytes.
+pub fn result_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    written(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
 /// Is stdout coloured? By itself only on a terminal that can, and where `NO_COLOR`

@@ -1,18 +1,13 @@
 //! `isar-tarball unshare`.
 
 use std::ffi::OsString;
-use std::process::Command;
 
-use anyhow::{Context, anyhow};
-use isar_tarball::chroot::proc::{self, Proc};
-use isar_tarball::error::describe;
-use isar_tarball::userns::init::Init;
-use isar_tarball::userns::supervise_command;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use isar_tarball::Unshare;
 
+use super::Globals;
 use super::chroot::refuse_option;
-use super::report::{self, Status};
-use super::{Globals, place};
+use super::observer::Terminal;
+use super::report::Status;
 
 /// Run a command as root of the namespace of subordinate ids
 ///
@@ -44,49 +39,11 @@ Example: isar-tarball unshare sh -s 3>rootfs.tar <<'EOF'
          EOF";
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let (program, rest) = args.command.split_first().context("give a command")?;
     refuse_option(&args.command)?;
-    let place = place::place(globals)?;
-    let ended = supervise_command(
-        &place,
-        |_| Ok(()),
-        || (),
-        |_, ()| {
-            let setup = || -> anyhow::Result<Command> {
-                renew_proc(globals)?;
-                let mut command = Command::new(program);
-                command.args(rest);
-                Ok(command)
-            };
-            let init = match Init::new() {
-                Ok(init) => init,
-                Err(error) => {
-                    report::error(&anyhow!("watch the command: {}", describe(&error)));
-                    return Status::TOOL_FAILED.code();
-                }
-            };
-            init.run(setup, |error| report::error(&anyhow!("cannot {error}")))
-                .unwrap_or_else(|error| {
-                    report::error(&anyhow!("cannot {error}"));
-                    error.status()
-                })
-        },
-    )?;
-    Ok(place::of_command(ended))
-}
-
-fn renew_proc(globals: &Globals) -> anyhow::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let at = openat(CWD, "/proc", flags, Mode::empty())
-        .map_err(|error| anyhow!("open /proc: {}", describe(&error.into())))?;
-    match proc::mount(std::os::fd::AsFd::as_fd(&at)) {
-        Ok(Proc::Mounted) => Ok(()),
-        Ok(Proc::Masked) => {
-            if !globals.quiet {
-                report::warning(proc::MASKED);
-            }
-            Ok(())
-        }
-        Err(error) => Err(anyhow!("mount /proc: {}", describe(&error))),
-    }
+    let unshare = Unshare {
+        session: globals.session(),
+        command: args.command,
+    };
+    let ended = unshare.run(&mut Terminal::new(globals))?;
+    Ok(Status::Command(ended.code()))
 }

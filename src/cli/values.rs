@@ -1,7 +1,5 @@
 //! Values that several commands take.
 
-use std::num::NonZeroUsize;
-
 /// A number of bytes: `512M`, `2GiB`, `65536`. The units are powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -19,21 +17,21 @@ pub fn size(text: &str) -> Result<u64, String> {
         .map_err(|_| String::from("give a number and a unit, like 512M"))?;
     number
         .checked_mul(1 << shift)
-        .ok_or_else(|| String::from("more than any machine has"))
+        .ok_or_else(|| String::from("size too large"))
 }
 
-/// The number of threads to start where `count` are asked for: one for each processor that this
-/// process may use, or fewer; 0 asks for all.
-///
-/// More would take turns on the same processors, each with memory of its own to touch: packing with
-/// eight threads on two processors takes half as long again.
-pub fn threads(count: usize) -> usize {
-    let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if count == 0 {
-        available
-    } else {
-        count.min(available)
-    }
+/// The value of `--devices` where device nodes are left out by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Devices {
+    Skip,
+    Keep,
+}
+
+/// The precision of modification times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    Ns,
+    S,
 }
 
 /// A number of bytes for people: `110.8 MB`, in powers of 1000.
@@ -98,15 +96,6 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(size(text).ok(), *expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn no_more_threads_than_processors() {
-        let all = threads(0);
-        assert!(all >= 1);
-        for (asked, started) in [(1, 1), (all, all), (all + 1, all), (usize::MAX, all)] {
-            assert_eq!(threads(asked), started, "{asked}");
         }
     }
 

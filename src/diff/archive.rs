@@ -1,4 +1,4 @@
-//! The files of an archive, as they would stand in a directory once unpacked.
+//! The files of an archive, as they would be in a directory after unpacking.
 
 use super::content::{Digest, Hasher};
 use super::{Error, Facts, FileId, Files, Options};
@@ -31,7 +31,7 @@ pub fn archive(input: &mut Input, options: &Options) -> Result<Files, Error> {
 }
 
 impl Files {
-    /// Adds a member. Gives the place of a file whose data is to be hashed.
+    /// Adds a member. Returns the id of a file whose data is to be hashed.
     fn add(&mut self, entry: Entry, options: &Options) -> Result<Option<FileId>, Error> {
         let path = clean(&entry.path);
         if options.exclude.covers(&path) {
@@ -48,7 +48,7 @@ impl Files {
             self.names.insert(path, *id);
             return Ok(None);
         }
-        // A member that comes again takes the place of the earlier one, which its other names keep.
+        // A repeated member replaces the earlier one, which keeps its other names.
         let id = self.files.len();
         let is_file = matches!(entry.kind, Kind::File { .. });
         self.files.push(facts(entry));
@@ -84,8 +84,8 @@ fn facts(entry: Entry) -> Facts {
     }
 }
 
-/// The attribute as it would be read back from a directory, see [`crate::tree::xattr`]; `None` for
-/// one that is not read there.
+/// The attribute as it would be read from a directory, see [`crate::tree::xattr`]; `None` for one
+/// that is not read there.
 fn kept((name, value): Xattr, path: &[u8]) -> Option<Xattr> {
     if name == b"security.capability" {
         let value = capability_v2(&value, path).unwrap_or(value);

@@ -1,5 +1,6 @@
-//! Two sides beside each other. Pure.
+//! Comparison of two sides. Pure.
 
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -8,19 +9,19 @@ use crate::acl;
 use crate::entry::{Kind, Timestamp, Xattr};
 use crate::error::Escaped;
 
-/// How exactly times are compared.
+/// Precision of the comparison of times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mtime {
     /// Not at all.
     #[default]
     Ignored,
-    /// By whole seconds, which is all that some archives keep.
+    /// By whole seconds, the precision of some archives.
     Seconds,
     /// By nanoseconds.
     Nanoseconds,
 }
 
-/// What counts as a difference.
+/// Differences that are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Times of the last change.
@@ -29,14 +30,14 @@ pub struct Rules {
     pub devices: bool,
 }
 
-/// In what two files differ.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The property in which two files differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum What {
-    /// One side has no file of this name; the value is the other one's kind.
+    /// One side has no file of this name; the value is the type of the other one.
     Presence,
-    /// What they are. Nothing else is compared then.
+    /// The type of the file. Nothing else is compared then.
     Kind,
-    /// Which other name the file has: the first one that both sides have.
+    /// Another name of the file: the first one that both sides have.
     HardLink,
     /// Length of a file in bytes. Its content is not compared then.
     Size,
@@ -61,7 +62,7 @@ pub enum What {
 }
 
 impl What {
-    /// The word for it in reports; of an attribute without its name.
+    /// The word for reports, without the name of an attribute.
     pub fn word(&self) -> &'static str {
         match self {
             What::Presence => "presence",
@@ -82,24 +83,24 @@ impl What {
 }
 
 /// A difference.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The path below the root; empty for the root itself.
     pub path: Vec<u8>,
-    /// In what.
+    /// The property.
     pub what: What,
-    /// The value in the first side, printable; `None` where it has none.
+    /// The value in the first side, printable; `None` if it has none.
     pub a: Option<String>,
     /// The value in the second side.
     pub b: Option<String>,
 }
 
-/// What came out.
+/// Result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The differences, by path.
     pub differences: Vec<Difference>,
-    /// Device nodes of a directory that the other side lacks and that did not count.
+    /// Device nodes of a directory that the other side lacks and that are not counted.
     pub devices: u64,
 }
 
@@ -150,7 +151,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A name that one side lacks.
+/// Compares a name that one side lacks.
 fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome: &mut Outcome) {
     let Some(facts) = side.files.get(id) else {
         return;
@@ -169,7 +170,7 @@ fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome
     });
 }
 
-/// A name that both sides have.
+/// Compares a name that both sides have.
 fn pair(
     path: &[u8],
     (a, id_a): (&Files, FileId),
@@ -191,13 +192,13 @@ fn pair(
         let other = |first: &[u8]| (first != path).then(|| Escaped(first).to_string());
         found.add(What::HardLink, other(first_a), other(first_b));
     } else if first_a != path {
-        // The same two files have been compared under their first name.
+        // The two files were already compared under their first name.
         return;
     }
     found.compare(facts_a, facts_b, rules);
 }
 
-/// The differences of one name.
+/// Collects the differences of one name.
 struct Found<'a> {
     path: &'a [u8],
     differences: &'a mut Vec<Difference>,
@@ -213,7 +214,7 @@ impl Found<'_> {
         });
     }
 
-    /// Adds the difference if there is one.
+    /// Adds a difference if the values differ.
     fn check<T: PartialEq>(&mut self, what: What, a: &T, b: &T, text: impl Fn(&T) -> String) {
         if a != b {
             self.add(what, Some(text(a)), Some(text(b)));
@@ -261,7 +262,7 @@ impl Found<'_> {
         self.xattrs(&a.xattrs, &b.xattrs);
     }
 
-    /// What only files of this kind have.
+    /// Compares the properties of this type of file.
     fn kind(&mut self, a: &Facts, b: &Facts) {
         match (&a.kind, &b.kind) {
             (Kind::File { size, .. }, Kind::File { size: other, .. }) if size != other => {
@@ -301,8 +302,7 @@ impl Found<'_> {
         }
     }
 
-    /// ACLs are equal when the kernel would have the same: the order of their entries in a text
-    /// says nothing.
+    /// ACLs are equal if their kernel forms are: the order of entries in the text does not matter.
     fn acl(&mut self, what: What, a: Option<&[u8]>, b: Option<&[u8]>) {
         let value = |text: Option<&[u8]>| {
             text.map(|text| acl::from_text(text).unwrap_or_else(|_| text.to_vec()))
@@ -336,7 +336,7 @@ impl Found<'_> {
     }
 }
 
-/// A value for a report, which may be long: its beginning, and how long it is.
+/// Shortens a long value for a report: its beginning and its length.
 fn shortened(value: &[u8]) -> String {
     const MOST: usize = 64;
     match value.get(..MOST) {

@@ -1,13 +1,13 @@
-//! A digest of a file's content that does not depend on where its holes are, in the time that its
-//! data takes: holes are never read.
+//! A digest of a file's content that is independent of its holes. Holes are never read, so it takes
+//! only the time for the data.
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of a block: a block of zeros counts as a hole.
+/// Size of a block in bytes: a block of zeros counts as a hole.
 const BLOCK: usize = 4096;
 
-/// Two files of one length with the same digest have the same content, short of a collision that
-/// somebody made on purpose (xxh3 is no cryptographic hash).
+/// Two files of the same length and digest have the same content, except for deliberate collisions
+/// (xxh3 is not a cryptographic hash).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
     data: u128,
@@ -15,9 +15,9 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Enough of it to tell two contents apart, in 16 hexadecimal digits.
+    /// The digest as 16 hexadecimal digits.
     pub fn short(&self) -> String {
-        // The layout of a file without zeros says nothing that its length does not.
+        // The layout of a file without zero blocks follows from its length.
         format!(
             "{:016x}",
             (self.data as u64) ^ (self.layout as u64).rotate_left(1)
@@ -25,15 +25,16 @@ impl Digest {
     }
 }
 
-/// Takes a file's data from the front to the back, and makes the digest.
+/// Computes the digest of a file's data, given in order.
 pub struct Hasher {
-    /// Over the blocks that are not zero.
+    /// Hash of the blocks that are not zero.
     data: Xxh3,
-    /// Over the runs of such blocks: number of the first, number of the block behind the last.
+    /// Hash of the runs of such blocks: number of the first block, number of the block after the
+    /// last.
     layout: Xxh3,
-    /// The run that the last block belongs to.
+    /// The run of the last block.
     run: std::ops::Range<u64>,
-    /// The block that is begun and not full, zeros where nothing was written.
+    /// The partly filled block, zero where nothing was written.
     partial: Box<[u8; BLOCK]>,
     partial_number: u64,
     has_partial: bool,
@@ -53,7 +54,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// Takes `data`, which stands at `offset` of the file: not before what came earlier.
+    /// Adds `data` at `offset` of the file, which must not be before earlier data.
     pub fn update(&mut self, mut offset: u64, mut data: &[u8]) {
         while !data.is_empty() {
             let (number, start) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
@@ -75,7 +76,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of what came since the beginning or the last call.
+    /// Returns the digest of the data since the beginning or the last call.
     pub fn finish(&mut self) -> Digest {
         self.end_partial();
         self.end_run();
@@ -97,12 +98,12 @@ impl Hasher {
         }
     }
 
-    /// Takes whole blocks, the first of which is `number`.
+    /// Adds whole blocks, beginning with block `number`.
     fn whole(&mut self, number: u64, data: &[u8]) {
         let mut rest = data;
         let mut next = number;
         while !rest.is_empty() {
-            // What is not zero goes into the hash in one piece.
+            // Hash consecutive blocks that are not zero in one piece.
             let holds = |block: &[u8]| block.iter().any(|byte| *byte != 0);
             let blocks = rest.chunks(BLOCK).take_while(|block| holds(block)).count();
             if blocks == 0 {

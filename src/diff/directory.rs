@@ -16,13 +16,13 @@ use crate::sys::pread_append;
 use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Tree};
 use crate::tree::xattr::{self, Handle, Kept};
 
-/// How much of a file is read at once, in bytes.
+/// Bytes per read.
 const PIECE: usize = 256 << 10;
 
-/// How many files a thread takes at once.
+/// Number of files that a thread takes at a time.
 const BATCH: usize = 64;
 
-/// Reads the tree at `root`, a directory opened in any mode (`O_PATH` will do).
+/// Reads the tree at `root`, a directory opened in any mode (`O_PATH` suffices).
 pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
     let root = if options.cross_mounts {
         root
@@ -56,15 +56,14 @@ pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
 }
 
 impl Files {
-    /// Takes the names over, and gives the nodes that stand for the files, in the order of
-    /// [`FileId`].
+    /// Takes the names of the tree, and returns the nodes of the files in the order of [`FileId`].
     fn name(&mut self, tree: &Tree) -> Vec<NodeId> {
         let mut firsts = Vec::new();
         let mut linked: HashMap<((u32, u32), u64), FileId> = HashMap::new();
         for id in 0..tree.nodes.len() as NodeId {
             let node = tree.node(id);
             let Identity { device, inode, .. } = node.identity;
-            // Each name of a device stands for itself: no archive links to one.
+            // Each name of a device is a file of its own: archives have no hard links to devices.
             let may_link = node.links > 1
                 && matches!(
                     node.kind,
@@ -85,7 +84,7 @@ impl Files {
     }
 }
 
-/// What is to be known of the files, by as many threads as `threads` says.
+/// Reads the facts of the files with `threads` threads.
 fn read(
     root: BorrowedFd<'_>,
     tree: &Tree,
@@ -106,7 +105,7 @@ fn read(
     Ok(batches.into_iter().flatten().collect())
 }
 
-/// Reads files, one after the other.
+/// Reads files.
 struct Reader<'a> {
     root: BorrowedFd<'a>,
     tree: &'a Tree,
@@ -132,7 +131,7 @@ impl Reader<'_> {
                     Digest::default(),
                 )
             }
-            // Neither has any, or none that can be read.
+            // Mount points and symbolic links have no attributes that can be read.
             NodeKind::Directory | NodeKind::Symlink => Default::default(),
             NodeKind::Fifo | NodeKind::CharDevice(..) | NodeKind::BlockDevice(..) => {
                 (self.of_special(id, &path)?, Digest::default())
@@ -151,7 +150,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Opens a file, which must be the one that was walked.
+    /// Opens a file, and checks that it is the one seen by the walk.
     fn open(&self, node: &Node, path: &[u8], flags: OFlags) -> Result<OwnedFd, Error> {
         let file = walk::open(self.root, path, flags)?;
         unchanged(node, file.as_fd(), path)?;
@@ -189,7 +188,7 @@ impl Reader<'_> {
         Ok(self.hasher.finish())
     }
 
-    /// The attributes of what is better not opened.
+    /// The attributes of files that must not be opened.
     fn of_special(&self, id: NodeId, path: &[u8]) -> Result<Kept, Error> {
         let parent = self.tree.node(id).parent;
         let flags = OFlags::PATH | OFlags::DIRECTORY;

@@ -1,27 +1,29 @@
-//! What differs between two trees, each a directory or an archive.
+//! Differences between two trees, each a directory or an archive.
 //!
-//! Each side is read once, from beginning to end, into its [`Files`]: a hundred bytes or two for
-//! each name and a digest for each content. Then the two are compared.
+//! Each side is read once into its [`Files`]: 100 to 200 bytes per name, with a digest of each
+//! content. Then the two are compared.
 //!
-//! What is no difference:
+//! Not counted as differences:
 //! - where the holes of a file are: a hole and zeros are the same content;
-//! - the group's permissions in the mode of a file with an access ACL: the kernel shows the ACL's mask there, bsdtar stores the owning group's permissions instead;
+//! - the group's permissions in the mode of a file with an access ACL: the kernel shows the ACL's
+//!   mask there, bsdtar stores the owning group's permissions instead;
 //! - the mode of a symbolic link, and the size of anything but a file;
-//! - which of its names the archive calls the file and which the hard links.
+//! - which of the names of a file the archive stores as the file and which as hard links.
 
 mod archive;
 mod compare;
 mod content;
 mod directory;
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub use archive::archive;
-pub use compare::{Difference, Mtime, Outcome, Rules, What, compare};
+pub use compare::{Difference, Mtime, Rules, What, compare};
 pub use directory::directory;
 
 use crate::entry::{Kind, Timestamp, Xattr};
-use crate::error::{Escaped, FileError};
+use crate::error::{Classify, ErrorKind, Escaped, FileError};
 use crate::member_stream;
 use crate::tree::exclude::Patterns;
 use crate::tree::{walk, xattr};
@@ -41,16 +43,16 @@ pub enum Error {
     /// Attributes of a file of the directory.
     #[error(transparent)]
     Xattr(#[from] xattr::Error),
-    /// A file of the directory is not any more what it was.
+    /// A file of the directory changed while it was read.
     #[error(
-        "{}: changed while it was being read; let nothing write there meanwhile",
+        "{}: changed while it was being read; stop the program that writes there, then try again",
         Escaped(path)
     )]
     Changed {
         /// The path.
         path: Vec<u8>,
     },
-    /// A hard link of the archive to nothing.
+    /// A hard link of the archive without target.
     #[error(
         "{}: a hard link to {}, which does not stand before it in the archive",
         Escaped(path),
@@ -59,23 +61,23 @@ pub enum Error {
     DanglingLink {
         /// The link.
         path: Vec<u8>,
-        /// What it names.
+        /// The target.
         target: Vec<u8>,
     },
 }
 
-/// How a side is read.
+/// Options for reading a side.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What is left out, with all below it.
+    /// Files to leave out, with everything below them.
     pub exclude: Patterns,
-    /// Enter other mounts of a directory; else their mount points count as empty directories.
+    /// Cross mount points of a directory. By default they count as empty directories.
     pub cross_mounts: bool,
-    /// Threads that read the files of a directory, at least 1.
+    /// Number of threads that read the files of a directory, at least 1.
     pub threads: usize,
 }
 
-/// The place of a file in [`Files`]: names with the same one are hard links of each other.
+/// Index of a file in [`Files`]: names with the same index are hard links of each other.
 pub type FileId = usize;
 
 /// One side.
@@ -84,24 +86,24 @@ pub struct Files {
     /// Paths below the root (which is the empty path), in byte order.
     names: BTreeMap<Vec<u8>, FileId>,
     files: Vec<Facts>,
-    /// What was left out.
+    /// Files that were left out.
     pub left_out: LeftOut,
-    /// A directory's files, not an archive's.
+    /// True for a directory, false for an archive.
     is_directory: bool,
 }
 
-/// What was left out of a side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Files that were left out of a side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// Names that a pattern covers; of a directory the topmost only.
+    /// Names that match a pattern; in a directory only the topmost ones.
     pub excluded: u64,
-    /// Sockets, which no archive holds.
+    /// Sockets, which archives cannot store.
     pub sockets: u64,
     /// Mount points whose contents were left out.
     pub mounts: u64,
 }
 
-/// What is compared of a file.
+/// The compared properties of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Facts {
     /// Never a hard link; a file's extents are not kept.
@@ -115,6 +117,19 @@ struct Facts {
     /// ACLs as text with numeric ids.
     access_acl: Option<Vec<u8>>,
     default_acl: Option<Vec<u8>>,
-    /// Of a regular file.
+    /// Digest of a regular file.
     digest: content::Digest,
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Contents(error) => error.kind(),
+            Error::Walk(error) => error.kind(),
+            Error::File(error) => error.kind(),
+            Error::Xattr(_) => ErrorKind::BadTree,
+            Error::Changed { .. } => ErrorKind::Changed,
+            Error::DanglingLink { .. } => ErrorKind::BadArchive,
+        }
+    }
 }

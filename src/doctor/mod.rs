@@ -1,7 +1,7 @@
-//! Can this machine and user build rootless? Each question with what was found and what helps.
+//! Checks whether this machine and user can build rootless. Each check has a result and a remedy.
 //!
-//! [`examine`] looks at settings and files; [`probe`] tries what only trying tells, in a namespace
-//! and in a scratch directory.
+//! [`examine`] reads settings and files. [`probe`] tries the rest in a namespace and a scratch
+//! directory.
 
 pub mod probe;
 
@@ -15,32 +15,32 @@ use crate::ids::{Account, IdKind, IdMaps, Layout, Range, SourceError, SubidFiles
 use crate::userns::diagnosis::Sysctls;
 use crate::userns::id_programs::{find, why_powerless};
 
-/// How good an answer is.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// As it should be.
     Good,
-    /// Works, but something will be slower or missing.
+    /// Works, but slower or without some feature.
     Worse,
     /// Rootless builds fail.
     Fault,
 }
 
-/// One question.
+/// A check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at, a short stable name: `newuidmap`.
+    /// A short stable name: `newuidmap`.
     pub name: &'static str,
     /// The verdict.
     pub state: State,
-    /// What was found.
+    /// The result.
     pub found: String,
-    /// What helps, when something is wrong.
+    /// The remedy, if there is a problem.
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// A check that passed.
     pub fn good(name: &'static str, found: impl Into<String>) -> Finding {
         Finding {
             name,
@@ -50,7 +50,7 @@ impl Finding {
         }
     }
 
-    /// Something is not.
+    /// A check with a problem.
     pub fn bad(
         name: &'static str,
         state: State,
@@ -66,24 +66,24 @@ impl Finding {
     }
 }
 
-/// What is looked at.
+/// Inputs of the checks.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// `/proc/sys`.
     pub sysctls: PathBuf,
-    /// Where programs are looked for.
+    /// Directories that are searched for programs.
     pub search: Vec<PathBuf>,
-    /// Where subordinate ids are written down.
+    /// The sources of subordinate ids.
     pub source: SubidFiles,
-    /// Whose; `None` when no namespace is used.
+    /// The user; `None` if no namespace is used.
     pub account: Option<Account>,
-    /// How a tree's ids are numbered.
+    /// The id layout of trees.
     pub layout: Layout,
-    /// Where trees are going to be.
+    /// Directories in which trees will be created.
     pub dir: PathBuf,
 }
 
-/// What settings and files say.
+/// Checks settings and files.
 pub fn examine(machine: &Machine) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(account) = &machine.account {
@@ -99,7 +99,7 @@ pub fn examine(machine: &Machine) -> Vec<Finding> {
     findings.push(set_id(&machine.dir));
     findings.extend(setuid_to_caller(machine));
     findings.push(program("sbuild", "sbuild", &machine.search));
-    // With which sbuild gives a build its loopback device; without, each build fails at its first
+    // sbuild needs it to set up the loopback device; without it, each build fails at its first
     // command.
     findings.push(program("ip", "iproute2", &machine.search));
     findings.push(program("mmdebstrap", "mmdebstrap", &machine.search));
@@ -125,7 +125,7 @@ fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
         findings.push(Finding::good("sysctls", "they allow user namespaces"));
     }
     findings.push(match sysctls.apparmor {
-        // Whether it is in the way of this program, only trying tells.
+        // Only a try can tell whether it restricts this program.
         Some(value) if value != 0 => Finding::bad(
             "apparmor",
             State::Worse,
@@ -149,7 +149,7 @@ fn id_program(name: &'static str, search: &[PathBuf]) -> Finding {
             None => Finding::good(name, shown(&path)),
             Some(why) => {
                 let text = why.to_string();
-                // The reason and the remedy stand on both sides of the colon.
+                // The text before the colon is the finding, the text after it the remedy.
                 let (found, remedy) = text
                     .split_once(": ")
                     .unwrap_or((&text, "reinstall the package uidmap"));
@@ -184,7 +184,7 @@ fn no_ranges(error: &SourceError) -> Finding {
     Finding::bad("subordinate-ids", State::Fault, found, remedy)
 }
 
-/// How many ids a Debian system uses: up to nobody, and the one behind it.
+/// Number of ids that a Debian system uses: up to 65535, the one after nobody.
 const ENOUGH: u64 = 65536;
 
 fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps, free: Range) -> Vec<Finding> {
@@ -256,12 +256,12 @@ fn set_id(dir: &Path) -> Finding {
             "nosuid",
             State::Fault,
             format!("{}: {}", shown(dir), describe(&error.into())),
-            "give a directory that is there",
+            "use an existing directory",
         ),
     }
 }
 
-/// A setuid file of a tree is one of the caller's then.
+/// In id layout `caller`, setuid files of the tree's root belong to the caller.
 fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
     machine
         .account
@@ -281,18 +281,18 @@ fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
             "setuid-to-caller",
             State::Worse,
             format!(
-                "with --id-layout caller, setuid files of trees in {} run as the caller for every user of this machine",
+                "in id layout caller, setuid files of trees in {} run as the caller for every user of this machine",
                 shown(&machine.dir)
             ),
             format!(
-                "run `chmod o-x` on {} or a directory above it, or take --id-layout subid",
+                "run `chmod o-x` on {} or a directory above it, or use id layout subid",
                 shown(&machine.dir)
             ),
         )
     } else {
         Finding::good(
             "setuid-to-caller",
-            format!("other users do not get into {}", shown(&machine.dir)),
+            format!("other users cannot enter {}", shown(&machine.dir)),
         )
     })
 }

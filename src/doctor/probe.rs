@@ -1,4 +1,4 @@
-//! What only trying tells. Everything here works in one scratch directory.
+//! Checks that need a try, all in one scratch directory.
 
 use std::ffi::CString;
 use std::io;
@@ -10,19 +10,23 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Finding, State};
 use crate::chroot::mounts;
 use crate::error::describe;
+use crate::sys;
+use crate::userns::Caller;
 use crate::userns::init::Init;
 
-/// One thing that is tried, by the number that stands for it in messages between processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A feature to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
     /// Access ACLs.
     Acl,
     /// `user.*`.
     UserXattr,
-    /// `security.capability`, as root of the namespace.
+    /// `security.capability`, as namespace root.
     Capability,
     /// An overlay in the namespace.
     Overlay,
@@ -39,24 +43,24 @@ pub const PROBES: [Probe; 5] = [
     Probe::Proc,
 ];
 
-/// Tries all in the directory `scratch`, which belongs to this process's root and was opened in
-/// this mount namespace. Tells each that does not work.
-pub fn all(scratch: BorrowedFd<'_>, mut tell: impl FnMut(Probe, &io::Error)) {
+/// Tries all features in the directory `scratch`, which belongs to namespace root and was opened in
+/// this mount namespace. Returns those that do not work.
+pub fn all(scratch: BorrowedFd<'_>, caller: &mut Caller) -> Vec<(Probe, io::Error)> {
+    let mut failures = Vec::new();
     for probe in PROBES {
         let tried = match probe {
             Probe::Acl => acl(scratch),
             Probe::UserXattr => set(scratch, "user.isar-tarball", b"1"),
             Probe::Capability => capability(scratch),
             Probe::Overlay => overlay(scratch),
-            Probe::Proc => proc(),
+            Probe::Proc => proc(caller),
         };
-        if let Err(error) = tried {
-            tell(probe, &error);
-        }
+        failures.extend(tried.err().map(|error| (probe, error)));
     }
+    failures
 }
 
-/// What is said of the outcome; `dir` is where it was tried, as the user knows it.
+/// The finding; `dir` is the user's path of the directory.
 pub fn finding(probe: Probe, failure: Option<&io::Error>, dir: &str) -> Finding {
     let (name, good, state, bad, remedy) = match probe {
         Probe::Acl => (
@@ -84,8 +88,8 @@ pub fn finding(probe: Probe, failure: Option<&io::Error>, dir: &str) -> Finding 
             "overlay",
             "overlays work",
             State::Worse,
-            "no overlay, so `imager --cache` unpacks each time",
-            "take Linux 5.11 or newer and a directory that is not on an overlay itself",
+            "no overlay, so imager unpacks into its cache each time",
+            "use Linux 5.11 or newer and a directory that is not on an overlay itself",
         ),
         Probe::Proc => (
             "proc",
@@ -120,8 +124,8 @@ fn set(scratch: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(fsetxattr(file(scratch)?, name, value, XattrFlags::empty())?)
 }
 
-/// `user::rw-,user:1:rw-,group::---,mask::rw-,other::---` as `<linux/posix_acl_xattr.h>` has it:
-/// version, then tag, permissions and id of each entry.
+/// `user::rw-,user:1:rw-,group::---,mask::rw-,other::---` in the form of
+/// `<linux/posix_acl_xattr.h>`: version, then tag, permissions and id of each entry.
 fn acl(scratch: BorrowedFd<'_>) -> io::Result<()> {
     const UNDEFINED: u32 = u32::MAX;
     let entries: [(u16, u16, u32); 5] = [
@@ -180,18 +184,20 @@ fn overlay(scratch: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// In a pid namespace, as the command of `unshare` would have it.
-fn proc() -> io::Result<()> {
-    let setup = || -> Result<_, io::Error> {
+/// In a pid namespace, like the command of `unshare`.
+fn proc(caller: &mut Caller) -> io::Result<()> {
+    let init = Init::new()?;
+    let ended = init.run(caller, |_| {
         let tried = mounts::file_system(c"proc", &[], mounts::NOTHING_SPECIAL);
-        let errno = tried
-            .err()
-            .and_then(|error| error.raw_os_error())
-            .unwrap_or(0);
-        // There is no command: this process has found out all that it was started for.
-        std::process::exit(errno)
-    };
-    match Init::new()?.run(setup, |_| ()) {
+        let errno = tried.err().and_then(|error| error.raw_os_error());
+        // There is no command: this process has finished its checks.
+        sys::exit_now(
+            errno
+                .and_then(|errno| u8::try_from(errno).ok())
+                .unwrap_or(0),
+        )
+    });
+    match ended {
         Ok(0) => Ok(()),
         Ok(errno) => Err(io::Error::from_raw_os_error(errno.into())),
         Err(error) => Err(io::Error::other(error.to_string())),

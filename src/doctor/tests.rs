@@ -141,7 +141,7 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
         ),
         (
             |dir, _| fs::write(dir.join("subuid"), "anna:100000:65536\nanna:x\n").unwrap(),
-            "line 2 is passed over",
+            "line 2 is skipped",
             "correct the line",
         ),
         (
@@ -167,7 +167,7 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
         (
             |_, machine| machine.dir = "/no/such".into(),
             "/no/such: No such file",
-            "a directory that is there",
+            "use an existing directory",
         ),
     ];
     for (damage, found, remedy) in cases {

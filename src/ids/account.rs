@@ -1,12 +1,11 @@
-//! Whose ids, and which of the two kinds.
+//! Accounts, and the two kinds of ids.
 
 use std::fmt;
 
-/// The user whose subordinate ids are asked for.
+/// A user with subordinate ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The login name; `None` for a user without a passwd entry, who can still have lines by
-    /// number.
+    /// The login name; `None` for a user without a passwd entry, who can still have ranges by uid.
     pub name: Option<String>,
     /// The user's own uid.
     pub uid: u32,
@@ -24,6 +23,18 @@ impl Account {
     }
 }
 
+#[cfg(test)]
+impl Account {
+    /// The user of the unit tests: anna, 1000:1000.
+    pub(super) fn anna() -> Account {
+        Account {
+            name: Some("anna".into()),
+            uid: 1000,
+            gid: 1000,
+        }
+    }
+}
+
 /// The login name, or the uid of a user without one.
 impl fmt::Display for Account {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +45,7 @@ impl fmt::Display for Account {
     }
 }
 
-/// Users and groups are mapped apart.
+/// User or group ids, which have separate maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdKind {
     /// uids: `/etc/subuid`, `uid_map`, `newuidmap`.

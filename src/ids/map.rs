@@ -1,29 +1,28 @@
 //! The arithmetic of id maps (see user_namespaces(7)).
 //!
-//! With N subordinate ids `s[0]..s[N-1]` (the user's ranges one after the other, less what the
-//! surrounding namespace does not offer):
+//! With N subordinate ids `s[0]..s[N-1]` (the user's ranges in order, without ids that the
+//! surrounding namespace does not map):
 //!
 //! | layout | N ≥ 65535 | 3 ≤ N < 65535 | N = 2 | N = 1 |
 //! |---|---|---|---|---|
 //! | subid | 0..N ↔ `s[0..N]` | 0..N-2 ↔ `s[0..N-2]`, 65534 ↔ `s[N-2]` (`s[N-1]` stays unused) | 0..2 ↔ `s[0..2]` | 0 ↔ `s[0]` |
 //! | caller | 0 ↔ caller, 1..N ↔ `s[1..N]` | 0 ↔ caller, 1..N-1 ↔ `s[1..N-1]`, 65534 ↔ `s[N-1]` | 0 ↔ caller, 65534 ↔ `s[1]` | 0 ↔ caller |
 //!
-//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` stays unused, so that
-//! 1.. mean the same ids on disk in both layouts.
+//! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` is unused, so that 1..
+//! are the same ids on disk in both layouts.
 
 use super::{IdKind, Range, subid};
 
 /// nobody and nogroup of Debian.
 pub const NOBODY: u32 = 65534;
-/// (uid_t)-1 stands for "no change" in chown(2) and is no id.
+/// (uid_t)-1 means "no change" in chown(2) and is not an id.
 const NO_ID: u32 = u32::MAX;
 /// The kernel's `UID_GID_MAP_MAX_EXTENTS` since Linux 4.15.
 const MAX_EXTENTS: usize = 340;
-/// A map must be written in one write of less than a page; this is the smallest page that Linux
-/// has.
+/// A map must be written in one write of less than a page; this is the smallest page size of Linux.
 const MAX_TEXT: usize = 4095;
 
-/// How the ids of a tree are numbered on disk.
+/// The id layout of a tree: how its ids are stored on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Id 0 is the first subordinate id.
@@ -32,19 +31,19 @@ pub enum Layout {
     Caller,
 }
 
-/// Consecutive ids and what they are outside: `inner + i` ↔ `outer + i` for `i` in `0..count`.
+/// Consecutive ids inside and outside: `inner + i` ↔ `outer + i` for `i` in `0..count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The first id inside the namespace.
     pub inner: u32,
     /// The first id outside.
     pub outer: u32,
-    /// How many; never 0.
+    /// Number of ids, never 0.
     pub count: u32,
 }
 
-/// A map that the kernel takes: 1 to 340 extents, ascending and disjoint inside, disjoint outside,
-/// none of them with the id 2^32-1.
+/// A map that the kernel accepts: 1 to 340 extents, ascending and disjoint inside, disjoint
+/// outside, without the id 2^32-1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMap {
     extents: Vec<Extent>,
@@ -59,16 +58,16 @@ pub struct IdMaps {
     pub gids: IdMap,
 }
 
-/// Why there is no map.
+/// A reason why a map cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
-    /// No range at all.
+    /// There is no range.
     #[error("there are none")]
     NoIds,
     /// A range begins with root's own id.
     #[error("the range {base}:{count} begins with 0, the id of root: give the user a range above all ordinary ids, such as 100000:65536", base = .0.base, count = .0.count)]
     BaseZero(Range),
-    /// A range gives away the user's own id.
+    /// A range contains the user's own id.
     #[error("the range {base}:{count} contains {own}, the user's own id: give the user a range above all ordinary ids, such as 100000:65536", base = .range.base, count = .range.count)]
     OverlapsCaller {
         /// The range.
@@ -79,27 +78,27 @@ pub enum MapError {
     /// Two ranges of the user share ids.
     #[error("the ranges {}:{} and {}:{} overlap: remove one of them", .0.base, .0.count, .1.base, .1.count)]
     Overlap(Range, Range),
-    /// The surrounding user namespace has none of the ids.
+    /// The surrounding user namespace maps none of the ids.
     #[error(
         "this process runs in a user namespace that maps none of them (see /proc/self/uid_map and /proc/self/gid_map): give the user a range that the surrounding container maps"
     )]
     NotOffered,
-    /// The surrounding user namespace lacks the user's own id, which layout `caller` needs.
+    /// The surrounding user namespace does not map the user's own id, which layout `caller` needs.
     #[error("this process runs in a user namespace that does not map {0}, the user's own id")]
     CallerNotOffered(u32),
-    /// More extents than the kernel takes.
+    /// More extents than the kernel accepts.
     #[error(
         "they lie in so many pieces ({0}) that the kernel takes no map of them: join neighbouring ranges"
     )]
     TooManyExtents(usize),
-    /// Not a map: out of order, overlapping, empty, or with the id 2^32-1.
-    #[error("line {0} of the id map makes no sense")]
+    /// The map is malformed: out of order, overlapping, empty, or with the id 2^32-1.
+    #[error("line {0} of the id map is malformed")]
     Malformed(usize),
 }
 
 impl IdMap {
-    /// The map of `extents`, after checking what the type promises. `Malformed` counts the extents
-    /// from 1.
+    /// Checks the invariants of the type and returns the map of `extents`. `Malformed` counts the
+    /// extents from 1.
     pub fn from_extents(mut extents: Vec<Extent>) -> Result<IdMap, MapError> {
         extents.sort_by_key(|extent| extent.inner);
         if extents.is_empty() {
@@ -128,7 +127,7 @@ impl IdMap {
         Ok(map)
     }
 
-    /// Reads `/proc/PID/uid_map` or `gid_map`: lines of first id inside, first id outside, count.
+    /// Parses `/proc/PID/uid_map` or `gid_map`: lines of first id inside, first id outside, count.
     /// The file is empty before a map is set: `NoIds`.
     pub fn parse(text: &[u8]) -> Result<IdMap, MapError> {
         let lines = text
@@ -140,8 +139,8 @@ impl IdMap {
         IdMap::from_extents(extents.collect::<Result<_, _>>()?)
     }
 
-    /// The map for a user with the id `own` and the subordinate `ranges`, in a process whose own
-    /// namespace has the ids that are inner ids of `offered`.
+    /// Computes the map for a user with the id `own` and the subordinate `ranges`, in a process
+    /// whose own namespace maps the inner ids of `offered`.
     pub fn build(
         layout: Layout,
         own: u32,
@@ -179,9 +178,8 @@ impl IdMap {
         IdMap::from_extents(extents)
     }
 
-    /// The map of everything that a user has: all subordinate ids in their order from 0 on, and
-    /// behind them the user's own id. Root of a namespace with it may remove whatever the user or
-    /// any layout has made.
+    /// Computes the map of all ids of a user: all subordinate ids in order from 0, then the user's
+    /// own id. Namespace root with this map may remove files of every layout.
     pub fn whole(own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
         refuse(own, ranges)?;
         let available = clip(ranges, offered);
@@ -201,7 +199,7 @@ impl IdMap {
         IdMap::from_extents(extents)
     }
 
-    /// Every id of the namespace that `self` describes as itself: the map of working without a
+    /// Maps every id of the namespace that `self` describes to itself, for working without a
     /// further namespace.
     pub fn identity(&self) -> IdMap {
         let same = |extent: &Extent| Extent {
@@ -213,7 +211,7 @@ impl IdMap {
         }
     }
 
-    /// What `inner` is outside; `None` when it is not mapped.
+    /// The outer id of `inner`; `None` if it is not mapped.
     pub fn to_outer(&self, inner: u32) -> Option<u32> {
         let after = self.extents.partition_point(|extent| extent.inner <= inner);
         let extent = self.extents.get(after.checked_sub(1)?)?;
@@ -221,7 +219,7 @@ impl IdMap {
         (offset < extent.count).then(|| extent.outer + offset)
     }
 
-    /// What `outer` is inside; `None` when it is not mapped.
+    /// The inner id of `outer`; `None` if it is not mapped.
     pub fn to_inner(&self, outer: u32) -> Option<u32> {
         let extent = self
             .extents
@@ -235,12 +233,12 @@ impl IdMap {
         &self.extents
     }
 
-    /// How many ids are mapped.
+    /// Number of mapped ids.
     pub fn count(&self) -> u32 {
         self.extents.iter().map(|extent| extent.count).sum()
     }
 
-    /// The map as `/proc/PID/uid_map` takes it, a line an extent: first id inside, first id
+    /// The map in the form of `/proc/PID/uid_map`, one line per extent: first id inside, first id
     /// outside, count.
     pub fn kernel_text(&self) -> String {
         self.extents
@@ -289,7 +287,7 @@ fn parse_extent(line: &[u8]) -> Option<Extent> {
     fields.next().is_none().then_some(extent)
 }
 
-/// The refusals that need only the ranges and the user's own id.
+/// Checks the ranges and the user's own id.
 fn refuse(own: u32, ranges: &[Range]) -> Result<(), MapError> {
     if ranges.is_empty() {
         return Err(MapError::NoIds);
@@ -309,8 +307,8 @@ fn refuse(own: u32, ranges: &[Range]) -> Result<(), MapError> {
     Ok(())
 }
 
-/// What of `ranges` the inner ids of `offered` contain, in the order of the ranges. The id 2^32-1
-/// is never offered.
+/// The intersection of `ranges` and the inner ids of `offered`, in the order of the ranges. Without
+/// the id 2^32-1.
 fn clip(ranges: &[Range], offered: &IdMap) -> Vec<Range> {
     let pairs = ranges.iter().flat_map(|range| {
         offered
@@ -345,8 +343,7 @@ fn lay(ranges: &[Range], from: u64, to: u64, inner: u32, extents: &mut Vec<Exten
             to.min(position + u64::from(range.count)),
         );
         if let Some(count) = wanted.1.checked_sub(wanted.0).filter(|count| *count > 0) {
-            // All three are below 2^32: positions are, because ranges without overlap hold fewer
-            // ids than that.
+            // All three are below 2^32, because ranges without overlap have fewer ids than that.
             extents.push(Extent {
                 inner: inner + (wanted.0 - from) as u32,
                 outer: range.base + (wanted.0 - position) as u32,

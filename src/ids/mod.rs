@@ -1,5 +1,4 @@
-//! Subordinate ids: where a user's ranges are written down, and the map between a tree's ids and
-//! those on disk.
+//! Subordinate ids: the ranges of a user, and the map between the ids of a tree and those on disk.
 //!
 //! ```text
 //! source ──ranges──> map <──layout, the user's own id, what /proc/self/uid_map offers
@@ -7,7 +6,7 @@
 //!  subid (text)     IdMaps ──> userns
 //! ```
 //!
-//! `subid` and `map` are pure; `source` reads the files and runs getsubids.
+//! `subid` and `map` are pure; `subid_files` reads the files and runs getsubids.
 
 pub mod account;
 pub mod map;

@@ -1,14 +1,14 @@
-//! The text of `/etc/subuid` and `/etc/subgid` (see subuid(5)), and what getsubids(1) prints.
+//! Parsers for `/etc/subuid` and `/etc/subgid` (see subuid(5)), and for the output of getsubids(1).
 
 use super::Account;
 
-/// Consecutive subordinate ids. The parsers below give only ranges with `count` ≥ 1 and `base +
+/// Consecutive subordinate ids. The parsers below return only ranges with `count` ≥ 1 and `base +
 /// count` ≤ 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first id.
     pub base: u32,
-    /// How many.
+    /// Number of ids.
     pub count: u32,
 }
 
@@ -18,25 +18,25 @@ impl Range {
         u64::from(self.base) + u64::from(self.count)
     }
 
-    /// True when `id` is one of these.
+    /// True if the range contains `id`.
     pub fn contains(self, id: u32) -> bool {
         id >= self.base && u64::from(id) < self.end()
     }
 
-    /// True when some id is in both.
+    /// True if the ranges overlap.
     pub fn overlaps(self, other: Range) -> bool {
         u64::from(self.base) < other.end() && u64::from(other.base) < self.end()
     }
 }
 
-/// Why a line cannot be used.
+/// A reason to skip a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The line is not `name:base:count`.
     #[error("not of the form NAME:BASE:COUNT")]
     Fields,
-    /// Base or count is not a decimal number below 2^32. A leading zero counts as that too, because
-    /// newuidmap takes such a number as octal.
+    /// Base or count is not a decimal number below 2^32. A leading zero is refused too, because
+    /// newuidmap reads such a number as octal.
     #[error("{0} is not a decimal number below 2^32")]
     Number(&'static str),
     /// The count is 0.
@@ -47,27 +47,27 @@ pub enum Fault {
     Overflow,
 }
 
-/// A line that was passed over.
+/// A skipped line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenLine {
-    /// Counted from 1.
+    /// Line number, from 1.
     pub number: usize,
-    /// What is wrong with it.
+    /// The reason.
     pub fault: Fault,
 }
 
-/// What a file says of one user.
+/// The ranges of one user in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// The user's ranges in the file's order.
     pub ranges: Vec<Range>,
-    /// The lines that nobody can use, the user's or not.
+    /// Malformed lines, of this user or others.
     pub broken: Vec<BrokenLine>,
 }
 
-/// Reads the text of `/etc/subuid` or `/etc/subgid`: the lines that name the account by login name
-/// or by uid (in both files: subgid(5) has no gid in front). Blank lines and lines that begin with
-/// `#` say nothing.
+/// Parses `/etc/subuid` or `/etc/subgid`: the lines of the account by login name or by uid (in both
+/// files: lines of subgid(5) do not begin with a gid). Ignores blank lines and lines that begin
+/// with `#`.
 pub fn parse(text: &[u8], account: &Account) -> Parsed {
     let uid = account.uid.to_string();
     let is_account = |name: &[u8]| {
@@ -95,7 +95,7 @@ pub fn parse(text: &[u8], account: &Account) -> Parsed {
     parsed
 }
 
-/// The id after the last that any line gives to anybody; 0 without such a line.
+/// The id after the last one that any line assigns; 0 without such a line.
 pub fn end(text: &[u8]) -> u64 {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     lines
@@ -115,8 +115,8 @@ fn parse_line(line: &[u8]) -> Result<(&[u8], Range), Fault> {
     }
 }
 
-/// Reads what `getsubids NAME` prints, a line a range: `0: name 100000 65536`. Other lines are
-/// passed over.
+/// Parses the output of `getsubids NAME`, one line per range: `0: name 100000 65536`. Skips other
+/// lines.
 pub fn parse_getsubids(text: &[u8]) -> Vec<Range> {
     text.split(|byte| *byte == b'\n')
         .filter_map(getsubids_line)
@@ -129,7 +129,7 @@ fn getsubids_line(line: &[u8]) -> Option<Range> {
         .filter(|field| !field.is_empty())
         .rev();
     let (count, base) = (fields.next()?, fields.next()?);
-    // The name and the number of the range have to stand in front.
+    // The number of the range and the name come first.
     fields.nth(1)?;
     range(base, count).ok()
 }
@@ -159,16 +159,8 @@ pub(super) fn decimal(text: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn account() -> Account {
-        Account {
-            name: Some("anna".into()),
-            uid: 1000,
-            gid: 1000,
-        }
-    }
-
     fn ranges(text: &str) -> Vec<(u32, u32)> {
-        parse(text.as_bytes(), &account())
+        parse(text.as_bytes(), &Account::anna())
             .ranges
             .iter()
             .map(|range| (range.base, range.count))
@@ -232,7 +224,7 @@ mod tests {
         ];
         for (line, fault) in cases {
             let text = format!("# comment\n\n{line}\nanna:7:8\n");
-            let parsed = parse(text.as_bytes(), &account());
+            let parsed = parse(text.as_bytes(), &Account::anna());
             assert_eq!(parsed.broken, [BrokenLine { number: 3, fault }], "{line:?}");
             assert_eq!(parsed.ranges, [Range { base: 7, count: 8 }], "{line:?}");
         }

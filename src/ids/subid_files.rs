@@ -1,4 +1,4 @@
-//! Where the ranges of a user come from on this machine: the files, then getsubids.
+//! The subordinate ids of a user on this machine: from the files, then from getsubids.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,15 +11,15 @@ use super::subid::{self, BrokenLine, Parsed};
 use super::{Account, IdKind, IdMap, IdMaps, Layout, MapError, Range};
 use crate::error::{Escaped, FileError, PathContext};
 
-/// The files and the program that are asked. `SubidFiles::default()` has the machine's own.
+/// The sources of subordinate ids. `SubidFiles::default()` has those of the machine.
 #[derive(Clone, Debug)]
 pub struct SubidFiles {
     /// `/etc/subuid`. A missing file has no ranges.
     pub subuid: PathBuf,
     /// `/etc/subgid`. A missing file has no ranges.
     pub subgid: PathBuf,
-    /// getsubids(1), a path or a name to find in `PATH`; asked for what the files do not have,
-    /// because it knows other sources (nsswitch.conf) too.
+    /// getsubids(1), a path or a name to find in `PATH`. Called for ids that the files lack,
+    /// because it also reads other sources (nsswitch.conf).
     pub getsubids: OsString,
     /// `/proc/self/uid_map`.
     pub uid_map: PathBuf,
@@ -39,10 +39,10 @@ impl Default for SubidFiles {
     }
 }
 
-/// Why a user has no maps.
+/// A reason why a user has no id maps.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// A file that is there cannot be read.
+    /// An existing file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
     /// The user has no subordinate ids of this kind.
@@ -52,9 +52,9 @@ pub enum SourceError {
         account: Account,
         /// Which ids are missing.
         kind: IdKind,
-        /// The file where they are expected.
+        /// The file that should have them.
         path: PathBuf,
-        /// Ids that nobody has, as [`SubidFiles::free`] finds them.
+        /// Unassigned ids, as [`SubidFiles::free`] finds them.
         free: Range,
     },
     /// The ranges cannot be mapped.
@@ -64,10 +64,10 @@ pub enum SourceError {
         account: Account,
         /// Which ids.
         kind: IdKind,
-        /// Why; part of the message and no `source()`.
+        /// The cause; part of the message and not a `source()`.
         cause: MapError,
     },
-    /// The kernel's description of this process's own namespace makes no sense.
+    /// The id map of this process's own namespace is malformed.
     #[error("{}: {cause}", Escaped(path.as_os_str().as_bytes()))]
     Offered {
         /// The file.
@@ -93,9 +93,9 @@ fn remedy(account: &Account, path: &Path, free: Range) -> String {
     }
 }
 
-/// A line of a file that was passed over.
+/// A skipped line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: line {} is passed over: {}", Escaped(path.as_os_str().as_bytes()), line.number, line.fault)]
+#[error("{}: line {} is skipped: {}", Escaped(path.as_os_str().as_bytes()), line.number, line.fault)]
 pub struct PassedOver {
     /// The file.
     pub path: PathBuf,
@@ -103,19 +103,19 @@ pub struct PassedOver {
     pub line: BrokenLine,
 }
 
-/// The ranges of a user, as found.
+/// The ranges of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
     /// Subordinate uids; never empty.
     pub uids: Vec<Range>,
     /// Subordinate gids; never empty.
     pub gids: Vec<Range>,
-    /// Lines that nobody can use.
+    /// Malformed lines.
     pub passed_over: Vec<PassedOver>,
 }
 
 impl SubidFiles {
-    /// All ranges of the user, unchecked against each other.
+    /// Reads all ranges of the user, without checking them against each other.
     pub fn ranges(&self, account: &Account) -> Result<Ranges, SourceError> {
         let mut passed_over = Vec::new();
         let uids = self.ranges_of(IdKind::User, account, &mut passed_over)?;
@@ -127,7 +127,7 @@ impl SubidFiles {
         })
     }
 
-    /// The maps that a namespace over these ranges gets.
+    /// Computes the maps of a namespace over these ranges.
     pub fn maps(
         &self,
         layout: Layout,
@@ -139,7 +139,8 @@ impl SubidFiles {
         })
     }
 
-    /// The maps of a namespace that has all ids of the user, the own one too: see [`IdMap::whole`].
+    /// Computes the maps of a namespace with all ids of the user, including the user's own: see
+    /// [`IdMap::whole`].
     pub fn whole_maps(&self, account: &Account, ranges: &Ranges) -> Result<IdMaps, SourceError> {
         self.both(account, ranges, IdMap::whole)
     }
@@ -164,7 +165,8 @@ impl SubidFiles {
         })
     }
 
-    /// The maps of working without a namespace: every id that this process can see, as itself.
+    /// The maps for working without a namespace: every id of this process's namespace, mapped to
+    /// itself.
     pub fn identity(&self) -> Result<IdMaps, SourceError> {
         Ok(IdMaps {
             uids: self.offered(IdKind::User)?.identity(),
@@ -184,8 +186,8 @@ impl SubidFiles {
         })
     }
 
-    /// 65536 ids, from 100000 on, that no line of either file gives to anybody; where they all are
-    /// given, the first of them.
+    /// Finds 65536 ids, from 100000 on, that neither file assigns to a user. Falls back to 100000
+    /// if there are none.
     pub fn free(&self) -> Range {
         const FIRST: u32 = 100_000;
         const COUNT: u32 = 65536;
@@ -241,8 +243,8 @@ impl SubidFiles {
         }
     }
 
-    /// Without the program, and where it fails, there are simply no further ranges: it fails for
-    /// users without any.
+    /// Without the program, or if it fails, there are no further ranges: it fails for users without
+    /// ranges.
     fn ask_getsubids(&self, kind: IdKind, account: &Account) -> Vec<Range> {
         let mut command = Command::new(&self.getsubids);
         if kind == IdKind::Group {
@@ -268,15 +270,7 @@ mod tests {
 
     use super::*;
 
-    fn account() -> Account {
-        Account {
-            name: Some("anna".into()),
-            uid: 1000,
-            gid: 1000,
-        }
-    }
-
-    /// A machine of files in `dir`; its getsubids prints what `getsubids` says.
+    /// A machine with files in `dir`, and `getsubids` as the script of its getsubids.
     fn machine(
         dir: &Path,
         subuid: Option<&str>,
@@ -308,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = "case \"$*\" in '-g anna') echo '0: anna 300000 10';; anna) echo '0: anna 1 1';; *) exit 1;; esac";
         let source = machine(dir.path(), Some("anna:200000:20\nbroken\n"), None, script);
-        let ranges = source.ranges(&account()).unwrap();
+        let ranges = source.ranges(&Account::anna()).unwrap();
         assert_eq!(
             ranges.uids,
             [Range {
@@ -325,7 +319,7 @@ mod tests {
         );
         let warnings: Vec<_> = ranges.passed_over.iter().map(ToString::to_string).collect();
         let expected = format!(
-            "{}: line 2 is passed over: not of the form NAME:BASE:COUNT",
+            "{}: line 2 is skipped: not of the form NAME:BASE:COUNT",
             source.subuid.display()
         );
         assert_eq!(warnings, [expected]);
@@ -335,7 +329,7 @@ mod tests {
     fn a_user_without_ranges_learns_how_to_get_some() {
         let dir = tempfile::tempdir().unwrap();
         let source = machine(dir.path(), Some("bert:1:1\n"), Some("anna:1:1\n"), "exit 1");
-        let message = source.ranges(&account()).unwrap_err().to_string();
+        let message = source.ranges(&Account::anna()).unwrap_err().to_string();
         assert!(
             message.starts_with("anna has no subordinate user ids in "),
             "{message}"
@@ -356,7 +350,7 @@ mod tests {
             message.contains("4321 has no") && message.contains("`4321:100000:65536`"),
             "{message}"
         );
-        // Ids that others have are not given away, in whichever of the files they stand.
+        // Ids of other users are not offered, in whichever of the files they are.
         for (subuid, subgid, first) in [
             (
                 "bert:100000:65536\ncarl:165536:65536\n",
@@ -375,7 +369,7 @@ mod tests {
                 },
                 "{subuid}"
             );
-            let message = source.ranges(&account()).unwrap_err().to_string();
+            let message = source.ranges(&Account::anna()).unwrap_err().to_string();
             assert!(
                 message.contains(&format!("--add-subuids {first}-{} ", first + 65535)),
                 "{message}"
@@ -391,7 +385,7 @@ mod tests {
             ..machine(dir.path(), None, None, "exit 1")
         };
         assert!(matches!(
-            source.ranges(&account()),
+            source.ranges(&Account::anna()),
             Err(SourceError::File(_))
         ));
     }
@@ -405,13 +399,15 @@ mod tests {
             Some("anna:200000:1000\n"),
             "exit 1",
         );
-        let ranges = source.ranges(&account()).unwrap();
-        let maps = source.maps(Layout::Subid, &account(), &ranges).unwrap();
+        let ranges = source.ranges(&Account::anna()).unwrap();
+        let maps = source
+            .maps(Layout::Subid, &Account::anna(), &ranges)
+            .unwrap();
         assert_eq!(maps.uids.kernel_text(), "0 100000 65536\n");
         assert_eq!(maps.gids.kernel_text(), "0 200000 998\n65534 200998 1\n");
         let gid_in_range = Account {
             gid: 200_005,
-            ..account()
+            ..Account::anna()
         };
         let message = source
             .maps(Layout::Subid, &gid_in_range, &ranges)
@@ -435,9 +431,9 @@ mod tests {
             "exit 1",
         );
         fs::remove_file(&source.uid_map).unwrap();
-        let ranges = source.ranges(&account()).unwrap();
+        let ranges = source.ranges(&Account::anna()).unwrap();
         let message = source
-            .maps(Layout::Subid, &account(), &ranges)
+            .maps(Layout::Subid, &Account::anna(), &ranges)
             .unwrap_err()
             .to_string();
         assert!(

@@ -1,4 +1,4 @@
-//! The packages that a command needs: how apt is called, and the package files that go in and out.
+//! The packages of a command: calls of apt, and package files copied in and out.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,26 +13,27 @@ use rustix::io::Errno;
 use crate::chroot::points::{self, Kind};
 use crate::error::{FileError, PathContext};
 use crate::tree::resolve;
+use crate::workdir::opening::names;
 
 /// The list of isar's own repository.
 pub const ISAR_LIST: &str = "/etc/apt/sources.list.d/isar-apt.list";
 
-/// Where apt keeps package files.
+/// apt's directory of package files.
 const ARCHIVES: &[u8] = b"/var/cache/apt/archives";
 
-/// What apt is called for.
+/// A call of apt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Reading [`ISAR_LIST`], and leaving what is known of other repositories.
+    /// Updates the lists of [`ISAR_LIST`] only, and keeps those of other repositories.
     Update,
-    /// Fetching the packages.
+    /// Downloads the packages.
     Download,
-    /// Installing them.
+    /// Installs the packages.
     Install,
 }
 
 impl Step {
-    /// What it is to the user.
+    /// The command for messages.
     pub fn name(self) -> &'static str {
         match self {
             Step::Update => "apt-get update",
@@ -43,7 +44,7 @@ impl Step {
 
     /// The arguments of `apt-get`.
     fn arguments(self, packages: &[String]) -> Vec<&str> {
-        // The user that apt would become cannot read what only root of the namespace can.
+        // The user `_apt` cannot read files that only namespace root can read.
         let mut arguments = vec!["-o", "APT::Sandbox::User=root"];
         match self {
             Step::Update => arguments.extend([
@@ -66,7 +67,7 @@ impl Step {
                 ]);
                 arguments.extend((self == Step::Download).then_some("--download-only"));
                 arguments.push("install");
-                // Only names follow, whatever they begin with.
+                // The rest are names, even if they begin with a dash.
                 arguments.push("--");
                 arguments.extend(packages.iter().map(String::as_str));
             }
@@ -74,8 +75,8 @@ impl Step {
         arguments
     }
 
-    /// The command, to be run in the tree. It reads nothing, and what it says goes to stderr: stdin
-    /// and stdout are the command's that comes after.
+    /// The command, to be run in the tree. It has no stdin and writes to stderr, because stdin and
+    /// stdout belong to the user's command.
     pub fn command(self, packages: &[String]) -> io::Result<Command> {
         let mut command = Command::new("apt-get");
         command
@@ -95,7 +96,7 @@ pub struct Archives {
 }
 
 impl Archives {
-    /// Opens their directory, made where it is missing.
+    /// Opens the directory of package files, and creates it if missing.
     pub fn open(root: BorrowedFd<'_>) -> Result<Archives, FileError> {
         points::provide(root, ARCHIVES, Kind::Directory)?;
         let directory = resolve::open_in_root(root, ARCHIVES, OFlags::RDONLY | OFlags::DIRECTORY)
@@ -103,7 +104,7 @@ impl Archives {
         Ok(Archives { directory })
     }
 
-    /// Copies a package file into it; one that is there stays.
+    /// Copies a package file into it, unless it exists.
     pub fn put(&self, name: &[u8], mut file: File) -> Result<(), FileError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -117,7 +118,7 @@ impl Archives {
 
     /// The names of the package files, sorted.
     pub fn names(&self) -> Result<Vec<Vec<u8>>, FileError> {
-        let mut names = super::names(&self.directory, "var/cache/apt/archives")?;
+        let mut names = names(&self.directory, "var/cache/apt/archives")?;
         names.retain(|name| is_package(OsStr::from_bytes(name)));
         names.sort();
         Ok(names)
@@ -130,7 +131,7 @@ impl Archives {
     }
 }
 
-/// Is this the name of a package file?
+/// True if this is the name of a package file.
 pub fn is_package(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".deb")
 }

@@ -1,15 +1,16 @@
-//! Copies of archives, unpacked once and used by many runs.
+//! The cache: unpacked copies of archives, each used by many runs.
 //!
 //! ```text
 //! index                 see `index`
 //! copies/SHA256/        locked (shared) by every run that uses it; its mtime is the last use
 //!               tree/   the tree, never written to again
-//!               size    bytes of data, in decimal
+//!               size    bytes of data, in decimal; written last and removed first, so a copy
+//!                       without it is not complete
 //! runs/…                see `run`; a copy is unpacked there, and renamed when it is finished
 //! ```
 //!
-//! Who changes the index or the copies holds a lock on the whole. A run that finds its copy needs
-//! none: the shared lock keeps the copy from being removed.
+//! A run holds a shared lock on the cache, which prevents its removal, and on its copy. A process
+//! that changes the index or the copies holds an exclusive lock on `copies`.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,20 +18,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat,
-    futimens, mkdirat, openat, renameat, syncfs, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fstat, futimens, mkdirat,
+    openat, renameat, statat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::Archive;
 use super::index::{self, Identity, is_digest};
 use super::overlay::{self, Overlay};
-use super::run::{Run, Runs, is_still};
-use super::{Archive, Error, names, open, removal, try_lock};
-use crate::error::{FileError, PathContext};
+use crate::error::{Error, ErrorKind, FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::pack::hex;
-use crate::{remove, unpack};
+use crate::unpack;
+use crate::workdir::lock::{self, Mode as LockMode};
+use crate::workdir::opening::{names, open_directory as open};
+use crate::workdir::removal;
+use crate::workdir::runs::{Run, Runs, is_still};
 
 /// A cache.
 pub struct Cache {
@@ -46,23 +50,24 @@ pub struct Copy {
     tree: OwnedFd,
 }
 
-/// Where the tree of a run comes from.
+/// Source of the tree of a run.
 #[derive(Debug)]
 pub enum Origin {
-    /// The copy was there.
+    /// An existing copy.
     Found,
-    /// It was unpacked for this run and those to come.
+    /// A new copy, for this run and later ones.
     Unpacked,
-    /// There is no overlay, for this reason, so the archive was unpacked for this run alone.
+    /// The archive was unpacked for this run only, because an overlay is not possible, with the
+    /// reason.
     NoOverlay(io::Error),
 }
 
-/// The tree of a run, with what it lies on.
+/// The tree of a run, with its overlay and copy.
 pub struct Tree {
     run: Run,
     layered: Option<(Overlay, Copy)>,
     root: OwnedFd,
-    /// Where it comes from.
+    /// Its source.
     pub origin: Origin,
 }
 
@@ -73,7 +78,7 @@ impl Tree {
     }
 }
 
-/// The name of a directory for trees of these maps: what is unpacked for others has other owners.
+/// The name of the directory for trees of these id maps: the owners of files depend on the maps.
 pub fn name(maps: &IdMaps) -> String {
     let text = format!("{}/{}", maps.uids.kernel_text(), maps.gids.kernel_text());
     let mut name = hex(&Sha256::digest(text).into());
@@ -82,14 +87,17 @@ pub fn name(maps: &IdMaps) -> String {
 }
 
 impl Cache {
-    /// Opens the cache in `directory` (open in any mode), which belongs to root of the place; what
-    /// it lacks is made.
-    pub fn open(directory: BorrowedFd<'_>) -> Result<Cache, FileError> {
+    /// Opens the cache in `directory` (open in any mode), which belongs to namespace root. Creates
+    /// missing parts.
+    pub fn open(directory: BorrowedFd<'_>) -> Result<Cache, Error> {
         let directory = open(directory, b".").at("", "open the directory")?;
+        if !lock::try_lock(&directory, LockMode::Shared).at("", "lock the directory")? {
+            return Err(Error::new(ErrorKind::InUse, "the cache is being removed"));
+        }
         let part = |name: &str| {
             match mkdirat(&directory, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(FileError::new(name, "make the directory", error)),
+                Err(error) => return Err(FileError::new(name, "create the directory", error)),
             }
             open(directory.as_fd(), name.as_bytes()).at(name, "open")
         };
@@ -101,12 +109,12 @@ impl Cache {
         })
     }
 
-    /// Removes what killed runs have left.
+    /// Removes the leftovers of killed runs.
     pub fn clear_leftovers(&self, threads: usize) -> Result<(), Error> {
         self.runs.clear_leftovers(threads)
     }
 
-    /// The tree of the archive for one run.
+    /// Provides the tree of the archive for one run.
     pub fn tree(&self, archive: &Archive<'_>) -> Result<Tree, Error> {
         let run = self.runs.begin()?;
         match self.provide(archive, &run) {
@@ -117,7 +125,7 @@ impl Cache {
                 origin,
             }),
             Err(error) => {
-                // The first error is the one to tell of.
+                // Report the first error.
                 let _ = self.runs.end(run, archive.options.threads);
                 Err(error)
             }
@@ -137,7 +145,7 @@ impl Cache {
         let (copy, origin) = match self.find(archive.file)? {
             Some(copy) => (copy, Origin::Found),
             None => {
-                // A copy that nothing can be laid over would be of no use.
+                // Without overlays a copy would be of no use.
                 if let Err(cause) = overlay::probe(run.make("probe")?.as_fd()) {
                     return alone(cause);
                 }
@@ -156,8 +164,7 @@ impl Cache {
         }
     }
 
-    /// Removes what a run has left of its tree. Nothing of its mount namespace may be in use any
-    /// more.
+    /// Removes the tree of a run. Its mount namespace must not be in use any more.
     pub fn end(&self, tree: Tree, threads: usize) -> Result<(), Error> {
         let Tree {
             run, layered, root, ..
@@ -169,7 +176,7 @@ impl Cache {
         self.runs.end(run, threads)
     }
 
-    /// The copy of a file that is known, without reading the file.
+    /// Finds the copy of a file through the index, without reading the file.
     fn find(&self, file: &File) -> Result<Option<Copy>, Error> {
         match index::find(&self.index()?, &identity(file)?) {
             Some(digest) => self.use_copy(&digest),
@@ -177,7 +184,7 @@ impl Cache {
         }
     }
 
-    /// Opens a copy and keeps it from being removed.
+    /// Opens a copy and locks it against removal.
     fn use_copy(&self, digest: &str) -> Result<Option<Copy>, Error> {
         let name = digest.as_bytes();
         loop {
@@ -185,8 +192,8 @@ impl Cache {
                 Err(Errno::NOENT) => return Ok(None),
                 opened => opened.at(name, "open")?,
             };
-            // Whoever has it for itself is about to move it away.
-            flock(&directory, FlockOperation::LockShared).at(name, "lock")?;
+            // A process with the exclusive lock is about to move it away.
+            lock::lock(&directory, LockMode::Shared).at(name, "lock")?;
             if is_still(&self.copies, name, &directory)? {
                 let now = Timespec {
                     tv_sec: 0,
@@ -200,6 +207,9 @@ impl Cache {
                     },
                 )
                 .at(name, "touch")?;
+                if !is_complete(&directory) {
+                    return Ok(None);
+                }
                 let tree = open(directory.as_fd(), b"tree").at(name, "open its tree")?;
                 return Ok(Some(Copy {
                     _directory: directory,
@@ -209,8 +219,8 @@ impl Cache {
         }
     }
 
-    /// Makes the copy, unless another run has made it meanwhile. The archive is hashed only when it
-    /// has to be.
+    /// Creates the copy, unless another run has created it meanwhile. Hashes the archive only if
+    /// necessary.
     fn fill(&self, archive: &Archive<'_>, run: &Run) -> Result<(Copy, Origin), Error> {
         let _lock = self.lock()?;
         if let Some(copy) = self.find(archive.file)? {
@@ -220,6 +230,7 @@ impl Cache {
         if let Some(copy) = self.use_copy(&digest)? {
             return Ok((copy, Origin::Found));
         }
+        self.remove_incomplete(&digest, run, archive.options.threads)?;
         self.unpack(archive, run, &digest)?;
         match self.use_copy(&digest)? {
             Some(copy) => Ok((copy, Origin::Unpacked)),
@@ -227,14 +238,14 @@ impl Cache {
         }
     }
 
-    /// Waits until nobody else changes the index or the copies.
+    /// Waits until no other run changes the index or the copies.
     fn lock(&self) -> Result<OwnedFd, FileError> {
-        let lock = open(self.directory.as_fd(), b".").at("", "open the directory")?;
-        flock(&lock, FlockOperation::LockExclusive).at("", "lock the directory")?;
-        Ok(lock)
+        let copies = open(self.copies.as_fd(), b".").at("copies", "open")?;
+        lock::lock(&copies, LockMode::Exclusive).at("copies", "lock")?;
+        Ok(copies)
     }
 
-    /// The SHA-256 of the file, and a line in the index for it.
+    /// Computes the SHA-256 of the file and adds it to the index.
     fn identify(&self, file: &File) -> Result<String, Error> {
         let before = identity(file)?;
         let index = self.index()?;
@@ -244,12 +255,12 @@ impl Cache {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| now.as_secs());
-        let digest = unpack::sha256(file).map_err(Error::Archive)?;
+        let digest = unpack::sha256(file).at("the archive", "read")?;
         if identity(file)? != before {
-            return Err(Error::Changed);
+            return Err(changed());
         }
         if before.is_settled(i64::try_from(now).unwrap_or(i64::MAX)) {
-            // The copy of this digest is going to be there.
+            // The copy with this digest is about to be created.
             let copies = names(&self.copies, "copies")?;
             let has_copy = |digest: &str| copies.iter().any(|name| name == digest.as_bytes());
             self.write_index(&index::with(&index, &before, &digest, has_copy))?;
@@ -257,21 +268,31 @@ impl Cache {
         Ok(hex(&digest))
     }
 
+    /// Removes the rest of a copy whose removal was interrupted. Call it with the lock.
+    fn remove_incomplete(&self, digest: &str, run: &Run, threads: usize) -> Result<(), Error> {
+        let directory = match open(self.copies.as_fd(), digest.as_bytes()) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened.at(digest, "open")?,
+        };
+        renameat(&self.copies, digest, run.directory(), "incomplete").at(digest, "move away")?;
+        removal::contents(directory.as_fd(), &removal::Options::all(threads))?;
+        Ok(unlinkat(run.directory(), "incomplete", AtFlags::REMOVEDIR).at(digest, "remove")?)
+    }
+
     fn unpack(&self, archive: &Archive<'_>, run: &Run, digest: &str) -> Result<(), Error> {
         let before = identity(archive.file)?;
         let copy = run.make("copy")?;
-        mkdirat(&copy, "tree", Mode::RWXU).at("tree", "make the directory")?;
+        mkdirat(&copy, "tree", Mode::RWXU).at("tree", "create the directory")?;
         let size = archive.unpack(open(copy.as_fd(), b"tree").at("tree", "open")?.as_fd())?;
         if identity(archive.file)? != before {
-            return Err(Error::Changed);
+            return Err(changed());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&copy, "size", flags, Mode::RUSR).at("size", "create")?;
         File::from(file)
             .write_all(size.to_string().as_bytes())
             .at("size", "write")?;
-        // After a crash of the machine the name must not lead to a tree that never reached the
-        // disk.
+        // After a system crash, the name must not refer to a tree that never reached the disk.
         syncfs(&copy).at("", "sync")?;
         Ok(renameat(run.directory(), "copy", &self.copies, digest)
             .at(digest, "rename the finished copy")?)
@@ -290,7 +311,7 @@ impl Cache {
         Ok(text)
     }
 
-    /// Under the lock. One that a killed run has begun is written anew.
+    /// Writes the index. Call it with the lock. Overwrites the temporary file of a killed run.
     fn write_index(&self, text: &str) -> Result<(), FileError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -302,12 +323,12 @@ impl Cache {
         renameat(&self.directory, "index.new", &self.directory, "index").at("index", "replace")
     }
 
-    /// Removes copies that no run uses, those first whose last use is the longest ago, until what
-    /// is left is no more than `limit` bytes. `tree` has room for what is being removed. Gives how
-    /// many went. While another run changes the copies, nothing is done.
+    /// Removes copies that no run uses, least recently used first, until the rest takes at most
+    /// `limit` bytes. Moves copies to `tree` for removal. Returns the number of removed copies.
+    /// Does nothing while another run changes the copies.
     pub fn prune(&self, limit: u64, tree: &Tree, threads: usize) -> Result<usize, Error> {
-        let lock = open(self.directory.as_fd(), b".").at("", "open the directory")?;
-        if !try_lock(&lock, false).at("", "lock the directory")? {
+        let lock = open(self.copies.as_fd(), b".").at("copies", "open")?;
+        if !lock::try_lock(&lock, LockMode::Exclusive).at("copies", "lock")? {
             return Ok(0);
         }
         let mut copies = Vec::new();
@@ -316,7 +337,7 @@ impl Cache {
                 continue;
             }
             let directory = open(self.copies.as_fd(), &name).at(&name, "open")?;
-            let stat = fstat(&directory).at(&name, "look at it")?;
+            let stat = fstat(&directory).at(&name, "stat")?;
             copies.push((
                 (stat.st_mtime, stat.st_mtime_nsec),
                 size(&directory, &name)?,
@@ -330,11 +351,11 @@ impl Cache {
             .fold(0, |sum: u64, (_, size, ..)| sum.saturating_add(*size));
         let mut removed = 0;
         for (_, size, name, directory) in copies {
-            if left > limit && try_lock(&directory, false).at(&name, "lock")? {
-                // From here on it is a part of this run, and a leftover if the run is killed.
+            if left > limit && lock::try_lock(&directory, LockMode::Exclusive).at(&name, "lock")? {
+                // From here on it belongs to this run, and is a leftover if the run is killed.
                 renameat(&self.copies, &name, tree.run.directory(), &name)
                     .at(&name, "move away")?;
-                remove::contents(directory.as_fd(), &removal(threads))?;
+                removal::contents(directory.as_fd(), &removal::Options::all(threads))?;
                 unlinkat(tree.run.directory(), &name, AtFlags::REMOVEDIR).at(&name, "remove")?;
                 left = left.saturating_sub(size);
                 removed += 1;
@@ -346,19 +367,37 @@ impl Cache {
 
 type Provided = (OwnedFd, Option<(Overlay, Copy)>, Origin);
 
+fn changed() -> Error {
+    Error::new(
+        ErrorKind::Changed,
+        "the archive was changed while it was being read; run this again when it is finished",
+    )
+}
+
 fn identity(file: &File) -> Result<Identity, Error> {
-    let stat = fstat(file).map_err(|error| Error::Archive(error.into()))?;
+    let stat = fstat(file).at("the archive", "stat")?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(Identity::of(&stat)),
-        _ => Err(Error::NotAFile),
+        _ => Err(Error::new(
+            ErrorKind::InvalidInput,
+            "the archive must be a regular file to be kept in a cache",
+        )),
     }
 }
 
-/// The bytes of data in a copy; 0 when that is not known.
+/// True if a copy is complete.
+fn is_complete(copy: &OwnedFd) -> bool {
+    statat(copy, "size", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// The bytes of data in a copy; 0 if unknown.
 fn size(copy: &OwnedFd, name: &[u8]) -> Result<u64, FileError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut text = String::new();
-    let file = openat(copy, "size", flags, Mode::empty()).at(name, "open its size")?;
+    let file = match openat(copy, "size", flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(0),
+        opened => opened.at(name, "open its size")?,
+    };
     File::from(file)
         .read_to_string(&mut text)
         .at(name, "read its size")?;

@@ -1,8 +1,8 @@
-//! Which files are known to be which archives: pure.
+//! The index: digests of archive files that were read before. Pure.
 //!
-//! One line a file, with numbers in decimal: `DEVICE INODE SIZE MTIME-SECONDS MTIME-NANOSECONDS
-//! CTIME-SECONDS CTIME-NANOSECONDS SHA256`. Whoever writes to a file changes its ctime, and nobody
-//! can set that back.
+//! One line per file, with decimal numbers: `DEVICE INODE SIZE MTIME-SECONDS MTIME-NANOSECONDS
+//! CTIME-SECONDS CTIME-NANOSECONDS SHA256`. Every write to a file changes its ctime, which no
+//! process can set back.
 
 use std::fmt::Write as _;
 
@@ -10,18 +10,18 @@ use rustix::fs::Stat;
 
 use crate::pack::hex;
 
-/// What tells a file and its content from others, without reading it.
+/// Identifies a file and its content without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     numbers: [i128; 7],
 }
 
-/// A file that was changed less than this many seconds ago may be changed again without its times
-/// telling: some file systems count in steps of two seconds.
+/// A further change of a file within this many seconds may not show in its times: some file systems
+/// have a resolution of two seconds.
 const SETTLED: i128 = 2;
 
 impl Identity {
-    /// That of a file.
+    /// The identity of a file.
     pub fn of(stat: &Stat) -> Identity {
         let numbers = [
             i128::from(stat.st_dev),
@@ -35,7 +35,7 @@ impl Identity {
         Identity { numbers }
     }
 
-    /// Would another change of the file show, when it is `now` (seconds since 1970)?
+    /// True if a change of the file at `now` (seconds since 1970) would show.
     pub fn is_settled(&self, now: i64) -> bool {
         let [.., changed, _] = self.numbers;
         changed + SETTLED <= i128::from(now)
@@ -46,14 +46,13 @@ impl Identity {
     }
 }
 
-/// The SHA-256, in hexadecimal, that the index has for a file. Lines that are not understood count
-/// for nothing.
+/// The SHA-256 of a file in the index, in hexadecimal. Ignores malformed lines.
 pub fn find(index: &[u8], file: &Identity) -> Option<String> {
     entries(index).find_map(|(known, digest)| (known == *file).then(|| digest.to_owned()))
 }
 
-/// The index with the digest of a file, which takes the place of what was known of it. Other lines
-/// stay when `keep` says so of their digests.
+/// The index with the digest of a file added or replaced. Other lines are kept if `keep` returns
+/// true for their digests.
 pub fn with(
     index: &[u8],
     file: &Identity,
@@ -96,7 +95,7 @@ fn entries(index: &[u8]) -> impl Iterator<Item = (Identity, &str)> {
         })
 }
 
-/// Is this the name of a copy?
+/// True if this is the name of a copy.
 pub fn is_digest(text: &str) -> bool {
     text.len() == 64
         && text

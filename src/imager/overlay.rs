@@ -1,4 +1,4 @@
-//! A tree that can be written to over one that stays as it is.
+//! A writable tree over an unchanged one.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,42 +13,42 @@ use rustix::process::{Gid, Uid};
 use crate::chroot::mounts::attach;
 use crate::error::{FileError, PathContext};
 
-/// An overlay that is mounted.
+/// A mounted overlay.
 pub struct Overlay {
     root: OwnedFd,
 }
 
 impl Overlay {
-    /// Mounts over the directory `tree` of `run` what `lower` shows; what is changed there goes to
-    /// other new directories in `run`. `tree` must exist, and both descriptors be from this mount
-    /// namespace, in any mode.
+    /// Mounts an overlay with the lower directory `lower` on the directory `tree` of `run`. Creates
+    /// the upper and work directories in `run`. `tree` must exist, and both descriptors must be
+    /// from this mount namespace, in any mode.
     ///
     /// # Errors
     ///
-    /// That of the kernel where it makes no overlay: in a user namespace before Linux 5.11, and
-    /// with `run` on an overlay.
+    /// If the kernel refuses the overlay: in a user namespace before Linux 5.11, or if `run` is on
+    /// an overlay.
     pub fn mount(lower: BorrowedFd<'_>, run: BorrowedFd<'_>) -> io::Result<Overlay> {
         let mount = file_system(lower, run)?;
         attach(&mount, open(run, "tree")?.as_fd())?;
-        // The descriptor from before shows what is below the mount.
+        // The earlier descriptor refers to the directory below the mount.
         Ok(Overlay {
             root: open(run, "tree")?,
         })
     }
 
-    /// Its root, open with `O_PATH`.
+    /// The root, open with `O_PATH`.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// Takes it away. Whoever still uses it keeps it for so long.
+    /// Unmounts it lazily: processes that still use it keep it until they end.
     pub fn unmount(self) -> Result<(), FileError> {
         unmount(path(&self.root), UnmountFlags::DETACH).at("", "unmount the overlay")
     }
 }
 
-/// Makes an overlay in the empty directory `run`, as [`Overlay::mount`] would, and lets go of it
-/// again.
+/// Tries whether an overlay can be created in the empty directory `run`, as [`Overlay::mount`]
+/// does.
 pub fn probe(run: BorrowedFd<'_>) -> io::Result<()> {
     mkdirat(run, "tree", Mode::RWXU)?;
     file_system(open(run, "tree")?.as_fd(), run).map(drop)
@@ -67,8 +67,8 @@ fn file_system(lower: BorrowedFd<'_>, run: BorrowedFd<'_>) -> io::Result<OwnedFd
         Some(Gid::from_raw(root.st_gid)),
     )?;
     chmod(path(&upper), Mode::from_raw_mode(root.st_mode))?;
-    // What the run leaves is thrown away, so nothing has to reach the disk. Before Linux 5.10 that
-    // cannot be said.
+    // The result is discarded, so nothing needs to reach the disk. Before Linux 5.10 there is no
+    // such option.
     make(lower, &upper, &work, true).or_else(|_| make(lower, &upper, &work, false))
 }
 
@@ -86,8 +86,8 @@ fn make(
     ] {
         fsconfig_set_string(&made, key, path(directory))?;
     }
-    // The overlay's own attributes: root of a user namespace may not set those that it has by
-    // default.
+    // Store the overlay's attributes as `user.*`: namespace root is not permitted to set the
+    // default `trusted.*`.
     fsconfig_set_flag(&made, c"userxattr")?;
     if volatile {
         fsconfig_set_flag(&made, c"volatile")?;
@@ -105,7 +105,7 @@ fn open(above: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(openat(above, name, flags, Mode::empty())?)
 }
 
-/// A path for calls that take no descriptor.
+/// A path for system calls that take no descriptor.
 fn path(directory: impl AsFd) -> String {
     format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd())
 }

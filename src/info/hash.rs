@@ -1,4 +1,4 @@
-//! The SHA-256 of an archive, taken while something else reads it.
+//! The SHA-256 of an archive, computed while it is read for another purpose.
 
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Seek, Write};
@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use crate::sys::pread_append;
 
-/// How much is read at once, in bytes.
+/// Bytes per read.
 const PIECE: usize = 256 << 10;
 
-/// What was hashed.
+/// Result of hashing.
 pub struct Hashed {
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u64,
     /// Their digest.
     pub sha256: [u8; 32],
 }
 
-/// Hands `file` to `work`, which reads it from its position to its end and leaves the position of a
-/// regular file alone, and hashes it meanwhile. Of a pipe `work` gets a copy of what comes.
+/// Hashes `file` from its position to its end while `work` reads it. `work` must not change the
+/// position of a regular file. For a pipe, `work` gets a copy of the bytes.
 pub fn beside<T: Send>(
     file: File,
     work: impl FnOnce(File) -> Result<T, Error>,
@@ -48,7 +48,7 @@ pub fn beside<T: Send>(
         let hashed = hashing
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // The error of the work is the one that counts: the other may come from it.
+        // Report the error of `work` first: it may have caused the other.
         let done = done?;
         Ok((done, hashed.map_err(Error::Hash)?))
     })
@@ -72,7 +72,7 @@ fn hash_file(file: File, start: u64, stop: &AtomicBool) -> io::Result<Hashed> {
     })
 }
 
-/// Ends early with an error when nobody reads the copy any more.
+/// Fails early if the reader of the copy has gone.
 fn hash_pipe(mut file: File, mut copy: PipeWriter) -> io::Result<Hashed> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
     loop {

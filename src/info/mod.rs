@@ -1,7 +1,7 @@
-//! What an archive is: how it is compressed, what members it has, and of a root file system which
-//! distribution.
+//! Description of an archive: its compression, its members, and the distribution of a root file
+//! system.
 //!
-//! One pass over the stream; its SHA-256 is taken beside it.
+//! One pass over the stream, which also computes the SHA-256.
 
 mod hash;
 mod system;
@@ -14,7 +14,7 @@ pub use system::System;
 
 use crate::archive::reader::{Event, Limits};
 use crate::entry::{Entry, Kind};
-use crate::error::describe;
+use crate::error::{Classify, ErrorKind, describe};
 use crate::input::{self, Compression, Input};
 use crate::member_stream;
 use crate::members::Members;
@@ -24,40 +24,40 @@ use system_files::SystemFiles;
 /// An archive that cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read or decompressed, or is no tar archive.
+    /// It cannot be read or decompressed, or is not a tar archive.
     #[error(transparent)]
     Contents(#[from] member_stream::Error),
-    /// It cannot be read for its digest.
+    /// It cannot be read to compute the digest.
     #[error("read for the digest: {}", describe(.0))]
     Hash(io::Error),
 }
 
-/// What is known of an archive.
+/// Description of an archive.
 #[derive(Clone, Debug, Default)]
 pub struct Info {
-    /// How it is compressed.
+    /// Its compression.
     pub compression: Compression,
-    /// Its zstd frames; `None` when it has none, or came through a pipe.
+    /// Its zstd frames; `None` for another format or a pipe.
     pub frames: Option<Frames>,
     /// Its length in bytes.
     pub archive_bytes: u64,
-    /// SHA-256 of it.
+    /// Its SHA-256.
     pub sha256: [u8; 32],
     /// Length of the tar stream in bytes.
     pub tar_bytes: u64,
-    /// What it holds.
+    /// Its members.
     pub members: Members,
-    /// Lengths of the files together, holes included, in bytes.
+    /// Total length of the files, holes included, in bytes.
     pub file_bytes: u64,
     /// Members with extended attributes.
     pub with_xattrs: u64,
     /// Members with an access or a default ACL.
     pub with_acls: u64,
-    /// The root file system that the members are, as far as they are one.
+    /// The root file system in it, as far as it is one.
     pub system: System,
 }
 
-/// What the frames of a zstd archive have in common.
+/// Summary of the frames of a zstd archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frames {
     /// Frames with content.
@@ -66,15 +66,15 @@ pub struct Frames {
     pub skippable: u64,
     /// Frames that end in a checksum.
     pub with_checksum: u64,
-    /// Frames whose header says how long the content is.
+    /// Frames whose header has the content size.
     pub with_size: u64,
     /// The widest window, in bytes.
     pub window: u64,
-    /// The longest content that is known, in bytes.
+    /// The largest known content size, in bytes.
     pub longest: u64,
 }
 
-/// Reads an archive, a file from its beginning or a pipe, to its end.
+/// Reads an archive to its end: a file from its beginning, or a pipe.
 pub fn inspect(file: File, options: &input::Options) -> Result<Info, Error> {
     let (mut info, hashed) = hash::beside(file, |file| -> Result<Info, Error> {
         let mut input = Input::open(file, options).map_err(member_stream::Error::from)?;
@@ -134,5 +134,11 @@ impl Frames {
             all.longest = all.longest.max(frame.content.unwrap_or(0));
         }
         all
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::BadArchive
     }
 }

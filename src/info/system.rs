@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::system_files::SystemFiles;
 use crate::sbuild::accounts::Accounts;
 
-/// What the files of a root file system say. What they do not say is `None` or empty.
+/// A root file system, described by its own files. Unknown values are `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct System {
     /// `PRETTY_NAME` of os-release(5): `Debian GNU/Linux 12 (bookworm)`.
@@ -14,22 +14,22 @@ pub struct System {
     pub id: Option<String>,
     /// `VERSION_CODENAME` of it: `bookworm`.
     pub codename: Option<String>,
-    /// What `etc/debian_version` says: `12.8`, `trixie/sid`.
+    /// The content of `etc/debian_version`: `12.8`, `trixie/sid`.
     pub debian_version: Option<String>,
-    /// The binary package sources of apt: URI, suite and components of each.
+    /// The binary package sources of apt: URI, suite and components.
     pub sources: Vec<String>,
-    /// dpkg's own architecture.
+    /// The architecture of dpkg.
     pub architecture: Option<String>,
-    /// Those that dpkg takes besides.
+    /// The foreign architectures of dpkg.
     pub foreign_architectures: Vec<String>,
-    /// Packages that are installed.
+    /// Number of installed packages.
     pub packages: Option<u64>,
-    /// Where the ids of sbuild's users come from.
+    /// The files that decide the uids of sbuild's users.
     pub accounts: Option<Accounts>,
 }
 
 impl System {
-    /// What the files say.
+    /// Derives the description from the files.
     pub fn of(files: &SystemFiles) -> System {
         let release = files
             .get(b"etc/os-release")
@@ -60,8 +60,8 @@ impl System {
             debian_version: debian_version
                 .and_then(|text| text.lines().next().map(|line| line.trim().to_owned())),
             sources: sources(files),
-            // The first line of the file is dpkg's own; a system without foreign ones need not have
-            // it.
+            // The first line of the file is the native architecture; the file may be missing on a
+            // system without foreign ones.
             architecture: architectures.next().or(status.architecture),
             foreign_architectures: architectures.collect(),
             packages: status.packages,
@@ -77,7 +77,7 @@ fn text(content: &[u8]) -> String {
     String::from_utf8_lossy(content).into_owned()
 }
 
-/// The lines `KEY=value` of os-release(5), whose values may be quoted as in a shell.
+/// Parses the lines `KEY=value` of os-release(5), whose values may be quoted as in a shell.
 fn assignments(text: &str) -> BTreeMap<String, String> {
     let pair = |line: &str| -> Option<(String, String)> {
         let (key, value) = line.trim().split_once('=')?;
@@ -94,7 +94,7 @@ fn assignments(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(pair).collect()
 }
 
-/// Without the backslashes that stand in front of other characters.
+/// Removes the backslashes before other characters.
 fn unescaped(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     let mut characters = value.chars();
@@ -108,7 +108,7 @@ fn unescaped(value: &str) -> String {
     text
 }
 
-/// What dpkg's status says.
+/// Parses the status file of dpkg.
 #[derive(Default)]
 struct Status {
     architecture: Option<String>,
@@ -134,8 +134,8 @@ impl Status {
     }
 }
 
-/// The paragraphs of a control file (deb822(5)): keys in small letters, values with their further
-/// lines after a space.
+/// The paragraphs of a control file (deb822(5)): keys in lower case, values with continuation lines
+/// joined by a space.
 fn stanzas(text: &str) -> impl Iterator<Item = BTreeMap<String, String>> {
     let is_end = |line: &str| line.trim().is_empty();
     let mut lines = text.lines().peekable();
@@ -163,7 +163,7 @@ fn stanzas(text: &str) -> impl Iterator<Item = BTreeMap<String, String>> {
     })
 }
 
-/// Every source of binary packages that is not switched off, in apt's own order of files.
+/// Every enabled source of binary packages, in apt's order of files.
 fn sources(files: &SystemFiles) -> Vec<String> {
     let mut sources = Vec::new();
     for (path, content) in files
@@ -221,25 +221,12 @@ fn of_stanza(stanza: &BTreeMap<String, String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Entry, Kind, Timestamp};
+    use crate::entry::{Entry, Kind};
 
     fn system(files: &[(&str, &str)]) -> System {
         let mut picked = SystemFiles::default();
         for (path, content) in files {
-            picked.begin(&Entry {
-                path: path.as_bytes().to_vec(),
-                kind: Kind::File {
-                    size: content.len() as u64,
-                    extents: None,
-                },
-                uid: 0,
-                gid: 0,
-                mode: 0o644,
-                mtime: Timestamp::default(),
-                xattrs: Vec::new(),
-                access_acl: None,
-                default_acl: None,
-            });
+            picked.begin(&Entry::file(*path, content.len() as u64));
             picked.data(0, content.as_bytes());
             picked.end();
         }
@@ -304,20 +291,7 @@ mod tests {
     #[test]
     fn a_file_that_is_too_long_is_passed_over() {
         let mut picked = SystemFiles::default();
-        let mut entry = Entry {
-            path: b"var/lib/dpkg/status".to_vec(),
-            kind: Kind::File {
-                size: u64::MAX,
-                extents: None,
-            },
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            mtime: Timestamp::default(),
-            xattrs: Vec::new(),
-            access_acl: None,
-            default_acl: None,
-        };
+        let mut entry = Entry::file("var/lib/dpkg/status", u64::MAX);
         picked.begin(&entry);
         picked.data(0, b"Package: x\n");
         picked.end();
@@ -328,7 +302,7 @@ mod tests {
             extents: None,
         };
         picked.begin(&entry);
-        // More than it should have, or somewhere else, is no panic.
+        // Too much data, or a wrong offset, must not panic.
         picked.data(1, b"12.8");
         picked.data(u64::MAX, b"12.8");
         assert!(System::of(&picked).debian_version.is_some());

@@ -1,20 +1,20 @@
-//! The few small files of a root file system that say what it is, picked out of the stream.
+//! The small files that identify a root file system, collected from the stream.
 
 use std::collections::BTreeMap;
 
 use crate::entry::{Entry, Kind};
 use crate::tree::selection::clean;
 
-/// The longest file that is kept, in bytes: dpkg's status of a large system has 5 MB.
+/// Maximum length of a kept file, in bytes: dpkg's status of a large system has 5 MB.
 const LONGEST: u64 = 32 << 20;
 
-/// The most files that are kept: a real system has ten.
+/// Maximum number of kept files: a real system has ten.
 const MOST: usize = 64;
 
-/// The longest that all kept files together may be, in bytes.
+/// Maximum total length of the kept files, in bytes.
 const TOGETHER: u64 = 48 << 20;
 
-/// The files by path. One that is too long, or comes after too many, is passed over.
+/// The files by path, without those beyond the limits.
 #[derive(Debug, Default)]
 pub struct SystemFiles {
     files: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -22,7 +22,7 @@ pub struct SystemFiles {
 }
 
 impl SystemFiles {
-    /// A member begins; one of the same path that came earlier is gone with it.
+    /// Begins a member, which replaces an earlier one of the same path.
     pub fn begin(&mut self, entry: &Entry) {
         let path = clean(&entry.path);
         if !is_wanted(&path) {
@@ -44,7 +44,7 @@ impl SystemFiles {
         }
     }
 
-    /// Data of the current member.
+    /// Adds data of the current member.
     pub fn data(&mut self, offset: u64, data: &[u8]) {
         let Some(content) = self
             .current
@@ -62,12 +62,12 @@ impl SystemFiles {
         }
     }
 
-    /// The current member is complete.
+    /// Ends the current member.
     pub fn end(&mut self) {
         self.current = None;
     }
 
-    /// The content of a file, if it was there.
+    /// The content of a file, if present.
     pub fn get(&self, path: &[u8]) -> Option<&[u8]> {
         self.files.get(path).map(Vec::as_slice)
     }
@@ -93,7 +93,7 @@ fn is_wanted(path: &[u8]) -> bool {
     }
 }
 
-/// apt reads these two endings alone.
+/// apt reads only these two suffixes.
 fn is_source(name: &[u8]) -> bool {
     !name.contains(&b'/') && (name.ends_with(b".list") || name.ends_with(b".sources"))
 }

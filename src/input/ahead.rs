@@ -1,16 +1,16 @@
-//! What decoders and the reader share: who decodes what, the pieces that wait to be read, and the
-//! memory that they take.
+//! State shared by the decoders and the reader: the assignment of parts, the decoded pieces, and
+//! the memory that they take.
 //!
-//! The stream is cut into parts (frames, or one part that is everything). Decoders take parts in
-//! order and put their pieces down; the reader takes the pieces of the first part, then of the
-//! next. Memory is charged before it is used, and whoever wants more than the budget waits until
-//! some is given back. The one exception keeps all of it moving: the part that is read now may go
-//! over the budget when none of its pieces is waiting. That part never waits, so it ends, and the
-//! next one is it.
+//! The stream is divided into parts (frames, or one part for the whole stream). Decoders take parts
+//! in order and queue decoded pieces; the reader consumes the pieces of one part after the other.
+//! Memory is charged before it is used, and a decoder that would exceed the budget waits until
+//! memory is released. One exception prevents a deadlock: the part being read may exceed the budget
+//! if none of its pieces is queued. The part being read is never blocked, so it always finishes and
+//! the next part takes its place.
 //!
-//! Large parts may be taken before their turn, so that the others don't end up waiting for one.
-//! Room for all of such a part's content is kept free until then and charged at once, because then
-//! it never waits either.
+//! Large parts may be taken early, so that the others do not end up waiting for one. Memory for the
+//! whole content of such a part is reserved beforehand and charged at once, so it is never blocked
+//! either.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
@@ -19,64 +19,64 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Error;
 
-/// The smallest buffer, in bytes: smaller ones would not be worth the bookkeeping.
+/// Minimum size of a buffer, in bytes: smaller ones are not worth the bookkeeping.
 const SMALLEST: usize = 64 << 10;
 
-/// Decoders on one side, the reader on the other.
+/// The queue between the decoders and the reader.
 pub(super) struct Ahead {
     /// Number of parts.
     parts: usize,
-    /// Parts to be taken before their turn, in the order in which this is due.
+    /// Parts to be taken early, in the order in which they are due.
     early: Vec<Early>,
-    /// Bytes that may be taken.
+    /// Memory budget, in bytes.
     budget: u64,
     state: Mutex<State>,
-    /// There is something to read, or nothing more to wait for.
+    /// Signals that there is something to read, or nothing more to wait for.
     ready: Condvar,
-    /// There is memory again, or nothing more to wait for.
+    /// Signals that memory was released, or that there is nothing more to wait for.
     room: Condvar,
 }
 
-/// A part that is taken before its turn.
+/// A part that is taken early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Early {
-    /// Which one.
+    /// Index of the part.
     pub(super) part: usize,
-    /// When: as soon as it would be this one's turn.
+    /// The part at whose turn this one is due.
     pub(super) due: usize,
-    /// Bytes of its content.
+    /// Size of its content, in bytes.
     pub(super) size: usize,
 }
 
 #[derive(Default)]
 struct State {
-    /// The part whose turn it is to be taken; all before it have been.
+    /// Index of the next part to take; all before it are taken.
     next: usize,
-    /// Parts behind it that have been taken.
+    /// Parts after `next` that were taken early.
     taken_early: HashSet<usize>,
-    /// The early part that is to be taken next.
+    /// Index of the next early part to take.
     early: usize,
-    /// Parts that have been taken and are still worked on.
+    /// Number of parts being decoded.
     working: usize,
-    /// The part that is being read.
+    /// Index of the part being read.
     head: usize,
-    /// Parts from `head` on, up to the last that has been taken.
+    /// Parts from `head` to the last one taken.
     slots: VecDeque<Slot>,
-    /// Bytes charged: buffers outside `free`, and what decoders need besides.
+    /// Bytes charged: buffers outside `free`, and the contexts of decoders.
     held: u64,
-    /// Bytes kept free for the next part that is to be taken early.
+    /// Bytes reserved for the next part to be taken early.
     reserved: u64,
-    /// Of these, what the reader and whoever it shares with have.
+    /// Bytes of these in pieces that the reader has handed out.
     lent: u64,
-    /// What the last piece read takes.
+    /// Size of the last piece read.
     latest: u64,
-    /// The most that was ever charged.
+    /// Peak of the charged bytes.
     peak: u64,
-    /// Buffers to be used again, the one last used at the end.
+    /// Buffers for reuse, the most recently used last.
     free: Vec<Vec<u8>>,
-    /// Nobody will read any more, or it makes no sense to.
+    /// Decoding is of no more use: the reader has gone, or an error ended the stream.
     stopped: bool,
-    /// A decoder died.
+    /// A decoder panicked.
     broken: bool,
 }
 
@@ -86,16 +86,16 @@ struct Slot {
     outcome: Option<Result<(), Error>>,
 }
 
-/// Content that waits to be read.
+/// A decoded piece.
 struct Piece {
     buffer: Buffer,
-    /// Bytes of the archive that have been read when this piece has.
+    /// Position in the archive at the end of this piece, in bytes.
     consumed: u64,
 }
 
-/// Room for content, charged until it is dropped.
+/// A buffer for content, charged until it is dropped.
 pub(super) struct Buffer {
-    /// The content. Its capacity must stay as it is.
+    /// The content. Its capacity must not change.
     pub(super) bytes: Vec<u8>,
     charged: u64,
     is_lent: bool,
@@ -116,15 +116,15 @@ impl Drop for Buffer {
             state.trim(self.ahead.budget);
         }
         drop(state);
-        // Memory that nobody needs any more takes its time to go: here others can go on meanwhile.
+        // Freeing memory takes time: do it without the lock.
         drop(bytes);
         self.ahead.ready.notify_all();
         self.ahead.room.notify_all();
     }
 }
 
-/// Bytes of the tar stream. Clones share them; the memory is used again when the last clone is
-/// gone.
+/// Bytes of the tar stream. Clones share them; the memory is reused after the last clone is
+/// dropped.
 #[derive(Clone)]
 pub struct Chunk(Arc<Buffer>);
 
@@ -148,10 +148,10 @@ impl std::fmt::Debug for Chunk {
     }
 }
 
-/// What a decoder needs besides buffers and uses again for the next part, charged until it is
-/// dropped: memory that is touched for the first time is dear.
+/// A decoder's context, reused for the next part to save page faults, and charged until it is
+/// dropped.
 pub(super) struct Kept<T> {
-    /// It, once it is there. Taken away when others wait for the memory.
+    /// The context, if it exists. Dropped when other decoders wait for the memory.
     pub(super) value: Option<T>,
     charged: u64,
     ahead: Arc<Ahead>,
@@ -167,8 +167,8 @@ impl<T> Kept<T> {
         }
     }
 
-    /// Lets go of it when more is taken than the budget allows. To be called before a part is done:
-    /// with the next one, somebody else may go over the budget.
+    /// Drops the context if the charged memory exceeds the budget. Call it before a part is done,
+    /// because another decoder may exceed the budget with the next one.
     pub(super) fn settle(&mut self) {
         if self.ahead.is_over_budget() {
             self.let_go();
@@ -188,22 +188,22 @@ impl<T> Drop for Kept<T> {
     }
 }
 
-/// A part that a decoder has taken. Dropping it without [`Part::done`] breaks the stream.
+/// A part taken by a decoder. Dropping it without [`Part::done`] breaks the stream.
 pub(super) struct Part {
-    /// Which one.
+    /// Index of the part.
     pub(super) index: usize,
-    /// Room for all of its content, where it was taken before its turn.
+    /// A buffer for all of its content, if it was taken early.
     room: Option<Buffer>,
     ahead: Arc<Ahead>,
 }
 
 impl Part {
-    /// Was it taken before its turn, with room for all of its content?
+    /// True if the part was taken early, with a buffer for all of its content.
     pub(super) fn is_early(&self) -> bool {
         self.room.is_some()
     }
 
-    /// Room for `size` bytes; waits until there is. `None` when nobody will read it.
+    /// Returns a buffer for `size` bytes, waiting for memory. `None` if the reader has gone.
     pub(super) fn buffer(&mut self, size: usize) -> Option<Buffer> {
         let size = size.max(SMALLEST);
         if let Some(room) = self.room.take_if(|room| room.bytes.capacity() >= size) {
@@ -223,7 +223,7 @@ impl Part {
         }
     }
 
-    /// Puts the next piece of this part down for the reader. Empty ones are dropped.
+    /// Queues the next piece of this part. Drops empty ones.
     pub(super) fn put(&self, buffer: Buffer, consumed: u64) {
         if buffer.bytes.is_empty() {
             return;
@@ -236,7 +236,7 @@ impl Part {
         self.ahead.ready.notify_all();
     }
 
-    /// No piece follows: all are there, or `outcome` says why not.
+    /// Ends this part: complete, or with the error in `outcome`.
     pub(super) fn done(self, outcome: Result<(), Error>) {
         let mut state = self.ahead.lock();
         if let Some(slot) = state.slot(self.index) {
@@ -268,17 +268,17 @@ impl Drop for Part {
 }
 
 impl State {
-    /// The slot of a part that has been taken and not yet been read to its end.
+    /// The slot of a part that was taken and is not yet read to its end.
     fn slot(&mut self, index: usize) -> Option<&mut Slot> {
         self.slots.get_mut(index.checked_sub(self.head)?)
     }
 
-    /// May a buffer be of use again?
+    /// True if a buffer may be reused.
     fn may_want(&self, parts: usize) -> bool {
         !self.stopped && (self.next < parts || self.working > 0)
     }
 
-    /// Part `index` is taken.
+    /// Marks part `index` as taken.
     fn take(&mut self, index: usize) {
         let slots = (index + 1).saturating_sub(self.head).max(self.slots.len());
         self.slots.resize_with(slots, Slot::default);
@@ -289,10 +289,10 @@ impl State {
         }
     }
 
-    /// Takes the next early part, if it is due and may have room for all of its content now: its
-    /// number, the buffer, and the size of that.
+    /// Takes the next early part, if it is due and memory for all of its content is available.
+    /// Returns its index, the buffer and the size of the buffer.
     fn take_early(&mut self, early: &[Early], budget: u64) -> Option<(usize, Vec<u8>, usize)> {
-        // Those that did not fit in time have been taken when it was their turn.
+        // Skip early parts that did not fit in time and were taken in order.
         while early
             .get(self.early)
             .is_some_and(|early| early.part < self.next)
@@ -309,19 +309,18 @@ impl State {
         Some((part, bytes, size))
     }
 
-    /// A buffer for part `index` if it may have `size` bytes now: one to be used again, or an empty
-    /// one.
+    /// Returns a buffer for part `index` if it may have `size` bytes now: a reused or an empty one.
     fn allowed(&mut self, index: usize, size: usize, budget: u64) -> Option<Vec<u8>> {
         let is_next =
             index == self.head && self.slots.front().is_none_or(|slot| slot.pieces.is_empty());
-        // A much larger one would keep what is waited for back, or take room from others.
+        // A much larger buffer would hold back memory that others wait for.
         let fits = |bytes: &Vec<u8>| bytes.capacity() <= size.saturating_mul(2);
         let free = self
             .free
             .iter()
             .enumerate()
             .filter(|(_, bytes)| fits(bytes));
-        // That which grows least, and of these the smallest.
+        // The buffer that grows least; of these the smallest.
         let place =
             free.min_by_key(|(_, bytes)| (size.saturating_sub(bytes.capacity()), bytes.capacity()));
         let place = place.map(|(place, _)| place);
@@ -343,7 +342,7 @@ impl State {
         self.held = self.held.saturating_sub(mem::take(charged));
     }
 
-    /// Gives unused buffers back to the system until all memory together fits the budget.
+    /// Frees unused buffers until all memory fits the budget.
     fn trim(&mut self, budget: u64) {
         let mut unused: u64 = self.free.iter().map(|bytes| bytes.capacity() as u64).sum();
         while !self.free.is_empty() && self.held.saturating_add(unused) > budget {
@@ -353,8 +352,8 @@ impl State {
 }
 
 impl Ahead {
-    /// Of the parts in `early`, those are left to their turn that would take more than two thirds
-    /// of the budget.
+    /// Parts in `early` that would take more than two thirds of the budget are taken in order
+    /// instead.
     pub(super) fn new(parts: usize, mut early: Vec<Early>, budget: u64) -> Arc<Ahead> {
         early.retain(|early| early.size as u64 <= budget.saturating_mul(2) / 3);
         let state = Mutex::default();
@@ -372,7 +371,7 @@ impl Ahead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer with room for `size` bytes made of `bytes`, which were allowed for it.
+    /// Turns `bytes` into a buffer for `size` bytes. The memory is already charged.
     fn charged(
         self: &Arc<Ahead>,
         mut state: MutexGuard<'_, State>,
@@ -381,10 +380,10 @@ impl Ahead {
     ) -> Buffer {
         let charged = size.max(bytes.capacity()) as u64;
         state.charge(charged);
-        // Unused memory of the wrong size is let go of first.
+        // Free unused memory of the wrong size first.
         state.trim(self.budget);
         drop(state);
-        // What is too small grows: the system moves large memory without touching it.
+        // Grow a buffer that is too small: the kernel moves large memory without touching it.
         bytes.reserve_exact(size);
         Buffer {
             bytes,
@@ -398,8 +397,8 @@ impl Ahead {
         self.lock().held > self.budget
     }
 
-    /// The next part to decode, of which `needs` tells how many bytes its decoder needs besides
-    /// buffers; waits until there is room. `None` when there is nothing more to do.
+    /// Takes the next part to decode, waiting for memory. `needs` returns the size of the decoder's
+    /// context for a part, in bytes. `None` if there is nothing more to do.
     pub(super) fn take<T>(
         self: &Arc<Ahead>,
         kept: &mut Kept<T>,
@@ -428,7 +427,7 @@ impl Ahead {
                 state.take(index);
                 state.charge(more);
                 kept.charged += more;
-                // Unused buffers make room for it.
+                // Free unused buffers for it.
                 state.trim(self.budget);
                 return Some(Part {
                     index,
@@ -440,15 +439,15 @@ impl Ahead {
                 state = wait(&self.room, state);
                 continue;
             }
-            // Others may need what would only lie idle here.
+            // Release memory that would be idle here.
             drop(state);
             kept.let_go();
             state = self.lock();
         }
     }
 
-    /// The next piece of the stream, and how much of the archive has been read with it. `None` at
-    /// the end.
+    /// Returns the next piece of the stream and the position in the archive at its end. `None` at
+    /// the end of the stream.
     pub(super) fn next(&self) -> Result<Option<(Chunk, u64)>, Error> {
         let mut state = self.lock();
         loop {
@@ -465,7 +464,7 @@ impl Ahead {
                 state.lent += buffer.charged;
                 state.latest = buffer.charged;
                 drop(state);
-                // The part that is read now may have waited for its piece to be taken.
+                // The decoder of the part being read may wait for this piece to be taken.
                 self.room.notify_all();
                 return Ok(Some((Chunk(Arc::new(buffer)), consumed)));
             }
@@ -477,7 +476,7 @@ impl Ahead {
                 }
                 Some(Err(error)) => {
                     state.stopped = true;
-                    // Asked again, it is at its end.
+                    // A further call returns the end.
                     state.head = self.parts;
                     self.room.notify_all();
                     return Err(error);
@@ -488,8 +487,8 @@ impl Ahead {
         }
     }
 
-    /// Waits until the pieces given out, the latest one left out, take no more than half of the
-    /// budget.
+    #[cfg(any(test, feature = "internals"))]
+    /// Waits until the pieces handed out, except the latest, take at most half of the budget.
     pub(super) fn wait_for_room(&self) {
         let mut state = self.lock();
         while state.lent > state.latest.saturating_add(self.budget / 2) {
@@ -497,13 +496,14 @@ impl Ahead {
         }
     }
 
-    /// Bytes charged now, and the most that ever were.
+    #[cfg(any(test, feature = "internals"))]
+    /// Bytes charged now, and their peak.
     pub(super) fn held(&self) -> (u64, u64) {
         let state = self.lock();
         (state.held, state.peak)
     }
 
-    /// Tells everybody to stop.
+    /// Stops the decoders and the reader.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
@@ -514,11 +514,11 @@ impl Ahead {
         self.room.notify_all();
     }
 
-    /// Drops what nobody has read. To be called when no decoder is left: pieces hold on to what
-    /// they wait in.
+    /// Drops unread pieces. Call it when no decoder is left: the pieces and this queue reference
+    /// each other.
     pub(super) fn clear(&self) {
         let slots = mem::take(&mut self.lock().slots);
-        // Dropping a piece takes the lock.
+        // Outside the lock, because dropping a piece takes it.
         drop(slots);
     }
 }

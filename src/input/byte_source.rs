@@ -1,4 +1,4 @@
-//! The bytes of an archive as they stand, from a file or a pipe.
+//! The raw bytes of an archive, from a file or a pipe.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -11,24 +11,24 @@ use rustix::io::Errno;
 
 use crate::sys::pread_append;
 
-/// Bytes read at a time.
+/// Bytes per read.
 const READ: usize = 256 << 10;
 
-/// Bytes in order, some of them read ahead.
+/// A buffered sequence of bytes.
 pub(super) struct ByteSource {
     file: Arc<File>,
     reach: Reach,
     buffer: Vec<u8>,
-    /// How many bytes of the buffer have been consumed.
+    /// Bytes of the buffer consumed so far.
     position: usize,
-    /// Bytes consumed in all.
+    /// Total of bytes consumed.
     consumed: u64,
 }
 
 enum Reach {
-    /// A regular file, from here to there, wherever its own position is.
+    /// A range of a regular file, independent of its position.
     Range { next: u64, end: u64 },
-    /// Whatever comes.
+    /// A pipe or another stream.
     Pipe(Arc<Interrupt>),
 }
 
@@ -38,7 +38,7 @@ impl ByteSource {
         ByteSource::new(file, Reach::Range { next: start, end })
     }
 
-    /// What comes out of a pipe, until the interrupt.
+    /// The bytes of a pipe, until it is interrupted.
     pub(super) fn pipe(file: Arc<File>, interrupt: Arc<Interrupt>) -> ByteSource {
         ByteSource::new(file, Reach::Pipe(interrupt))
     }
@@ -58,7 +58,7 @@ impl ByteSource {
         self.consumed
     }
 
-    /// The next bytes, at least `count` unless the end comes first. They stay to be consumed.
+    /// Returns the next bytes without consuming them, at least `count` unless the end comes first.
     pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         while self.buffer.len() - self.position < count {
             self.buffer.drain(..self.position);
@@ -71,8 +71,7 @@ impl ByteSource {
         Ok(self.buffer.get(self.position..).unwrap_or_default())
     }
 
-    /// Appends bytes to `out` until its room is used up, without a detour over the buffer. False at
-    /// the end.
+    /// Appends bytes to `out` until its capacity is used, bypassing the buffer. False at the end.
     pub(super) fn fill(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         while out.len() < out.capacity() {
             let room = out.capacity() - out.len();
@@ -94,7 +93,7 @@ impl ByteSource {
     }
 }
 
-/// Appends to `out` what one read gives, at most the room it has. 0 at the end.
+/// Appends the bytes of one read to `out`, at most its spare capacity. 0 at the end.
 fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         let room = out.capacity() - out.len();
@@ -149,7 +148,7 @@ impl Read for ByteSource {
     }
 }
 
-/// Ends a wait for bytes that may never come.
+/// Interrupts a wait for bytes that may never come.
 pub(super) struct Interrupt(OwnedFd);
 
 impl Interrupt {
@@ -160,13 +159,13 @@ impl Interrupt {
         )?))
     }
 
-    /// From now on every wait ends with an error.
+    /// From now on, every wait fails.
     pub(super) fn raise(&self) {
-        // A full counter, the one way in which this can fail, says the same.
+        // This fails only if the counter is full, which has the same effect.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until a read of `file` gives something.
+    /// Waits until `file` is readable.
     fn wait_for(&self, file: &File) -> io::Result<()> {
         let mut waited = [
             PollFd::new(file, PollFlags::IN),

@@ -11,24 +11,25 @@ use super::{Compression, Error};
 use crate::zst::decode::{Decoder, Stream};
 use crate::zst::frames::{Error as FrameError, Frame};
 
-/// Bytes of a piece, at most: what stays in the cache until it is read.
+/// Maximum size of a piece, in bytes: it stays in the processor's cache until it is read.
 const PIECE: usize = 1 << 20;
 
-/// The largest content, in bytes, that is decoded into one buffer: all that `pack` writes.
+/// Maximum content, in bytes, that is decoded into one buffer. Covers every frame that `pack`
+/// writes.
 const WHOLE: u64 = 192 << 20;
 
-/// Frames with this much content, in bytes, may be decoded before their turn. Smaller ones take no
-/// longer than others beside them.
+/// Minimum content, in bytes, of frames that may be decoded early. Smaller ones take no longer than
+/// their neighbours.
 const LARGE: u64 = 48 << 20;
 
-/// The frames of a regular file that have content, to be decoded by any number of threads.
+/// The frames with content of a regular file, decoded by any number of threads.
 pub(super) struct Frames {
     pub(super) file: Arc<File>,
-    /// Where the archive begins in the file.
+    /// Offset of the archive in the file.
     pub(super) start: u64,
     pub(super) frames: Vec<Frame>,
     pub(super) window_log: u32,
-    /// How many threads decode.
+    /// Number of decoding threads.
     pub(super) threads: usize,
     /// See [`super::Options::eager`].
     pub(super) eager: bool,
@@ -83,12 +84,12 @@ impl Frames {
         }
     }
 
-    /// Room for the next piece of the frame, in bytes.
+    /// Buffer size for the next piece of the frame, in bytes.
     fn room(&self, frame: &Frame, is_whole: bool) -> usize {
         let content = frame
             .content
             .and_then(|content| usize::try_from(content).ok());
-        // With room for one byte more the end of the frame is seen before the end of the room.
+        // With one spare byte the decoder sees the end of the frame before the buffer is full.
         content.map_or(PIECE, |content| {
             if is_whole {
                 content + 1
@@ -98,9 +99,9 @@ impl Frames {
         })
     }
 
-    /// Is the frame decoded into one buffer that holds all of its content, when it is its turn?
-    /// That takes no more memory than a window as wide and saves copying out of it, but the reader
-    /// waits until all is there, so it is for frames among others.
+    /// True if the frame is decoded into one buffer for all of its content when its turn comes.
+    /// That takes no more memory than the window and saves a copy. But the reader waits for the
+    /// whole frame, so this is only useful among other frames.
     fn is_whole(&self, frame: &Frame) -> bool {
         self.are_many()
             && frame
@@ -108,7 +109,7 @@ impl Frames {
                 .is_some_and(|content| content <= frame.window && content <= WHOLE)
     }
 
-    /// May it be taken before its turn, into one buffer?
+    /// True if the frame may be decoded early, into one buffer.
     fn may_be_early(&self, frame: &Frame) -> bool {
         let is_large = |content: &u64| (LARGE..=WHOLE).contains(content);
         self.are_many()
@@ -118,14 +119,14 @@ impl Frames {
                 .is_some_and(|content| self.eager || content <= frame.window)
     }
 
-    /// Are there enough for every thread to have one while others wait to be read?
+    /// True if there are enough frames for every thread to have one while others wait to be read.
     fn are_many(&self) -> bool {
         self.frames.len() > 2 * self.threads
     }
 
-    /// The large frames, each to be taken as soon as the other threads need no longer for what
-    /// stands before it than one thread needs for it. Later, whoever reads would end up waiting for
-    /// it, and earlier it would only take up memory.
+    /// The large frames, and when each is due: as soon as the other threads need no longer for the
+    /// frames before it than one thread needs for it. Later, the reader would wait for it; earlier,
+    /// it would only take memory.
     pub(super) fn early(&self) -> Vec<Early> {
         let content = |frame: &Frame| frame.content.unwrap_or(frame.compressed);
         let mut early = Vec::new();
@@ -152,8 +153,8 @@ impl Frames {
         early
     }
 
-    /// Bytes that decoding a frame takes besides the content it gives: the window, of which no more
-    /// than the content is used.
+    /// Memory for decoding a frame in addition to its content, in bytes: the window, but no more
+    /// than the content.
     fn needs(&self, frame: &Frame) -> u64 {
         if self.is_whole(frame) {
             0
@@ -165,7 +166,7 @@ impl Frames {
     }
 }
 
-/// Decodes a stream, all of it one part, until its end.
+/// Decodes a stream to its end, as a single part.
 pub(super) fn stream(
     ahead: &Arc<Ahead>,
     source: ByteSource,
@@ -217,7 +218,7 @@ fn gzip(part: &mut Part, source: ByteSource) -> Result<(), Error> {
 fn xz(part: &mut Part, source: ByteSource, window_log: u32) -> Result<(), Error> {
     use liblzma::stream::{CONCATENATED, Error as XzError, Stream};
 
-    // As wide a dictionary as the window of zstd may be, and what xz needs besides.
+    // A dictionary as large as the widest zstd window, and the other memory that xz needs.
     let limit = (1 << window_log.clamp(10, 31)) + (16 << 20);
     let damaged = |offset, cause: io::Error| match cause
         .get_ref()
@@ -250,8 +251,8 @@ fn xz(_: &mut Part, _: ByteSource, _: u32) -> Result<(), Error> {
     Err(Error::FeatureOff { format: "xz" })
 }
 
-/// Puts down pieces as long as `fill` has any: it fills a buffer and gives whether more follows,
-/// and how much of the archive it has read.
+/// Queues pieces until the end. `fill` fills a buffer and returns whether more follows, and the
+/// position in the archive.
 fn pieces(
     part: &mut Part,
     mut fill: impl FnMut(&mut Vec<u8>) -> Result<(bool, u64), Error>,
@@ -268,7 +269,7 @@ fn pieces(
     }
 }
 
-/// Appends to `out` until its room is used up. False at the end.
+/// Appends to `out` until its capacity is used. False at the end.
 #[cfg(any(feature = "gzip", feature = "xz"))]
 fn read_into(decoder: &mut impl Read, out: &mut Vec<u8>) -> io::Result<bool> {
     let room = out.capacity() - out.len();

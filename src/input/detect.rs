@@ -1,14 +1,14 @@
-//! What an archive is, told by its first bytes.
+//! Detection of the format of an archive by its first bytes.
 
 use super::Compression;
 
-/// How many bytes tell: a header block of tar.
+/// Bytes needed for detection: a header block of tar.
 pub(super) const DETECTED: usize = 512;
 
-/// Where a header block has its checksum (POSIX.1-2017, `pax`, "ustar Interchange Format").
+/// Position of the checksum in a header block (POSIX.1-2017, `pax`, "ustar Interchange Format").
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
-/// What other formats begin with, and their names with an article.
+/// Magic numbers of other formats, and their names with an article.
 const OTHERS: &[(&[u8], &str)] = &[
     (b"BZh", "a bzip2 archive"),
     (b"\x04\x22\x4D\x18", "an lz4 archive"),
@@ -37,20 +37,20 @@ const OTHERS: &[(&[u8], &str)] = &[
     (b"\x37\xA4\x30\xEC", "a zstd dictionary"),
 ];
 
-/// What an archive turns out to be.
+/// The detected format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detected {
-    /// A tar, compressed so.
+    /// A tar archive with this compression.
     Tar(Compression),
-    /// Something else, by its name with an article.
+    /// Another format, with its name and an article.
     Other(&'static str),
-    /// Nothing known.
+    /// Unknown.
     Unknown,
 }
 
-/// What begins with `bytes`, which are [`DETECTED`] unless there are no more.
+/// Detects the format of a file that begins with `bytes`: [`DETECTED`] bytes, or the whole file.
 pub(super) fn detect(bytes: &[u8]) -> Detected {
-    // Tar first: a header block begins with the name of a file, which may look like anything.
+    // Tar first: a header block begins with a file name, which may look like any magic number.
     if bytes
         .first_chunk::<DETECTED>()
         .is_some_and(|block| is_empty(block) || has_checksum(block))
@@ -61,13 +61,13 @@ pub(super) fn detect(bytes: &[u8]) -> Detected {
         [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => {
             Detected::Tar(Compression::Zstd)
         }
-        // Versions before 0.8, which the scan of frames then names.
+        // Versions before 0.8, which the scan for frames reports.
         [0x1E | 0x22..=0x27, 0xB5, 0x2F, 0xFD, ..] => Detected::Tar(Compression::Zstd),
         [0x1F, 0x8B, ..] => Detected::Tar(Compression::Gzip),
         [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Detected::Tar(Compression::Xz),
         _ => match OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
             Some((_, name)) => Detected::Other(name),
-            // A header with a wrong checksum: whoever reads it says so better.
+            // A header with a wrong checksum, which the tar reader reports better.
             None if bytes.get(257..262) == Some(b"ustar") => Detected::Tar(Compression::None),
             None => Detected::Unknown,
         },
@@ -78,7 +78,7 @@ fn is_empty(block: &[u8; DETECTED]) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
 
-/// Whether the checksum of a header block is right. Some old programs summed up signed bytes.
+/// True if the checksum of a header block is right. Some old programs summed signed bytes.
 fn has_checksum(block: &[u8; DETECTED]) -> bool {
     let Some(said) = block.get(CHECKSUM).and_then(octal) else {
         return false;
@@ -98,7 +98,7 @@ fn has_checksum(block: &[u8; DETECTED]) -> bool {
     said == summed(i64::from) || said == summed(|byte| i64::from(byte.cast_signed()))
 }
 
-/// The number in a field of octal digits with blanks before and a blank or NUL behind.
+/// The number in a field of octal digits, with leading blanks and a trailing blank or NUL.
 fn octal(field: &[u8]) -> Option<i64> {
     let digits = field
         .trim_ascii_start()

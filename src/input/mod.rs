@@ -1,10 +1,21 @@
-//! The tar stream of an archive: from a file or a pipe, plain or compressed, decoded ahead of
-//! whoever reads it.
+//! The tar stream of an archive, from a file or a pipe, plain or compressed, decoded ahead of the
+//! reader.
 
 mod ahead;
 mod byte_source;
 mod decoders;
 mod detect;
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Read(error) => Classify::kind(error),
+            Error::Directory => ErrorKind::InvalidInput,
+            _ => ErrorKind::BadArchive,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +26,7 @@ use std::thread::{self, JoinHandle};
 
 pub use ahead::Chunk;
 
+use crate::error::{Classify, ErrorKind};
 use crate::zst::decode::check_windows;
 use crate::zst::frames::{self, Frame};
 use ahead::Ahead;
@@ -22,13 +34,13 @@ use byte_source::{ByteSource, Interrupt};
 use decoders::Frames;
 use detect::{DETECTED, Detected};
 
-/// How an archive is compressed, told by its first bytes.
+/// The compression of an archive, detected by its first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// A plain tar.
     #[default]
     None,
-    /// Zstandard, in any framing.
+    /// Zstandard, with any frames.
     Zstd,
     /// gzip.
     Gzip,
@@ -36,19 +48,19 @@ pub enum Compression {
     Xz,
 }
 
-/// How an archive is read.
+/// Options for reading an archive.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that decode frames, at least 1.
+    /// Number of decoding threads, at least 1.
     pub threads: usize,
-    /// Bytes that decoded frames may take before they are read, what decoders need for them
-    /// included. The next one in order may always be decoded.
+    /// Memory for decoded frames before they are read and for the decoders, in bytes. The next
+    /// frame in order may always be decoded.
     pub memory: u64,
-    /// The widest zstd window accepted, as the exponent of two: 10..=31. sbuild takes 27.
+    /// The widest zstd window accepted, as the exponent of two: 10..=31. sbuild accepts 27.
     pub window_log: u32,
-    /// Are large frames decoded before their turn where that takes more memory than their window?
-    /// That saves time where there is nothing to do but to read; whoever writes files beside it
-    /// loses more by the memory that is touched.
+    /// Decode large frames early even if that takes more memory than their window. This saves time
+    /// if the caller only reads. A caller that also writes files loses more by the additional
+    /// memory.
     pub eager: bool,
 }
 
@@ -62,22 +74,23 @@ pub enum Error {
     #[error("it is a directory, not an archive")]
     Directory,
     /// There is nothing in it.
-    #[error("it is empty (0 bytes): whatever made it failed; make it again")]
+    #[error("it is empty (0 bytes): the program that wrote it failed; create it again")]
     Empty,
-    /// It is in a format that is not read here.
+    /// It has an unsupported format.
     #[error(
         "it is {0}; only tar archives are read, plain or compressed with zstd, gzip or xz: convert it first"
     )]
     Other(&'static str),
-    /// It is in no known format.
-    #[error("it is no tar archive, plain or compressed with zstd, gzip or xz")]
+    /// Its format is unknown.
+    #[error("it is not a tar archive, plain or compressed with zstd, gzip or xz")]
     Unknown,
-    /// It is compressed in a way that this build leaves out.
+    /// Its compression is not compiled in.
     #[error(
         "it is compressed with {format}, which this build of isar-tarball does not read; decompress it first"
     )]
+    #[cfg_attr(all(feature = "gzip", feature = "xz"), allow(dead_code))]
     FeatureOff {
-        /// The name of the compression, and of the feature.
+        /// Name of the compression and of the Cargo feature.
         format: &'static str,
     },
     /// A zstd frame cannot be read.
@@ -85,34 +98,36 @@ pub enum Error {
     Zstd(#[from] frames::Error),
     /// A gzip or xz archive cannot be read.
     #[error("{format} data near byte {offset}: {}", damage(.cause))]
+    #[cfg_attr(not(any(feature = "gzip", feature = "xz")), allow(dead_code))]
     Damaged {
         /// The name of the compression.
         format: &'static str,
-        /// How much had been read, in bytes.
+        /// Bytes read so far.
         offset: u64,
-        /// What is wrong.
+        /// The fault.
         cause: io::Error,
     },
     /// Decoding an xz archive would take more memory than allowed.
     #[error(
         "decoding this xz archive takes more memory than the {limit} bytes allowed; compress it with a smaller dictionary"
     )]
+    #[cfg_attr(not(feature = "xz"), allow(dead_code))]
     XzMemory {
-        /// What is allowed, in bytes.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The system gives no thread.
+    /// A thread could not be started.
     #[error("start a thread: {}", crate::error::describe(.0))]
     Thread(io::Error),
-    /// A decoding thread died: a defect of this program.
-    #[error("a thread that decodes died; please report this")]
+    /// A decoding thread panicked, which is a bug.
+    #[error("a decoding thread panicked; please report this bug")]
     Broken,
 }
 
 fn damage(cause: &io::Error) -> String {
     match cause.kind() {
         io::ErrorKind::UnexpectedEof => {
-            "the archive ends too early: it is truncated; copy or make it again".to_owned()
+            "the archive is truncated; copy or create it again".to_owned()
         }
         _ if cause.raw_os_error().is_some() => format!("read: {}", crate::error::describe(cause)),
         _ => format!("damaged: {cause}"),
@@ -131,10 +146,11 @@ pub struct Input {
 }
 
 impl Input {
-    /// Takes an archive opened by the caller: what follows the file's current position.
+    /// Opens the archive that begins at the current position of `file`.
     ///
-    /// The frames of a regular file are found and decoded in parallel; the file's position stays as
-    /// it is. Anything else is decoded as it comes. Waits for a pipe's first bytes.
+    /// The frames of a regular file are located and decoded in parallel, and the position of the
+    /// file does not change. Other input is decoded sequentially. Waits for the first bytes of a
+    /// pipe.
     pub fn open(file: File, options: &Options) -> Result<Input, Error> {
         let file = Arc::new(file);
         let about = file.metadata().map_err(Error::Read)?;
@@ -223,22 +239,21 @@ impl Input {
         Ok(())
     }
 
-    /// How the archive is compressed.
+    /// The compression of the archive.
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// The frames, for a zstd archive in a regular file.
+    /// The frames of a zstd archive in a regular file.
     pub fn frames(&self) -> Option<&[Frame]> {
         self.frames.as_deref()
     }
 
-    /// The next piece of the tar stream; `None` at its end. Pieces are of any length but empty.
+    /// Returns the next piece of the tar stream, `None` at its end. Pieces have any length except
+    /// 0.
     ///
-    /// A piece may be kept and shared. As long as it is, less is decoded ahead; but the piece asked
-    /// for comes in any case, so that whoever holds on to all of them gets all of them, with the
-    /// memory that this takes. Whoever hands pieces to other threads calls [`Input::wait_for_room`]
-    /// now and then.
+    /// A piece may be kept and shared. While it is, less is decoded ahead. But the requested piece
+    /// is always returned, so a caller that keeps all pieces gets all of them and pays the memory.
     #[allow(
         clippy::should_implement_trait,
         reason = "an iterator could not be asked for anything else in between"
@@ -250,33 +265,34 @@ impl Input {
         }))
     }
 
-    /// Waits until the pieces given out, the latest one not counted, take no more than half of the
-    /// memory allowed. To be called when other threads are about to drop theirs; whoever keeps them
-    /// all itself would wait for ever.
+    #[cfg(any(test, feature = "internals"))]
+    /// Waits until the pieces handed out, except the latest, take at most half of the memory
+    /// allowed. For callers whose other threads drop their pieces; a caller that keeps all pieces
+    /// would wait forever.
     pub fn wait_for_room(&self) {
         self.ahead.wait_for_room();
     }
 
-    /// Bytes that pieces take now, those not yet read and those that are still shared, and what is
-    /// being decoded; and the most that they ever took.
+    #[cfg(any(test, feature = "internals"))]
+    /// Bytes taken now by unread pieces, shared pieces and decoders, and their peak.
     pub fn held(&self) -> (u64, u64) {
         self.ahead.held()
     }
 
-    /// Bytes of the archive that the pieces read so far came from.
+    /// Position in the archive of the pieces read so far, in bytes.
     pub fn consumed(&self) -> u64 {
         self.consumed
     }
 
-    /// Bytes of the tar stream, where a regular file tells before it is read: one that is not
-    /// compressed, or zstd frames whose headers all say it.
+    /// Length of the tar stream in bytes, if known beforehand: for a regular file that is not
+    /// compressed, or whose zstd frame headers all have the content size.
     pub fn content(&self) -> Option<u64> {
         self.content
     }
 }
 
-/// How the archive in a regular file is compressed, and where its zstd frames are. Nothing is
-/// decoded, and the file's position stays as it is.
+/// Returns the compression of the archive in a regular file and its zstd frames. Decodes nothing,
+/// and does not change the position of the file.
 pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
     let length = file.metadata().map_err(Error::Read)?.len();
     let source = file.try_clone().map_err(Error::Read)?;
@@ -298,7 +314,7 @@ fn detect(source: &mut ByteSource) -> Result<Compression, Error> {
     }
 }
 
-/// Bytes of content in all frames, when each says it.
+/// Bytes of content in all frames, if each header has its size.
 fn content(frames: &[Frame]) -> Option<u64> {
     frames
         .iter()
@@ -312,7 +328,7 @@ impl Drop for Input {
             interrupt.raise();
         }
         for thread in self.threads.drain(..) {
-            // It has nothing to tell; had it died, the reader would have been told.
+            // It returns nothing, and the reader has already seen a panic.
             let _ = thread.join();
         }
         self.ahead.clear();

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! Content through framings and ways in, whole and damaged.
+//! Contents in all compressions, from files and pipes, whole and damaged.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -55,7 +55,7 @@ fn skippable(size: usize) -> Vec<u8> {
     .concat()
 }
 
-/// Bytes that compress to about half, different everywhere.
+/// Bytes that compress to about half, without repetitions.
 fn content(size: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     (0..size)
@@ -109,7 +109,7 @@ fn file(bytes: &[u8]) -> File {
 fn pipe(bytes: &[u8]) -> File {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let bytes = bytes.to_vec();
-    // The reader may go away early; then the rest is of no interest.
+    // The reader may leave early; ignore the error then.
     thread::spawn(move || writer.write_all(&bytes));
     File::from(OwnedFd::from(reader))
 }
@@ -137,7 +137,7 @@ fn read(file: File, options: Options) -> Result<Vec<u8>, Error> {
     in_time(move || read_all(&mut Input::open(file, &options)?))
 }
 
-/// A hang is a failure and not a test run that never ends.
+/// Turns a hang into a failure.
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(work()));
@@ -222,8 +222,8 @@ fn the_scan_reads_headers_and_not_the_data() {
     assert!(read < archive.len() / 10, "{read} of {}", archive.len());
 }
 
-/// Some frames of every kind, small enough to be damaged at each of their bytes. Frames that don't
-/// say their size come as streams.
+/// Some frames of every kind, small enough to damage each byte. Frames without a content size are
+/// compressed as streams.
 fn small() -> (Vec<u8>, Vec<u8>) {
     let frame = |size, says_size| Cut::Frame {
         size,
@@ -256,7 +256,7 @@ fn a_cut_is_an_error_unless_it_falls_between_frames() {
             let result = read(source(&archive[..end]), options(2, 1 << 20));
             match result {
                 Ok(read) => assert!(between && content.starts_with(&read), "cut at {end}"),
-                // The magic number alone is no zstd archive.
+                // The magic number alone is not a zstd archive.
                 Err(Error::Unknown) => assert!(end < 4),
                 Err(error) => assert!(
                     !between
@@ -418,7 +418,7 @@ fn whoever_keeps_all_pieces_gets_all_pieces() {
         }
         kept
     });
-    // They outlive what they came from.
+    // Pieces outlive the input.
     assert!(kept.iter().flat_map(|chunk| chunk.iter()).eq(&all));
 }
 
@@ -463,7 +463,7 @@ fn dropping_early_ends_all_threads_even_on_a_silent_pipe() {
         in_time(move || {
             drop(Input::open(File::from(OwnedFd::from(reader)), &options(1, 0)).unwrap())
         });
-        // Nobody has the other end any more.
+        // The other end is closed.
         assert!(writer.write_all(&[0; 1 << 17]).is_err());
     }
     let frames: Vec<u8> = (0..50).flat_map(|_| frame(&archive)).collect();
@@ -534,7 +534,7 @@ fn other_formats_and_nothing_at_all_are_named() {
     );
 }
 
-/// A foreign compression, whole and damaged.
+/// gzip or xz, whole and damaged.
 #[cfg(any(feature = "gzip", feature = "xz"))]
 fn check_foreign(compression: Compression, tar: &[u8], archive: &[u8]) {
     for source in [file, pipe] {
@@ -667,7 +667,7 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
     assert_eq!(due(&late, 1), []);
     assert_eq!(due(&late, 2), [(6, 1)]);
     assert_eq!(due(&late, 3), [(6, 0)]);
-    // With as many threads as that, it is decoded in pieces.
+    // With that many threads, it is decoded in pieces.
     assert_eq!(due(&late, 4), []);
     assert_eq!(due(&[20, 20, 90, 20, 60, 50], 2), [(2, 0), (4, 3)]);
     assert_eq!(due(&[20; 9], 2), []);
@@ -708,7 +708,7 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
         [1, 2, 4]
     );
 
-    // Before it is due, no other part but the one that is read takes the room that it needs.
+    // Before it is due, only the part being read may take the memory reserved for it.
     let ahead = Ahead::new(
         5,
         vec![Early {
@@ -733,7 +733,7 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
         Some(5 * MIB)
     );
 
-    // One that would leave too little for the others waits for its turn.
+    // A part that would leave too little for the others is taken in order.
     let ahead = Ahead::new(5, early(7 * MIB), 10 * MIB as u64);
     let order: Vec<usize> = std::iter::from_fn(|| take(&ahead))
         .map(|part| part.index)
@@ -743,7 +743,7 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
 
 #[test]
 fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
-    // As large as large frames are, and nearly nothing when compressed.
+    // As large as a large frame, but tiny when compressed.
     let sizes = [
         1 << 20,
         2 << 20,
@@ -764,7 +764,7 @@ fn frames_taken_early_come_in_their_place_whatever_the_budget_and_the_damage() {
         .map(|content| compress(content, true, true, 27))
         .collect();
     let archive = frames.concat();
-    // Windows narrower than a frame, too: what is taken early goes to one place all the same.
+    // Also with windows narrower than a frame: a part taken early still has a single buffer.
     let narrow: Vec<u8> = contents
         .iter()
         .flat_map(|content| compress(content, true, true, 20))

@@ -3,22 +3,22 @@
 use crate::error::Escaped;
 use crate::tree::walk::{Node, NodeId, Tree};
 
-/// How many ids sbuild maps: 0..=65535.
+/// Number of ids that sbuild maps: 0..=65535.
 pub const IDS: u32 = 65536;
 
-/// The owner of what nobody owns, `nobody` and `nogroup` of Debian.
+/// `nobody` and `nogroup` of Debian.
 pub const NOBODY: u32 = 65534;
 
-/// How many paths a message names before it only counts.
+/// Maximum number of paths in a message.
 const NAMED: usize = 5;
 
-/// User and group; `None` when one of these has no id in this namespace.
+/// User and group; `None` if one of them is not mapped in this namespace.
 pub type Owner = Option<(u32, u32)>;
 
 /// Files whose owners cannot be stored.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{count} of its files have an owner or group that sbuild cannot map, which has ids from 0 to 65535: {}; pack in the namespace that the tree belongs to (--userns USER, --id-layout caller), change the owner, or store them as {NOBODY} (--unmapped squash)",
+    "{count} of its files have an owner or group that sbuild cannot map, which has ids from 0 to 65535: {}; pack in the namespace that the tree belongs to, change the owner, or store them as {NOBODY}",
     named(.first, *.count)
 )]
 pub struct UnmappedIds {
@@ -40,7 +40,7 @@ fn named(first: &[(Vec<u8>, Owner)], count: usize) -> String {
     names.join(", ")
 }
 
-/// Finds the files of `tree` that no member can stand for as they are.
+/// Finds the files of `tree` whose owner or group cannot be stored.
 pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
     let nodes = (0..tree.nodes.len() as NodeId).map(|id| (id, tree.node(id)));
     let bad: Vec<NodeId> = nodes
@@ -68,8 +68,8 @@ pub fn unmapped(tree: &Tree) -> Option<UnmappedIds> {
     })
 }
 
-/// The id under which an owner is stored. Above the map only when the user asked for squashing,
-/// else [`unmapped`] has refused the tree.
+/// The id to store for an owner: [`NOBODY`] for ids that sbuild does not map, which occur only with
+/// [`super::Unmapped::Squash`].
 pub fn stored_id(id: u32) -> u32 {
     if id < IDS { id } else { NOBODY }
 }

@@ -20,7 +20,7 @@ use crate::sys::pread_append;
 use crate::tree::walk::{self, Identity, NodeId, NodeKind, Tree};
 use crate::tree::xattr::{self, Handle, Kept};
 
-/// What all workers read from.
+/// The inputs that all workers share.
 pub struct PackContext<'a> {
     /// The root of the tree.
     pub root: BorrowedFd<'a>,
@@ -28,27 +28,27 @@ pub struct PackContext<'a> {
     pub tree: &'a Tree,
     /// Their order and frames.
     pub plan: &'a Plan,
-    /// What the user wants of them.
+    /// The options of the user.
     pub options: &'a Options,
     /// A PAX comment for the root's member.
     pub comment: Option<&'a [u8]>,
-    /// The older archive that frames are taken over from.
+    /// The older archive whose frames are reused.
     pub reuse: Option<&'a Reuse>,
     /// Counts the bytes of data read.
     pub done: &'a AtomicU64,
 }
 
-/// Reads members, with the directory it read from last kept open.
+/// Reads members. Keeps the last directory open.
 pub struct Reader<'a> {
     source: &'a PackContext<'a>,
     directory: Option<(NodeId, OwnedFd)>,
-    /// Nothing is read from the files: data and extended attributes are left out.
+    /// Do not read the files: leave out data and extended attributes.
     is_unread: bool,
-    /// The data of the frame read last, as an outline leaves it out.
+    /// The data ranges of the frame read last, which its outline leaves out.
     gaps: Vec<Gap>,
-    /// How many bytes of data that is, as far as they were read.
+    /// Bytes of this data read so far.
     data: usize,
-    /// How many extended attributes of the frame read last were left out.
+    /// Number of skipped extended attributes of the frame read last.
     pub skipped_xattrs: u64,
 }
 
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Puts the bytes of a frame into `out`, whose former bytes go.
+    /// Reads the bytes of a frame into `out`, replacing what it had.
     pub fn frame(&mut self, content: &Content, out: &mut Vec<u8>) -> Result<(), Error> {
         out.clear();
         self.skipped_xattrs = 0;
@@ -110,8 +110,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Appends member `index`, or with `part` those bytes of its data, with the header before the
-    /// first and the padding behind the last.
+    /// Appends member `index`. With `part`, appends only these bytes of its data, with the header
+    /// before the first part and the padding after the last.
     fn member(
         &mut self,
         index: usize,
@@ -210,8 +210,7 @@ impl<'a> Reader<'a> {
         Ok(kept)
     }
 
-    /// Opens a file or directory, and makes sure that it is the one that was walked before anything
-    /// is read from it.
+    /// Opens a file or directory, and checks before reading that it is the one seen by the walk.
     fn open(&mut self, id: NodeId, path: &[u8], flags: OFlags) -> Result<OwnedFd, Error> {
         let PackContext { root, tree, .. } = *self.source;
         if id == Tree::ROOT {
@@ -245,11 +244,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Has nothing about the file changed since it was walked?
+/// Checks that the file has not changed since the walk.
 fn unchanged(node: &walk::Node, now: &Statx, path: &[u8]) -> Result<(), Error> {
     let path = || path.to_vec();
     let identity = Identity::of(now);
-    // The number of a file that has gone may be that of the next one: of another kind, perhaps.
+    // The inode number of a removed file may be reused, perhaps for a file of another type.
     let is_other_kind = (node.kind == NodeKind::File)
         != (FileType::from_raw_mode(now.stx_mode.into()) == FileType::RegularFile);
     if is_other_kind
@@ -275,7 +274,7 @@ fn unchanged(node: &walk::Node, now: &Statx, path: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The stretches of a file that hold bytes `data` of its stored data.
+/// The ranges of a file that hold the bytes `data` of its stored data.
 fn slice(extents: &[Extent], data: &Range<u64>) -> Vec<Extent> {
     let mut pieces = Vec::new();
     let mut position = 0;
@@ -293,7 +292,7 @@ fn slice(extents: &[Extent], data: &Range<u64>) -> Vec<Extent> {
     pieces
 }
 
-/// Appends `length` bytes of `file` from `offset` on; fewer mean that it has shrunk.
+/// Appends `length` bytes of `file` at `offset`. Fails if the file has shrunk.
 fn read(
     file: &OwnedFd,
     offset: u64,

@@ -1,16 +1,16 @@
-//! A directory tree into a chroot tarball.
+//! Packing a tree into an archive.
 //!
-//! walk → plan (order, frames) → workers fill whole frames and compress them → one writer puts them
-//! down in order, hashing. No step looks at what a later one does, and which bytes come out depends
-//! on the tree and the options alone.
+//! walk → plan (order, frames) → workers fill whole frames and compress them → one writer writes
+//! them in order. No step depends on a later one, and the bytes of the archive depend only on the
+//! tree and the options.
 
 pub mod audit;
 mod members;
-pub mod output;
 mod pipeline;
 pub mod plan;
 pub mod reuse;
 
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -30,8 +30,8 @@ use crate::zst::compress::{self, Level};
 use plan::{FrameSizing, Plan};
 use reuse::{Reuse, State};
 
-/// What to do about a tree that changes.
-const CALM: &str = "let nothing write to the tree meanwhile, and pack it again";
+/// The remedy for a tree that changes.
+const REMEDY: &str = "stop the program that writes to the tree, then pack it again";
 
 /// A tree that could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -54,37 +54,37 @@ pub enum Error {
     /// Compression failed.
     #[error(transparent)]
     Compress(#[from] compress::Error),
-    /// What a frame was compressed to is not what it was made of.
+    /// A frame does not decompress to its content.
     #[error(
-        "a frame does not decompress to what was compressed: a fault of the memory or of this program; try again, and test the memory"
+        "a frame does not decompress to what was compressed: a RAM error or a bug in this program; try again, and test the memory"
     )]
     Unverified,
-    /// `--memory` is too small for any work.
-    #[error("{memory} bytes of memory are too few for this tree and level; give at least --memory {}M", least.div_ceil(1 << 20))]
+    /// The memory limit is too small.
+    #[error("{memory} bytes of memory are too few for this tree and level; at least {}M is needed", least.div_ceil(1 << 20))]
     Memory {
-        /// What was allowed, in bytes.
+        /// The limit, in bytes.
         memory: u64,
-        /// What is needed, in bytes.
+        /// The minimum, in bytes.
         least: u64,
     },
     /// The archive could not be written.
     #[error("write the archive: {}", crate::error::describe(.0))]
     Write(std::io::Error),
-    /// A file has gone since the tree was walked.
-    #[error("{}: vanished while packing; {CALM}", Escaped(path))]
+    /// A file was removed since the walk.
+    #[error("{}: vanished while packing; {REMEDY}", Escaped(path))]
     Vanished {
         /// The file.
         path: Vec<u8>,
     },
-    /// Another file stands where one was walked.
-    #[error("{}: replaced by another file while packing; {CALM}", Escaped(path))]
+    /// A file was replaced by another since the walk.
+    #[error("{}: replaced by another file while packing; {REMEDY}", Escaped(path))]
     Replaced {
         /// The file.
         path: Vec<u8>,
     },
     /// A file became shorter.
     #[error(
-        "{}: shrank from {from} to {to} bytes while packing; {CALM}",
+        "{}: shrank from {from} to {to} bytes while packing; {REMEDY}",
         Escaped(path)
     )]
     Shrank {
@@ -97,7 +97,7 @@ pub enum Error {
     },
     /// A file became longer.
     #[error(
-        "{}: grew from {from} to {to} bytes while packing; {CALM}",
+        "{}: grew from {from} to {to} bytes while packing; {REMEDY}",
         Escaped(path)
     )]
     Grew {
@@ -109,7 +109,7 @@ pub enum Error {
         to: u64,
     },
     /// Something about a file changed.
-    #[error("{}: changed while packing; {CALM}", Escaped(path))]
+    #[error("{}: changed while packing; {REMEDY}", Escaped(path))]
     Changed {
         /// The file.
         path: Vec<u8>,
@@ -123,8 +123,7 @@ impl Error {
             Some(Errno::NOENT) => Error::Vanished {
                 path: path.to_vec(),
             },
-            // What O_NOFOLLOW, O_DIRECTORY and a socket give where something of another kind stands
-            // now.
+            // Errors of O_NOFOLLOW, O_DIRECTORY and sockets if a file of another type is there now.
             Some(Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Error::Replaced {
                 path: path.to_vec(),
             },
@@ -146,34 +145,34 @@ pub enum Format {
     Tar,
 }
 
-/// What to do with owners that sbuild's map cannot hold.
+/// Handling of owners that sbuild's map cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unmapped {
     /// Refuse the tree.
     #[default]
     Error,
-    /// Store them as [`audit::NOBODY`].
+    /// Store them as 65534 (`nobody` and `nogroup`).
     Squash,
 }
 
 /// How much memory is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// For up to two workers, in bytes. It alone decides how large frames may be, and so which
-    /// bytes come out.
+    /// For up to two workers, in bytes. Limits the size of frames, so the bytes of the archive
+    /// depend on it.
     pub base: u64,
     /// For each further worker, in bytes.
     pub per_thread: u64,
 }
 
 impl Memory {
-    /// Room for two of the largest frames with what they compress to.
+    /// Enough for two of the largest frames with their compressed bytes.
     pub const DEFAULT: Memory = Memory {
         base: 512 << 20,
         per_thread: 192 << 20,
     };
 
-    /// No more than so many bytes with any number of workers.
+    /// The same limit in bytes for any number of workers.
     pub fn limit(bytes: u64) -> Memory {
         Memory {
             base: bytes,
@@ -181,7 +180,7 @@ impl Memory {
         }
     }
 
-    /// For so many workers, in bytes.
+    /// The limit for this number of workers, in bytes.
     pub fn of(self, threads: usize) -> u64 {
         self.base.saturating_add(
             self.per_thread
@@ -190,20 +189,20 @@ impl Memory {
     }
 }
 
-/// What is packed, and how.
+/// Options of packing.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the walk takes in.
+    /// Options of the walk.
     pub walk: walk::Options,
     /// The form of the archive.
     pub format: Format,
     /// Worker threads, at least 1. The archive is the same for any number.
     pub threads: usize,
-    /// The memory to stay below.
+    /// The memory limit.
     pub memory: Memory,
     /// Store extended attributes and ACLs.
     pub xattrs: bool,
-    /// What to do with owners that sbuild's map cannot hold.
+    /// Handling of owners that sbuild's map cannot hold.
     pub unmapped: Unmapped,
     /// `SOURCE_DATE_EPOCH`: later times are stored as this, in seconds since 1970.
     pub clamp_mtime: Option<i64>,
@@ -211,7 +210,7 @@ pub struct Options {
     pub whole_seconds: bool,
     /// Compute the SHA-256 of the archive.
     pub sha256: bool,
-    /// Where frames are cut; less memory may cut them smaller.
+    /// The sizes of frames; a lower memory limit may make them smaller.
     pub cuts: FrameSizing,
 }
 
@@ -233,8 +232,8 @@ impl Options {
     }
 }
 
-/// What was packed.
-#[derive(Clone, Debug, Default)]
+/// Summary of a packed archive.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// The members.
     pub members: Members,
@@ -244,27 +243,26 @@ pub struct Summary {
     pub archive_bytes: u64,
     /// Frames of the archive, 0 in a plain tar.
     pub frames: u64,
-    /// Files left out.
+    /// Counts of skipped files.
     pub skipped: Skipped,
-    /// Extended attributes left out.
+    /// Number of skipped extended attributes.
     pub skipped_xattrs: u64,
     /// Files whose owner was stored as nobody.
     pub squashed: u64,
-    /// SHA-256 of the archive, if [`Options::sha256`] asked for it.
+    /// SHA-256 of the archive, if requested.
     pub sha256: Option<[u8; 32]>,
-    /// Frames taken over from an older archive.
+    /// Frames reused from an older archive.
     pub reused_frames: u64,
-    /// Bytes of the archive in them.
+    /// Compressed bytes of the reused frames.
     pub reused_bytes: u64,
-    /// Frames that the older archive should have had, but which were not there as they were
-    /// written; they were made anew.
+    /// Frames that are damaged in the older archive and were compressed again.
     pub damaged_frames: u64,
 }
 
-/// Fills up an archive of which sbuild would not read enough to know what it is.
+/// Text that makes a tiny archive long enough for sbuild to detect its format.
 ///
-/// sbuild 0.89 looks at the first 512 bytes of the file and refuses a shorter one; this text does
-/// not compress below that.
+/// sbuild 0.89 reads the first 512 bytes of the file and refuses a shorter one. This text does not
+/// compress below that.
 fn filler() -> Vec<u8> {
     (0..24u8)
         .flat_map(|number| hex(&Sha256::digest([number]).into()).into_bytes())
@@ -276,22 +274,22 @@ pub fn hex(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A tree that was packed.
+/// Result of packing.
 #[derive(Debug)]
 pub struct Packed {
-    /// What was packed.
+    /// Summary of a packed archive.
     pub summary: Summary,
-    /// sbuild's rules, run over all members. What they say of the file is still to be asked.
+    /// sbuild's rules, applied to all members. The rules about the complete file are still to be
+    /// applied.
     pub rules: StreamingCheck,
-    /// With which frames of this archive can be taken over into a later one. `None` where no reuse
-    /// was asked for.
+    /// The state with which a later archive can reuse frames of this one. `None` unless requested.
     pub state: Option<State>,
 }
 
-/// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, frames are
-/// taken over from an older archive where it has them; the bytes are the same.
+/// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, reuses
+/// frames of an older archive; the bytes of the new archive are the same.
 ///
-/// Each frame is decoded again before it is written, and must give what it was made of.
+/// Decodes each frame again before writing it, and fails if the content differs.
 pub fn pack(
     root: OwnedFd,
     options: &Options,
@@ -318,7 +316,7 @@ pub fn pack(
             ..options.cuts
         },
     );
-    progress.total.store(plan.data(&tree), Ordering::Relaxed);
+    progress.total().store(plan.data(&tree), Ordering::Relaxed);
     let mut source = members::PackContext {
         root: root.as_fd(),
         tree: &tree,
@@ -326,12 +324,12 @@ pub fn pack(
         options,
         comment: None,
         reuse,
-        done: &progress.done,
+        done: progress.done(),
     };
     let written = match pipeline::run(&source, &shape, out)? {
         Some(written) => written,
         None => {
-            progress.done.store(0, Ordering::Relaxed);
+            progress.done().store(0, Ordering::Relaxed);
             let filler = filler();
             source.comment = Some(&filler);
             pipeline::run(&source, &shape, out)?.unwrap_or_default()

@@ -1,13 +1,13 @@
-//! Workers take whole frames, read and compress them; one writer puts them down in order.
+//! The packing pipeline: workers read and compress whole frames, one writer writes them in order.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::mem;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Sender, bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 use super::members::{PackContext, Reader};
@@ -24,33 +24,32 @@ use crate::zst::SBUILD_WINDOW_LOG;
 use crate::zst::compress::Compressor;
 use crate::zst::decode::Decoder;
 
-/// sbuild 0.89 reads this much of an archive to tell what it is.
+/// Bytes of an archive that sbuild 0.89 reads to detect the format.
 const DETECTED: usize = 512;
 
-/// Frames smaller than this, in bytes, are not worth their headers.
+/// Minimum size of a frame, in bytes: smaller ones are not worth their headers.
 const LEAST_FRAME: u64 = 1 << 20;
 
-/// What a member usually takes beside its header and data, in bytes: a PAX header with the exact
-/// time.
+/// Usual size of the extension of a member, in bytes: a PAX header with the exact time.
 const EXTENSION: usize = 2 * header::BLOCK;
 
-/// Bytes that the program takes before anything else.
+/// Memory of the program itself, in bytes.
 const PROGRAM: u64 = 16 << 20;
 
-/// Workers, and how much they may hold: what `--threads` and `--memory` come to for a tree.
+/// Number of workers and memory budget for a tree, derived from the allowed threads and memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Workers.
     pub threads: usize,
     /// The largest frame, in bytes of content.
     pub max_frame: u64,
-    /// How much frames that are being made or wait to be written may take, in bytes.
+    /// Memory for frames that are being compressed or wait to be written, in bytes.
     budget: u64,
 }
 
 impl Shape {
-    /// Fits threads and frames into the memory allowed. The size of frames depends on the options
-    /// and the tree alone, not on the threads: it decides which bytes come out.
+    /// Fits threads and frames into the memory allowed. The size of frames determines the bytes of
+    /// the archive, so it depends only on the options and the tree, not on the threads.
     pub fn new(options: &Options, tree: &Tree) -> Result<Shape, Error> {
         Shape::of(
             options.memory,
@@ -78,8 +77,8 @@ impl Shape {
                 .of(threads)
                 .checked_sub(PROGRAM + tree + context * threads as u64)
         };
-        // A frame and, at worst, as much again for what it compresses to; for two workers, where
-        // there is room for two and time counts at all.
+        // A frame and, at worst, as much again for its compressed bytes; for two workers, unless
+        // only one fits or the level is an ultra level.
         let two = free(2).filter(|free| !is_ultra && *free >= 2 * LEAST_FRAME);
         let room = two.or(free(1)).unwrap_or(0);
         let allowed = (memory.base / 3).min(room / 2);
@@ -93,7 +92,7 @@ impl Shape {
         while threads > 1 && free(threads).is_none_or(|free| free < 2 * max_frame) {
             threads -= 1;
         }
-        // A plain tar is written as fast as it is read: to read far ahead would only touch more
+        // A plain tar is written as fast as it is read, so reading far ahead would only touch more
         // memory.
         let ahead = if format == Format::Tar {
             4 * threads as u64 * max_frame
@@ -108,7 +107,7 @@ impl Shape {
     }
 }
 
-/// What was written.
+/// Summary of the written archive.
 #[derive(Debug, Default)]
 pub struct Written {
     /// Bytes of the tar stream.
@@ -117,19 +116,19 @@ pub struct Written {
     pub archive_bytes: u64,
     /// Number of frames.
     pub frames: u64,
-    /// SHA-256 of the archive, where it was asked for.
+    /// SHA-256 of the archive, if requested.
     pub sha256: Option<[u8; 32]>,
-    /// Extended attributes left out.
+    /// Number of skipped extended attributes.
     pub skipped_xattrs: u64,
-    /// Frames taken over from an older archive.
+    /// Frames reused from an older archive.
     pub reused_frames: u64,
-    /// Bytes of the archive in them.
+    /// Compressed bytes of the reused frames.
     pub reused_bytes: u64,
-    /// Frames that an older archive should have had intact and did not.
+    /// Frames that the state has but that are damaged in the older archive.
     pub damaged_frames: u64,
-    /// What to remember of each frame, when frames are taken over.
+    /// Records of the frames for the state, if requested.
     pub records: Vec<Record>,
-    /// sbuild's rules, run over all members.
+    /// sbuild's rules, applied to all members.
     pub rules: StreamingCheck,
 }
 
@@ -141,42 +140,42 @@ struct Done {
     archived: Buffer,
     outline: Outline,
     skipped_xattrs: u64,
-    /// `None` where nobody asked for one.
+    /// `None` unless a state is requested.
     record: Option<Record>,
     is_reused: bool,
     is_damaged: bool,
 }
 
-/// Makes the archive. `None`, and nothing written, when it is so small that sbuild would not know
-/// it.
+/// Writes the archive. `None`, with nothing written, if it is too small for sbuild to detect its
+/// format.
 pub fn run(
     source: &PackContext<'_>,
     shape: &Shape,
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
     let queue = Queue::new(source.plan, shape.budget, shape.threads);
-    let (sender, receiver) = unbounded();
+    let (sender, receiver) = channel();
     thread::scope(|scope| {
         for _ in 0..shape.threads.min(source.plan.frames.len()) {
             let (sender, queue) = (sender.clone(), &queue);
             scope.spawn(move || {
                 if let Err(error) = work(source, queue, &sender) {
                     queue.stop();
-                    // The writer has gone when it failed first; then its error is the one that
-                    // counts.
+                    // If the writer has failed first and gone, report its error instead.
                     let _ = sender.send(Err(error));
                 }
             });
         }
         drop(sender);
         let release = |archived: Arc<Buffer>| {
-            // Whoever has done with it last. Both go in order.
+            // The writer and the hasher both finish frames in order; the last one releases the
+            // buffer.
             if let Some(archived) = Arc::into_inner(archived) {
                 queue.written(archived);
             }
         };
         let hashing = source.options.sha256.then(|| {
-            let (to_hash, hashed) = bounded::<Arc<Buffer>>(1);
+            let (to_hash, hashed) = sync_channel::<Arc<Buffer>>(1);
             let hasher = scope.spawn(move || {
                 let mut hash = Sha256::new();
                 for archived in hashed {
@@ -222,28 +221,27 @@ fn work(
     Ok(())
 }
 
-/// A buffer that is used again from frame to frame: memory that is touched for the first time is
-/// dear.
+/// A buffer that is reused for all frames, to save page faults.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// How much of its room has ever been used. The rest has not been touched, and takes nothing.
+    /// Bytes of its capacity used so far. The rest has not been touched and takes no memory.
     touched: usize,
 }
 
 impl Buffer {
-    /// Empties it, with room for `bytes`, and so much at least that growing is cheap.
+    /// Empties the buffer and reserves `bytes`, rounded up so that growing is cheap.
     fn make_room(&mut self, bytes: usize) {
         self.bytes.clear();
         self.bytes.reserve_exact(bytes.next_multiple_of(MAPPED));
     }
 
-    /// What is in it now has been used.
+    /// Records its length as touched.
     fn touch(&mut self) {
         self.touched = self.touched.max(self.bytes.len());
     }
 
-    /// Gives back what makes it take more than a new one would for `frame`. What it holds goes.
+    /// Empties the buffer and shrinks it, if it takes more memory than a new one would for `frame`.
     fn shrink(&mut self, frame: &Frame) {
         let most = frame.size as usize;
         if self.touched > most {
@@ -254,17 +252,17 @@ impl Buffer {
     }
 }
 
-/// Makes frames.
+/// A worker: reads, compresses and verifies frames.
 struct Maker<'a> {
     source: &'a PackContext<'a>,
     reader: Reader<'a>,
     /// `None` for a plain tar.
     compressor: Option<Compressor>,
-    /// Decodes each frame again, to be sure of it.
+    /// Decodes each frame again, to verify it.
     decoder: Decoder,
-    /// The content of the frame that is being made.
+    /// The content of the current frame.
     content: Buffer,
-    /// Has buffers for what frames compress to.
+    /// Supplies buffers for compressed frames.
     queue: &'a Queue<'a>,
 }
 
@@ -285,13 +283,14 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// Frame `index`, read and compressed.
+    /// Reads and compresses frame `index`.
     fn made(&mut self, index: usize) -> Result<Done, Error> {
         let frame = self.read(index)?;
         self.compress(index, frame, self.queue.spare(frame))
     }
 
-    /// Frame `index`, from an older archive if it is there, with a record in any case.
+    /// Takes frame `index` from an older archive, or reads and compresses it. The result has a
+    /// record in either case.
     fn reused_or_made(&mut self, index: usize, reuse: &Reuse) -> Result<Done, Error> {
         let PackContext {
             tree,
@@ -371,7 +370,7 @@ impl<'a> Maker<'a> {
         Ok(frame)
     }
 
-    /// What stands behind the members of a frame: in the last one the end of the archive.
+    /// The bytes after the members of a frame: the end of the archive in the last one.
     fn end(&self, index: usize) -> &'static [u8] {
         if self.is_last(index) { &END } else { &[] }
     }
@@ -380,7 +379,7 @@ impl<'a> Maker<'a> {
         index + 1 == self.source.plan.frames.len()
     }
 
-    /// Puts what was read for frame `index` into `archived`.
+    /// Compresses the content of frame `index` into `archived`.
     fn compress(
         &mut self,
         index: usize,
@@ -393,7 +392,8 @@ impl<'a> Maker<'a> {
         match &mut self.compressor {
             Some(compressor) => {
                 compressor.frame(&content.bytes, frame.is_large, &mut archived.bytes)?;
-                // Its checksum is that of the content, so that need not be kept for comparing.
+                // The frame has a checksum of the content, so the content need not be kept for
+                // comparison.
                 let decoded = self.decoder.frame(&archived.bytes, &mut content.bytes);
                 if !matches!(decoded, Ok(()) if content.bytes.len() as u64 == tar_bytes) {
                     return Err(Error::Unverified);
@@ -430,18 +430,18 @@ fn reused(index: usize, record: Record, archived: Buffer, outline: Outline) -> D
     }
 }
 
-/// Puts the frames down in order. Each is hashed meanwhile, if that is wanted, and released when
-/// both are done with it.
+/// Writes the frames in order. With `to_hash`, another thread hashes each frame meanwhile. Releases
+/// the buffer of a frame when both are done with it.
 fn write(
     frames: impl Iterator<Item = Result<Done, Error>>,
     queue: &Queue<'_>,
-    to_hash: Option<Sender<Arc<Buffer>>>,
+    to_hash: Option<SyncSender<Arc<Buffer>>>,
     release: impl Fn(Arc<Buffer>),
     out: &mut impl Write,
 ) -> Result<Option<Written>, Error> {
     let mut written = Written::default();
     let mut early = BTreeMap::new();
-    // Held back until sbuild could tell what it is.
+    // Held back until sbuild can detect the format.
     let mut head = Vec::new();
     let mut next = 0;
     for frame in frames {
@@ -464,7 +464,7 @@ fn write(
             written.rules.add(&frame.outline);
             queue.given_back(frame.outline.bytes.len() as u64);
             if let Some(to_hash) = &to_hash {
-                // Its receiver lives as long as this.
+                // The receiver lives as long as this sender.
                 let _ = to_hash.send(Arc::clone(&archived));
             }
             if written.archive_bytes < DETECTED as u64 {
@@ -485,36 +485,36 @@ fn write(
     Ok(Some(written))
 }
 
-/// Which frame a worker takes next: the largest first, because whoever takes it last keeps all
-/// others waiting, then in order, and of the last few the largest again; but only what fits the
-/// budget.
+/// The queue of frames. The largest frame is first, because taken last it would keep all workers
+/// waiting. Then frames are taken in order, and of the last few the largest first; but only frames
+/// that fit the budget.
 ///
-/// The next frame to be written may always be made, else everybody could wait for it. So whatever
-/// is made before its turn leaves room for the costliest of the frames that nobody has taken yet,
-/// one of which that next frame may be.
+/// The next frame to be written may always be taken; otherwise all workers could wait for it
+/// forever. So a frame taken early leaves memory for the costliest frame not yet taken, which may
+/// be that next frame.
 struct Queue<'a> {
     plan: &'a Plan,
     budget: u64,
-    /// How many frames are the last few: two for each worker.
+    /// Number of the last few frames: two per worker.
     last_few: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// The frames not taken yet, the next one last.
+    /// The frames not taken yet, the next one at the end.
     waiting: Vec<usize>,
     /// The next frame to be written.
     next: usize,
     /// Bytes of the frames taken and not written.
     held: u64,
     stopped: bool,
-    /// Buffers of frames that have been written, to be used again. What they take is held still.
+    /// Buffers of written frames, for reuse. Their memory still counts as held.
     spare: Vec<Buffer>,
 }
 
 impl State {
-    /// Lets go of a buffer that nobody needs now. False when there is none.
+    /// Frees an unused buffer. False if there is none.
     fn let_go(&mut self) -> bool {
         let spare = self.spare.pop();
         self.held -= spare.as_ref().map_or(0, |spare| spare.touched) as u64;
@@ -545,13 +545,12 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// What a frame takes while it is made in new buffers, in bytes: its content and, at worst, as
-    /// much again.
+    /// Memory for a frame in new buffers, in bytes: its content and, at worst, as much again.
     fn cost(&self, index: usize) -> u64 {
         2 * self.plan.frames[index].size
     }
 
-    /// What the two costliest of some frames take.
+    /// The costs of the two costliest of some frames.
     fn costliest(&self, frames: &[usize]) -> [u64; 2] {
         frames.iter().fold([0; 2], |[first, second], index| {
             let cost = self.cost(*index);
@@ -563,11 +562,11 @@ impl<'a> Queue<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next frame to make, and for how many bytes it counts while it is made; waits for room.
-    /// `None` when there is none left, or all has been stopped.
+    /// Takes the next frame, waiting for memory, and returns its index and the bytes charged for
+    /// it. `None` if no frame is left or the queue was stopped.
     ///
-    /// What of the buffer for its content the frame does not need counts as well, or goes where
-    /// there is no room for that.
+    /// The unused part of the content buffer is charged as well, or freed if it does not fit the
+    /// budget.
     fn take(&self, content: &mut Buffer) -> Option<(usize, u64)> {
         let mut state = self.lock();
         loop {
@@ -584,14 +583,14 @@ impl<'a> Queue<'a> {
                     charged = self.cost(index);
                 }
                 state.held += charged;
-                // The next frame in order is made in any case.
+                // The next frame in order is taken in any case.
                 while state.held > self.budget && state.let_go() {}
                 return Some((index, charged));
             }
             if state.let_go() {
                 continue;
             }
-            // Whoever waits counts for nothing, and so keeps nothing.
+            // A waiting worker is not charged, so it keeps no buffer.
             *content = Buffer::default();
             state = self
                 .changed
@@ -600,7 +599,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Where the frame stands among the waiting ones that can be made now.
+    /// The position in `waiting` of the frame that can be taken now.
     fn fitting(&self, state: &State) -> Option<usize> {
         let waiting = &state.waiting;
         let [costliest, second] = self.costliest(waiting);
@@ -609,7 +608,7 @@ impl<'a> Queue<'a> {
             let rest = if cost == costliest { second } else { costliest };
             waiting[*place] == state.next || state.held + cost + rest <= self.budget
         });
-        // The next in order stands last.
+        // The next frame in order is at the end.
         if waiting.len() > self.last_few {
             fitting.next_back()
         } else {
@@ -617,20 +616,20 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// A frame that counted for `charged` has been made and takes `bytes` from now on.
+    /// Replaces the charge of a finished frame by its actual size, `bytes`.
     fn finished(&self, charged: u64, bytes: u64) {
         let mut state = self.lock();
         state.held = state.held + bytes - charged;
         self.changed.notify_all();
     }
 
-    /// Some `bytes` of the next frame in order are not needed any more.
+    /// Releases `bytes` of the next frame in order.
     fn given_back(&self, bytes: u64) {
         self.lock().held -= bytes;
         self.changed.notify_all();
     }
 
-    /// The next frame in order has been written from `buffer`, which is kept to be used again.
+    /// Marks the next frame in order as written and keeps its `buffer` for reuse.
     fn written(&self, buffer: Buffer) {
         let mut state = self.lock();
         state.spare.push(buffer);
@@ -639,8 +638,8 @@ impl<'a> Queue<'a> {
         self.changed.notify_all();
     }
 
-    /// A buffer for what `frame` becomes in the archive, which counts for it already: of those that
-    /// have been touched before and take no more than that, the one with most, or a new one.
+    /// Returns a buffer for the compressed `frame`, whose memory is already charged: the largest
+    /// unused buffer that is within the charge, or a new one.
     fn spare(&self, frame: &Frame) -> Buffer {
         let mut state = self.lock();
         let fitting =
@@ -707,7 +706,7 @@ mod tests {
             }
         }
         // A million files by default, with two workers; any level, with the compilers of a chroot
-        // in one frame; and what is said to be the least does.
+        // in one frame; and the reported minimum suffices.
         assert!(matches!(
             shape(Memory::DEFAULT, 3, 2, 1_000_000),
             Ok(Shape { threads: 2, .. })
@@ -752,7 +751,7 @@ mod tests {
 
     #[test]
     fn frames_made_early_leave_room_for_the_one_that_all_wait_for() {
-        // Enough for the largest frame while it is made, and for the largest of the others.
+        // Enough for the largest frame while it is compressed, and for the largest of the others.
         for (sizes, budget) in [
             (&[10, 10, 40, 10, 30, 10, 10][..], 140),
             (&[40, 10, 10, 10], 100),
@@ -766,11 +765,11 @@ mod tests {
                 let (mut working, mut made, mut next) =
                     (VecDeque::new(), vec![false; sizes.len()], 0);
                 while next < sizes.len() {
-                    // A worker asks only when it would not have to wait.
+                    // A worker takes a frame only if it need not wait.
                     while !buffers.is_empty() && can_take(&queue) {
                         let mut own = buffers.pop().unwrap();
                         let (index, charged) = queue.take(&mut own).unwrap();
-                        // All that it takes meanwhile is charged.
+                        // All memory that it uses meanwhile is charged.
                         own.touched = own.touched.max(sizes[index] as usize);
                         assert!(
                             own.touched as u64 + sizes[index] <= charged,
@@ -783,11 +782,11 @@ mod tests {
                         "{sizes:?} {workers}: {}",
                         queue.lock().held
                     );
-                    // The worst: the last one taken is ready first, and nothing could be
-                    // compressed.
+                    // The worst case: the last frame taken is ready first, and nothing is
+                    // compressible.
                     let (index, charged, own) = working
                         .pop_back()
-                        .expect("somebody works as long as something is missing");
+                        .expect("a worker is busy while a frame is missing");
                     queue.finished(charged, sizes[index]);
                     made[index] = true;
                     buffers.push(own);
@@ -806,7 +805,7 @@ mod tests {
         }
     }
 
-    /// Would a worker that asks now not have to wait?
+    /// True if a worker could take a frame now without waiting.
     fn can_take(queue: &Queue<'_>) -> bool {
         let mut state = queue.lock();
         let spare: usize = state.spare.iter().map(|spare| spare.touched).sum();

@@ -1,8 +1,7 @@
-//! The order of an archive's members, and where its frames are cut: a pure function of the tree.
+//! The order of the members and the boundaries of the frames: a pure function of the tree.
 //!
-//! Members stand in strict depth-first order; only the files of one directory are permuted among
-//! themselves, because some extractors set a directory's times wrong when they come back to it
-//! later.
+//! Members are in strict depth-first order, and only the entries of a directory are permuted,
+//! because some extractors set wrong times on a directory that they return to later.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,45 +11,46 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::{header, sparse};
 use crate::tree::walk::{Identity, Node, NodeId, NodeKind, Tree};
 
-/// The largest content of a frame, in bytes. Enough for the compilers proper of gcc 14 to stand in
-/// one (137 MB), and little enough for a reader to hold.
+/// Maximum content of a frame, in bytes. One frame can hold the compilers proper of gcc 14 (137
+/// MB), and a reader can keep it in memory.
 const MAX_FRAME: u64 = 192 << 20;
 
-/// The largest content of a frame, in bytes, unless it holds variants of one file. Two of these and
-/// what waits to be written fit the memory that two workers have by default, so that neither has to
-/// wait: 1.4 times as fast as with 128 MiB, and 1.1 % larger, on 1.2 GB of compilers with libraries
-/// of up to 200 MB.
+/// Maximum content of a frame, in bytes, unless it holds variants of one file. Two such frames and
+/// those that wait to be written fit the default memory of two workers, so neither waits. On 1.2 GB
+/// of compilers with libraries of up to 200 MB this is 1.4 times as fast as 128 MiB, and the
+/// archive is 1.1 % larger.
 const USUAL_FRAME: u64 = 48 << 20;
 
-/// From how many bytes on a file is large. In all forms of an archive, because the order of members
+/// Minimum size of a large file, in bytes. The same for all formats, because the order of members
 /// depends on it.
 const LARGE: u64 = 16 << 20;
 
-/// Where frames are cut.
+/// Sizes and boundaries of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameSizing {
-    /// A frame of small files ends at the first boundary behind this many bytes.
+    /// A frame of small files ends at the first boundary after this many bytes.
     pub least: u64,
     /// A frame of small files ends before it holds more than this many bytes.
     pub longest: u64,
-    /// One path in so many is a boundary, where a frame may begin.
+    /// One path out of this many is a boundary, where a frame may begin.
     pub boundaries: u64,
-    /// A file of this many bytes is large: large files of one directory stand together, because
-    /// they tend to be variants of one another (the compilers proper of gcc).
+    /// A file of this many bytes is large. Large files of a directory are grouped, because they
+    /// tend to be variants of one another (the compilers proper of gcc).
     pub large: u64,
-    /// A frame of large files has more content than this many bytes only for files that are about
-    /// as large as one another, and a file of more is cut into parts.
+    /// A frame of large files exceeds this many bytes only if the files have about the same size. A
+    /// larger file is divided into parts.
     pub usual: u64,
     /// No frame has more content than this many bytes.
     pub most: u64,
 }
 
 impl FrameSizing {
-    /// Frames of small files of `least` bytes and more, up to 64 MiB. By default 12 MiB, with which
-    /// a buildd chroot becomes as small as it gets while its frames decode in parallel.
+    /// Frames of small files have at least `least` bytes, up to 64 MiB. The default is 12 MiB, the
+    /// best compression of a buildd chroot whose frames still decode in parallel.
     pub fn sized(least: u64) -> FrameSizing {
         let least = least.clamp(1, 64 << 20);
-        // Boundaries about as far apart, in files of 30 KiB on average, as a third of the frame.
+        // The average distance of boundaries is a third of a frame, with files of 30 KiB on
+        // average.
         let boundaries = (least / (96 << 10)).max(1);
         FrameSizing {
             least,
@@ -62,8 +62,8 @@ impl FrameSizing {
         }
     }
 
-    /// For a plain tar, in which frames are only what is read and written at a time: what stays in
-    /// the processor's cache.
+    /// For a plain tar, where a frame is only the unit of reading and writing: one that fits the
+    /// processor's cache.
     pub const PLAIN: FrameSizing = FrameSizing {
         least: 1 << 20,
         longest: 4 << 20,
@@ -83,37 +83,37 @@ impl Default for FrameSizing {
 /// A frame of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What it holds.
+    /// Its content.
     pub content: Content,
-    /// About how many bytes that is (extension headers are not counted).
+    /// Approximate size of its content in bytes (without extension headers).
     pub size: u64,
-    /// It holds large files that may be variants of one another, far apart.
+    /// Its content is large files that may be variants of one another, at a large distance.
     pub is_large: bool,
 }
 
-/// What goes into one frame.
+/// Content of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Whole members: a range of [`Plan::order`].
     Members(Range<usize>),
     /// A part of a member too large for one frame.
     Part {
-        /// Its place in [`Plan::order`].
+        /// Index of the member in [`Plan::order`].
         member: usize,
-        /// Which bytes of its stored data (holes left out). The part that begins at 0 holds the
-        /// header too, the last one the padding.
+        /// Range of its stored data (without holes). The part that begins at 0 includes the header,
+        /// the last one the padding.
         data: Range<u64>,
     },
 }
 
-/// An archive before it is written.
+/// The plan of an archive.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The members in the order of the archive.
     pub order: Vec<NodeId>,
-    /// For each name of a file but the first in that order: the first.
+    /// For each further name of a file: the first name in that order.
     pub hard_links: HashMap<NodeId, NodeId>,
-    /// The frames, together all members in order.
+    /// The frames, which contain all members in order.
     pub frames: Vec<Frame>,
 }
 
@@ -151,16 +151,16 @@ pub fn plan(tree: &Tree, cuts: &FrameSizing) -> Plan {
     plan
 }
 
-/// Depth first. Siblings are permuted so that large files come together, those of neighbouring
-/// directories too: they tend to be variants of one another, and stand in one frame then, by size,
-/// which is how the nearest variants become neighbours (lto-dump, lto1, cc1, cc1plus). Small files
-/// go by kind and extension.
+/// Orders the members depth first. Siblings are permuted so that large files are adjacent, also
+/// those of neighbouring directories: they tend to be variants of one another and then share a
+/// frame. They are sorted by size, which brings the closest variants together (lto-dump, lto1, cc1,
+/// cc1plus). Small files are sorted by type and extension.
 ///
-/// The large files come late, because their frame takes longest to make: what stands before it is
-/// written meanwhile, what stands behind it has to wait in memory. Of two directories with large
-/// files the one that holds less is first. Its own member stands before its small files then, far
-/// from the large frame: of the directories of programs and of compilers (`usr/bin`,
-/// `usr/lib/gcc`), nearly every package changes the former, and would cost a repack that frame.
+/// Large files come late, because their frame takes longest to compress: frames before it are
+/// written meanwhile, frames after it wait in memory. Of two directories with large files, the one
+/// with less data is first. Its own member is then before its small files, far from the large
+/// frame. Nearly every package changes the directory of programs (`usr/bin`) but not that of
+/// compilers (`usr/lib/gcc`), and next to the large frame this change would prevent its reuse.
 fn order(tree: &Tree, cuts: &FrameSizing) -> Vec<NodeId> {
     let (holds_large, held) = (holds_large(tree, cuts), held(tree));
     let mut order = Vec::with_capacity(tree.nodes.len());
@@ -175,8 +175,8 @@ fn order(tree: &Tree, cuts: &FrameSizing) -> Vec<NodeId> {
         let mut children: Vec<NodeId> = tree.node(id).children.clone().collect();
         children.sort_by_cached_key(|child| {
             let is_directory = tree.node(*child).kind == NodeKind::Directory;
-            // Behind a large file the large ones come first and directories with such next; before
-            // one, they come last.
+            // After a large file, large files come first and directories with large files next;
+            // before one, they come last.
             let class = match (holds_large[*child as usize], after_large) {
                 (true, true) => u8::from(is_directory),
                 (false, true) => 3 - u8::from(is_directory),
@@ -200,7 +200,7 @@ fn order(tree: &Tree, cuts: &FrameSizing) -> Vec<NodeId> {
                 name,
             )
         });
-        // A stack gives back the last first.
+        // The stack is popped in reverse.
         stack.extend(children.into_iter().rev());
     }
     order
@@ -210,10 +210,10 @@ fn is_large(tree: &Tree, id: NodeId, cuts: &FrameSizing) -> bool {
     stored(tree, id) >= cuts.large
 }
 
-/// For each node: is it a large file, or a directory with one below?
+/// For each node: true for a large file and for a directory with one below.
 fn holds_large(tree: &Tree, cuts: &FrameSizing) -> Vec<bool> {
     let mut holds = vec![false; tree.nodes.len()];
-    // Every node stands behind its directory.
+    // Every node is after its directory.
     for id in (0..tree.nodes.len() as NodeId).rev() {
         if holds[id as usize] || is_large(tree, id, cuts) {
             holds[id as usize] = true;
@@ -223,7 +223,7 @@ fn holds_large(tree: &Tree, cuts: &FrameSizing) -> Vec<bool> {
     holds
 }
 
-/// For each node: the bytes of data in it and below it.
+/// For each node: the bytes of data of it and everything below it.
 fn held(tree: &Tree) -> Vec<u64> {
     let mut held: Vec<u64> = (0..tree.nodes.len() as NodeId)
         .map(|id| stored(tree, id))
@@ -246,7 +246,7 @@ fn hard_links(tree: &Tree, order: &[NodeId]) -> HashMap<NodeId, NodeId> {
     let mut links = HashMap::new();
     for id in order {
         let node = tree.node(*id);
-        // Nothing can be linked to a device: each name of one stands for itself.
+        // A device cannot be the target of a hard link: each of its names is a member of its own.
         if node.links > 1
             && matches!(
                 node.kind,
@@ -291,7 +291,7 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &FrameSizing) {
             open.start = index + 1;
             continue;
         }
-        // Directories between two large files stay with them.
+        // Directories between two large files stay in their frame.
         let is_large =
             data >= cuts.large || open.is_large && tree.node(id).kind == NodeKind::Directory;
         let limit = if !is_large {
@@ -318,25 +318,25 @@ fn cut(tree: &Tree, plan: &mut Plan, cuts: &FrameSizing) {
     open.close(plan, plan.order.len());
 }
 
-/// May large files of these many bytes be variants of one another? Those that are (the compilers
-/// proper of gcc) differ by less than an eighth.
+/// True if large files of these sizes may be variants of one another. The compilers proper of gcc
+/// differ by less than an eighth.
 fn are_variants(before: u64, after: u64) -> bool {
     before.abs_diff(after) <= before / 8
 }
 
-/// May a frame begin with the member at `path`? It depends on the path alone, so that a file that
-/// comes, goes or grows moves no cut but the next.
+/// True if a frame may begin with the member at `path`. Depends only on the path, so an added,
+/// removed or grown file moves only the next boundary.
 fn is_boundary(path: &[u8], cuts: &FrameSizing) -> bool {
     xxh3_64(path).is_multiple_of(cuts.boundaries)
 }
 
-/// The frame that is being filled.
+/// The current frame.
 #[derive(Default)]
 struct Open {
     start: usize,
     size: u64,
     is_large: bool,
-    /// Bytes of data in the last large file of a frame of such.
+    /// Bytes of data of the last large file in the frame.
     last_large: u64,
 }
 
@@ -357,7 +357,7 @@ impl Open {
     }
 }
 
-/// How many bytes of data a file has in the archive, holes left out.
+/// Bytes of data of a file in the archive, without holes.
 pub fn stored(tree: &Tree, id: NodeId) -> u64 {
     let Node {
         kind: NodeKind::File,
@@ -432,7 +432,8 @@ mod tests {
             },
         );
         let place = |path: &str| order.iter().position(|here| here == path).unwrap();
-        // Only the larger directory and those in it stand between them, and behind them its rest.
+        // Only the larger directory and its subdirectories are between them, and the rest of its
+        // files after them.
         let directories = ["lib", "lib/gcc"];
         let rest = ["lib/gcc/note", "lib/z"];
         let large = [

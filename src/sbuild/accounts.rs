@@ -1,6 +1,7 @@
 //! The files of a chroot that decide the [build users](super::build_user): from a directory, or
 //! from an archive.
 
+use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,54 +11,54 @@ use rustix::io::Errno;
 use super::build_user::{self, BuildUsers, build_users};
 use crate::archive::reader::Event;
 use crate::entry::Kind;
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::tree::walk;
 
 /// `etc/passwd` and `etc/login.defs` of a chroot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// Its users.
     pub passwd: Vec<u8>,
-    /// The settings of its useradd; empty when it has none.
+    /// The settings of its useradd; empty if missing.
     pub login_defs: Vec<u8>,
 }
 
-/// The longest file that is read, in bytes.
+/// Maximum length of a file, in bytes.
 const LIMIT: u64 = 4 << 20;
 const PASSWD: &[u8] = b"etc/passwd";
 const LOGIN_DEFS: &[u8] = b"etc/login.defs";
 
-/// Why the files of a chroot are not known.
+/// The files of a chroot cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// Not a chroot.
-    #[error("it has no file etc/passwd, so it is no chroot that sbuild could build in")]
+    #[error("it has no file etc/passwd, so sbuild cannot build in it")]
     NoPasswd,
-    /// Something else than a file stands in the place of one.
+    /// One of the files is not a regular file.
     #[error("{}: this is a {kind}, not a regular file", Escaped(path))]
     NotAFile {
-        /// Where.
+        /// Its path.
         path: &'static [u8],
-        /// What stands there.
+        /// The file at the path.
         kind: &'static str,
     },
     /// The file is longer than any real one.
     #[error("{}: longer than {LIMIT} bytes", Escaped(path))]
     TooLong {
-        /// Where.
+        /// Its path.
         path: &'static [u8],
     },
-    /// sbuild could not make its user.
+    /// sbuild cannot create its user.
     #[error(transparent)]
     Users(#[from] build_user::Error),
 }
 
 impl Accounts {
-    /// Reads them below `root`, a directory opened in any mode. Symbolic links are resolved as in
-    /// the chroot: none leads out of it.
+    /// Reads the files below `root`, a directory opened in any mode. Resolves symbolic links as in
+    /// the chroot, so none leads out of it.
     pub fn of_directory(root: BorrowedFd<'_>) -> Result<Accounts, Error> {
         Ok(Accounts {
             passwd: read(root, PASSWD)?.ok_or(Error::NoPasswd)?,
@@ -71,7 +72,7 @@ impl Accounts {
     }
 }
 
-/// The content of a file below `root`; `None` when there is none.
+/// The content of a file below `root`; `None` if it does not exist.
 fn read(root: BorrowedFd<'_>, path: &'static [u8]) -> Result<Option<Vec<u8>>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -107,18 +108,18 @@ fn read(root: BorrowedFd<'_>, path: &'static [u8]) -> Result<Option<Vec<u8>>, Er
     }
 }
 
-/// Picks them out of the events of an archive.
+/// Collects these files from the events of an archive.
 #[derive(Debug, Default)]
 pub struct Picker {
     passwd: Option<Vec<u8>>,
     login_defs: Option<Vec<u8>>,
-    /// The one whose data comes now.
+    /// The file whose data is being read.
     current: Option<&'static [u8]>,
 }
 
 impl Picker {
-    /// Takes the next event. Where a member stands twice, the later one counts, as it does when the
-    /// archive is unpacked: so take them all.
+    /// Processes the next event. If a member occurs twice, the later one counts, as when the
+    /// archive is unpacked, so pass all events.
     pub fn take(&mut self, event: &Event<'_>) -> Result<(), Error> {
         match event {
             Event::Member(member) => {
@@ -152,7 +153,7 @@ impl Picker {
                     .slot(path)
                     .as_mut()
                     .and_then(|file| file.get_mut(start..start.checked_add(data.len())?));
-                // The reader keeps data within the size.
+                // The reader ensures that the data fits the size.
                 room.ok_or(Error::TooLong { path })?.copy_from_slice(data);
             }
             Event::MemberEnd => self.current = None,
@@ -160,7 +161,7 @@ impl Picker {
         Ok(())
     }
 
-    /// What was found, when the archive has ended.
+    /// The files, at the end of the archive.
     pub fn finish(self) -> Result<Accounts, Error> {
         Ok(Accounts {
             passwd: self.passwd.ok_or(Error::NoPasswd)?,
@@ -173,6 +174,15 @@ impl Picker {
             &mut self.passwd
         } else {
             &mut self.login_defs
+        }
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            _ => ErrorKind::InvalidInput,
         }
     }
 }

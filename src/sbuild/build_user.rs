@@ -1,31 +1,30 @@
-//! Which uid the user has that sbuild builds as, in unshare mode. Pure: the chroot's files in,
-//! numbers out.
+//! The uid of the user that sbuild builds as in unshare mode. Pure: the chroot's files in, numbers
+//! out.
 //!
-//! Both sbuilds see to it that the chroot has a user `sbuild` (`Sbuild/ChrootSetup.pm`,
-//! `basesetup`): one that is there keeps its uid, else the host's `useradd --system` makes it, with
-//! the chroot's passwd and login.defs (0.85 by `--root`, 0.89 by `--prefix`). Then they do the same
-//! for the user that the build runs as (`BUILD_USER` in `Sbuild/ConfBase.pm`): 0.89 has `sbuild`
-//! again, 0.85 a user named like the one that calls sbuild, unless `$build_user` is set. The group
-//! `sbuild` gets a gid of its own, which no uid depends on, so the chroot's group file does not
-//! matter here.
+//! Both versions of sbuild ensure that the chroot has a user `sbuild` (`Sbuild/ChrootSetup.pm`,
+//! `basesetup`). An existing user keeps its uid. Otherwise the host's `useradd --system` creates it
+//! from the chroot's passwd and login.defs (0.85 with `--root`, 0.89 with `--prefix`). Then they do
+//! the same for the user that the build runs as (`BUILD_USER` in `Sbuild/ConfBase.pm`): 0.89 uses
+//! `sbuild` again, 0.85 a user named like the caller of sbuild, unless `$build_user` is set. No uid
+//! depends on the gid of the group `sbuild`, so the chroot's group file does not matter here.
 //!
-//! `useradd` of shadow 4.13 and 4.17 (`find_new_uid.c`, measured too) does not simply take the
-//! highest free system uid: it begins right below the lowest one in use. With a system user 105 in
-//! the chroot, `sbuild` gets 104 though 999 is free.
+//! `useradd` of shadow 4.13 and 4.17 (`find_new_uid.c`, measured too) does not simply use the
+//! highest free system uid: it starts right below the lowest one in use. If the chroot has a system
+//! user 105, `sbuild` gets 104 although 999 is free.
 
 use std::collections::BTreeSet;
 
-/// The uids in a chroot, as numbered inside.
+/// The uids in a chroot, as seen inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuildUsers {
-    /// Of the user `sbuild`, which sbuild 0.89 builds as.
+    /// The user `sbuild`, as which sbuild 0.89 builds.
     pub sbuild: u32,
-    /// Of the user named like the caller, which sbuild 0.85 builds as. `None` for a caller without
-    /// a name: then 0.85 does not run at all.
+    /// The user named like the caller, as which sbuild 0.85 builds. `None` for a caller without a
+    /// name, for whom 0.85 does not run.
     pub caller: Option<u32>,
 }
 
-/// Why sbuild cannot make its user.
+/// A reason why sbuild cannot create its user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The range of system uids is empty.
@@ -38,7 +37,7 @@ pub enum Error {
         /// The highest.
         max: u32,
     },
-    /// All of the range are in use.
+    /// All system uids are in use.
     #[error(
         "its etc/passwd uses all uids for system users from {min} to {max}: sbuild cannot make its user there"
     )]
@@ -50,8 +49,8 @@ pub enum Error {
     },
 }
 
-/// The uids in a chroot with this `etc/passwd` and this `etc/login.defs` (empty when there is
-/// none), for a caller with this login name.
+/// The uids in a chroot with this `etc/passwd` and this `etc/login.defs` (empty if missing), for a
+/// caller with this login name.
 pub fn build_users(
     passwd: &[u8],
     login_defs: &[u8],
@@ -80,7 +79,7 @@ pub fn build_users(
     Ok(BuildUsers { sbuild, caller })
 }
 
-/// Name and uid of a line of passwd(5); `None` for one that its readers pass over.
+/// Name and uid of a line of passwd(5); `None` for a line that its readers skip.
 fn user(line: &[u8]) -> Option<(&[u8], u32)> {
     let mut fields = line.split(|byte| *byte == b':');
     let (name, uid) = (fields.next()?, fields.nth(1)?);
@@ -90,7 +89,7 @@ fn user(line: &[u8]) -> Option<(&[u8], u32)> {
     (is_whole && is_number && !name.is_empty()).then_some((name, uid))
 }
 
-/// The first and the last uid for system users by login.defs(5).
+/// The range of uids for system users by login.defs(5), both ends included.
 fn system_range(login_defs: &[u8]) -> (u32, u32) {
     let min = setting(login_defs, b"SYS_UID_MIN").unwrap_or(101);
     let max = setting(login_defs, b"SYS_UID_MAX");
@@ -102,8 +101,8 @@ fn system_range(login_defs: &[u8]) -> (u32, u32) {
     (min, max)
 }
 
-/// The number that the last line for `name` sets; `None` when there is no such line, or the value
-/// is no number, which useradd passes over as well.
+/// The number in the last line for `name`; `None` without such a line or if the value is not a
+/// number, which useradd skips as well.
 fn setting(login_defs: &[u8], name: &[u8]) -> Option<u32> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let value = |line: &'_ [u8]| -> Option<Vec<u8>> {
@@ -132,10 +131,10 @@ fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// The uid that `useradd --system` gives: the first free one from right below the lowest in use on
-/// downwards, and where that finds none, from the highest on.
+/// The uid that `useradd --system` assigns: the first free one downwards from right below the
+/// lowest in use, otherwise downwards from the highest.
 fn next_system_uid(used: &BTreeSet<u32>, (min, max): (u32, u32)) -> Result<u32, Error> {
-    // root's uid is never given.
+    // useradd never assigns the uid of root.
     let range = min.max(1)..=max;
     if range.is_empty() {
         return Err(Error::NoRange { min, max });
@@ -170,8 +169,8 @@ mod tests {
         Ok((found.sbuild, found.caller.unwrap()))
     }
 
-    // Each row was measured with `useradd --prefix` of shadow 4.13; tests/suite/grant_acl.rs does
-    // it again.
+    // Each row was measured with `useradd --prefix` of shadow 4.13; tests/suite/grant_acl.rs
+    // repeats the measurement.
     #[test]
     fn the_uids_are_those_that_useradd_gives() {
         let usual = [("root", 0), ("_apt", 42), ("nobody", 65534)];

@@ -1,4 +1,4 @@
-//! Would sbuild load an archive? The rules, run over a file.
+//! Checks whether sbuild loads an archive: the rules, applied to a file.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -12,38 +12,39 @@ use super::rules::{self, Loader, Rule};
 use crate::archive::header::BLOCK;
 use crate::archive::outline::{Mismatch, Outline};
 use crate::archive::reader::{Event, Limits, Reader};
+use crate::error::{Classify, ErrorKind};
 use crate::input::{self, Compression, Input};
 use crate::zst::SBUILD_WINDOW_LOG;
 use crate::zst::frames::{Fault, Frame};
 
-/// How an archive is checked.
+/// Options of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that decode, at least 1.
+    /// Number of decoding threads, at least 1.
     pub threads: usize,
-    /// What decoding may take, in bytes. Beside it the check keeps about 34 bytes a member.
+    /// Memory for decoding, in bytes. In addition, the check keeps about 34 bytes per member.
     pub memory: u64,
 }
 
-/// The answers, and why.
+/// Results of a check, with the findings.
 #[derive(Debug)]
 pub struct Report {
-    /// sbuild 0.85 makes of it what it says.
+    /// sbuild 0.85 loads it as it is.
     pub loads_0_85: bool,
-    /// sbuild 0.89 makes of it what it says.
+    /// sbuild 0.89 loads it as it is.
     pub loads_0_89: bool,
-    /// It is whole: no damage, nothing cut off, an end.
+    /// It is whole: not damaged, not truncated, with an end.
     pub intact: bool,
-    /// Nothing in it is refused by `unpack`.
+    /// `unpack` accepts all of it.
     pub safe: bool,
-    /// What was found, in the archive's order; at most 20 of each rule.
+    /// The findings, in the archive's order; at most 20 per rule.
     pub findings: Vec<Finding>,
-    /// How many findings of a rule are left out.
+    /// Number of further findings per rule.
     pub left_out: Vec<(&'static Rule, u64)>,
 }
 
 impl Report {
-    /// Does this loader make of the archive what it says?
+    /// True if this loader loads the archive as it is.
     pub fn loads(&self, loader: Loader) -> bool {
         match loader {
             Loader::V0_85 => self.loads_0_85,
@@ -71,22 +72,23 @@ pub enum Error {
     /// A system call on it failed.
     #[error("read: {}", crate::error::describe(.0))]
     Read(#[from] io::Error),
-    /// Frames of a pipe cannot be found without reading it.
-    #[error("it is no regular file")]
+    /// Not a regular file: the frames of a pipe cannot be found without reading it.
+    #[error("it is not a regular file")]
     NotAFile,
-    /// It cannot be decoded here, though sbuild may be able to.
+    /// It cannot be decoded here, although sbuild may be able to.
     #[error(transparent)]
     Input(input::Error),
 }
 
-/// Checks the archive in a regular file, from its beginning and whatever its position. Its `name`
-/// tells sbuild 0.85 the compression; without one that is not checked.
+/// [`check_watched`] without progress.
+#[cfg(any(test, feature = "internals"))]
 pub fn check(archive: &File, name: Option<&[u8]>, options: &Options) -> Result<Report, Error> {
     check_watched(archive, name, options, |_, _| {})
 }
 
-/// The same, and `watch` is told how many bytes of the archive have been read, and how many there
-/// are.
+/// Checks the archive in a regular file, from its beginning, independent of its position. sbuild
+/// 0.85 derives the compression from `name`; without a name, the check skips this. Calls `watch`
+/// with the number of bytes read and the length of the archive.
 pub fn check_watched(
     archive: &File,
     name: Option<&[u8]>,
@@ -140,13 +142,13 @@ pub fn check_watched(
     .into())
 }
 
-/// The rules, run over an archive while it is made: its members come as an outline, its file when
-/// it is complete.
+/// Applies the rules to an archive while it is written: first to outlines of its members, then to
+/// the complete file.
 #[derive(Debug)]
 pub struct StreamingCheck {
     examination: Examination,
     reader: Reader,
-    /// What its maker gives is no archive.
+    /// The findings, if the outlines are not those of an archive.
     broken: Option<Findings>,
 }
 
@@ -161,7 +163,7 @@ impl Default for StreamingCheck {
 }
 
 impl StreamingCheck {
-    /// What comes next in the tar stream.
+    /// Adds the outline of the next part of the tar stream.
     pub fn add(&mut self, outline: &Outline) {
         if self.broken.is_some() {
             return;
@@ -183,8 +185,8 @@ impl StreamingCheck {
         });
     }
 
-    /// The archive is complete, in this regular file of this name. Its frames are found there
-    /// again; what is in them has been verified by whoever made them.
+    /// Ends the check with the complete archive, a regular file of this name. Scans its frames. The
+    /// packer has already verified their content.
     pub fn end(mut self, archive: &File, name: &[u8]) -> Result<Report, Error> {
         let mut findings = match (self.broken, self.reader.finish()) {
             (Some(findings), _) => findings,
@@ -211,12 +213,12 @@ impl StreamingCheck {
     }
 }
 
-/// The stream of the whole file, whose position stays as it is.
+/// Opens the stream of the whole file without changing its position.
 fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     let position = archive.stream_position().map_err(input::Error::Read)?;
     archive.rewind().map_err(input::Error::Read)?;
-    // What sbuild takes, and wider windows as long as there is memory for them, to check the rest
-    // as well.
+    // Accept wider windows than sbuild if there is memory for them, to check the other rules as
+    // well.
     let window_log = options
         .memory
         .checked_ilog2()
@@ -238,7 +240,7 @@ fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
     input
 }
 
-/// The rules about the file.
+/// Applies the rules about the file.
 fn file_rules(
     archive: &File,
     name: Option<&[u8]>,
@@ -274,11 +276,11 @@ fn file_rules(
     Ok(())
 }
 
-/// The widest window that sbuild's zstd takes, in bytes: it compares with one byte more.
+/// The widest window that sbuild's zstd accepts, in bytes: it compares with one byte more.
 const MAX_WINDOW: u64 = (1 << SBUILD_WINDOW_LOG) + 1;
 
-/// The archive could not be decoded to its end: what that says of it. An error where it says
-/// nothing.
+/// The finding for an archive that could not be decoded to its end, or an error if the cause is not
+/// the archive.
 fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error> {
     let rule = match &error {
         input::Error::Empty | input::Error::Unknown => &rules::NOT_AN_ARCHIVE,
@@ -294,10 +296,10 @@ fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error>
     Ok(findings)
 }
 
-/// Does sbuild 0.85 choose a program for a file of this name (`get_tar_compress_options` of
-/// `Sbuild::Utility`) that reads this compression?
+/// True if the program that sbuild 0.85 chooses for a file of this name (`get_tar_compress_options`
+/// of `Sbuild::Utility`) reads this compression.
 ///
-/// Debian's zstd reads gzip and xz as well; the others read their own format alone.
+/// Debian's zstd also reads gzip and xz; the others read only their own format.
 fn is_told_by_suffix(name: &[u8], compression: Compression) -> bool {
     let suffix = name
         .iter()
@@ -319,6 +321,12 @@ fn compression_name(compression: Compression) -> &'static str {
         Compression::Zstd => "compressed with zstd",
         Compression::Gzip => "compressed with gzip",
         Compression::Xz => "compressed with xz",
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Io
     }
 }
 

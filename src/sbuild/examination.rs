@@ -1,4 +1,4 @@
-//! The rules, run over the members of an archive one after the other. No I/O.
+//! Applies the rules to the members of an archive. No I/O.
 
 use super::extraction::{self, Extraction, Place, Standing, Way};
 use super::filter::{self, Seen};
@@ -12,10 +12,10 @@ use crate::entry::Kind;
 /// The largest id that the namespace maps.
 const MAX_ID: u32 = 65535;
 
-/// The longest path that a system call takes, in bytes (`PATH_MAX` less its NUL).
+/// Maximum length of a path in a system call, in bytes (`PATH_MAX` without the NUL).
 const MAX_PATH: usize = 4095;
 
-/// The longest component of a path, in bytes (`NAME_MAX`).
+/// Maximum length of a path component, in bytes (`NAME_MAX`).
 const MAX_COMPONENT: usize = 255;
 
 /// The device nodes that sbuild 0.85 excludes, below `./dev/`.
@@ -23,36 +23,36 @@ const SKIPPED_DEVICES: [&[u8]; 8] = [
     b"urandom", b"random", b"full", b"null", b"console", b"zero", b"tty", b"ptmx",
 ];
 
-/// An archive as far as it has been examined.
+/// The examination of an archive.
 #[derive(Debug)]
 pub struct Examination {
-    /// What was found.
+    /// The findings.
     pub findings: Findings,
     tree: Extraction,
     root: Option<Root>,
     filter: FilterState,
 }
 
-/// The root directory, as the last of its entries has it.
+/// The root directory, by its last entry.
 #[derive(Debug)]
 struct Root {
     name: Vec<u8>,
     mode: u32,
 }
 
-/// What the filter of sbuild 0.89 has done so far that bears on members to come.
+/// State of the filter of sbuild 0.89 that affects further members.
 #[derive(Debug, Default)]
 struct FilterState {
-    /// The device node that stopped it.
+    /// The device node at which it stopped.
     stopped: Option<Vec<u8>>,
-    /// The device node that it dropped, but not the PAX records in front of it.
+    /// A device node that it dropped without its PAX records.
     records_of: Option<Vec<u8>>,
-    /// The device node that it dropped, but not the long name in front of it.
+    /// A device node that it dropped without its GNU long name.
     long_name_of: Option<Vec<u8>>,
 }
 
 impl Examination {
-    /// Nothing examined yet; `findings` is what the file itself gave.
+    /// Starts an examination. `findings` has the findings about the file itself.
     pub fn new(findings: Findings) -> Examination {
         Examination {
             findings,
@@ -73,7 +73,7 @@ impl Examination {
         self.name(member);
     }
 
-    /// The archive has ended.
+    /// Ends the examination.
     pub fn end(mut self, end: &End) -> Findings {
         match end.zero_blocks {
             0 => self.findings.add(&rules::NO_END, None, || None),
@@ -92,7 +92,7 @@ impl Examination {
         self.findings
     }
 
-    /// The archive cannot be read to its end.
+    /// Ends the examination of an archive that cannot be read to its end.
     pub fn broken(mut self, error: &Error) -> Findings {
         let rule = match error.fault {
             Fault::LoneZeroBlock => &rules::LONE_ZERO_BLOCK,
@@ -124,7 +124,7 @@ impl Examination {
             .add(rule, Some(&member.name), || Some(detail()));
     }
 
-    /// What the loaders make of the header blocks.
+    /// Applies the rules about header blocks.
     fn blocks(&mut self, member: &Member) {
         for header in &member.headers {
             let data = header.payload.div_ceil(512);
@@ -158,7 +158,8 @@ impl Examination {
         }
     }
 
-    /// A device node; the kernel lets everyone make one of number 0:0, a whiteout.
+    /// Applies the rules about device nodes. Number 0:0 is a whiteout, which the kernel lets every
+    /// user create.
     fn device(&mut self, member: &Member, is_whiteout: bool) {
         if !is_skipped(&member.name) && !is_whiteout {
             self.found(&rules::DEVICE_NODE, member);
@@ -184,8 +185,8 @@ impl Examination {
         }
     }
 
-    /// Extension headers of device nodes that were dropped stand before this member now. Its own
-    /// take their place, if it has any.
+    /// The extension headers of dropped device nodes now precede this member. Its own extension
+    /// headers, if any, replace them.
     fn after_device(&mut self, member: &Member) {
         let has_records = has_extension(member, b"x");
         if let Some(device) = self.filter.records_of.take().filter(|_| !has_records) {
@@ -203,7 +204,7 @@ impl Examination {
     }
 
     fn owners(&mut self, member: &Member) {
-        // Nobody changes the owner of a link or of what is not made.
+        // tar does not change the owner of hard links and of files that it does not create.
         if matches!(member.entry.kind, Kind::HardLink { .. }) || member.entry.kind.is_device() {
             return;
         }
@@ -241,7 +242,7 @@ impl Examination {
         }
     }
 
-    /// Where the member goes.
+    /// Applies the rules about the path of the member.
     fn name(&mut self, member: &Member) {
         let path = &member.name;
         if extraction::has_dot_dot(path) {
@@ -313,7 +314,7 @@ impl Examination {
         self.tree.put(path, place, standing);
     }
 
-    /// What the link makes another name of.
+    /// Applies the rules about the target of a hard link.
     fn hard_link(&mut self, member: &Member, target: &[u8]) -> Option<Standing> {
         let shown = || format!("target {}", crate::error::Escaped(target));
         if extraction::is_outside(target) {
@@ -341,7 +342,7 @@ impl Examination {
     }
 }
 
-/// Why the filter expects another number of blocks after a header.
+/// The rule for a header after which the filter expects another number of blocks.
 fn wrong_size(member: &Member, header: &RawHeader) -> &'static Rule {
     let said = Header(&header.block).size().unwrap_or_default();
     let is_own = member
@@ -369,8 +370,8 @@ fn of(device: &[u8]) -> String {
     format!("after {}", crate::error::Escaped(device))
 }
 
-/// Do the exclude patterns of sbuild 0.85 match? They are not anchored, and what is below a match
-/// goes with it.
+/// True if an exclude pattern of sbuild 0.85 matches. The patterns are not anchored, and also match
+/// everything below.
 fn is_skipped(name: &[u8]) -> bool {
     let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').collect();
     parts

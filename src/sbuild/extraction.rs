@@ -1,67 +1,66 @@
-//! What stands where while GNU tar extracts an archive: enough to tell whether it can put the next
-//! member into its place.
+//! A model of the tree while GNU tar extracts an archive: enough to tell whether tar can create the
+//! next member.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// The most paths that are kept in mind. Each takes about 34 bytes, so that this is less than 300
-/// MiB.
+/// Maximum number of paths in the model. Each takes about 34 bytes, so this is less than 300 MiB.
 const MAX_PATHS: usize = 1 << 23;
 
-/// The most symbolic links that are followed on the way to one path (`MAXSYMLINKS` of Linux).
+/// Maximum number of symbolic links followed in one path (`MAXSYMLINKS` of Linux).
 const MAX_LINKS: u32 = 40;
 
-/// What stands at a path.
+/// The file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// A directory, and whether it has something in it.
+    /// A directory.
     Directory {
-        /// It has.
+        /// True if the directory is not empty.
         is_occupied: bool,
     },
-    /// A file, pipe, or another name of one.
+    /// A file or pipe, or a hard link to one.
     File,
-    /// A symbolic link that tar made at once.
+    /// A symbolic link that tar creates at once.
     Link,
-    /// A symbolic link that tar makes at the end, because it is absolute or has `..` in it.
+    /// A symbolic link that tar creates at the end, because it is absolute or contains `..`.
     LateLink,
-    /// A device node, which no loader makes.
+    /// A device node, which no loader creates.
     Device,
     /// A file that sbuild 0.85 skips.
     Skipped,
 }
 
-/// How a path leads to its place.
+/// How a path is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Through directories.
+    /// Through directories only.
     Plain,
     /// Through a symbolic link that tar follows.
     Followed,
-    /// It does not.
+    /// It cannot be resolved.
     Blocked,
 }
 
-/// Where a path leads.
+/// A resolved path.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     id: u64,
     parent: u64,
-    /// How it leads there.
+    /// How it was resolved.
     pub way: Way,
 }
 
-/// The paths so far. They are kept as hashes under a random key, so no archive can make two of them
-/// meet.
+/// The paths so far, as hashes with a random key, so no archive can be made to contain colliding
+/// paths.
 #[derive(Debug)]
 pub struct Extraction {
     key: RandomState,
     standing: HashMap<u64, Standing>,
-    /// Where the links lead that tar follows; a hash of the target for the others.
+    /// The targets of links that tar follows; a hash of the target for the others.
     links: HashMap<u64, u64>,
 }
 
-/// Hash of the root directory.
+/// The hash of the root directory.
 const ROOT: u64 = 0;
 
 /// The empty directory that tar extracts into.
@@ -77,12 +76,12 @@ impl Default for Extraction {
 }
 
 impl Extraction {
-    /// Can no more paths be kept in mind?
+    /// True if the model has the maximum number of paths.
     pub fn is_full(&self) -> bool {
         self.standing.len() >= MAX_PATHS
     }
 
-    /// Where `path` leads, which has no `..`; `None` for the root itself.
+    /// Resolves `path`, which has no `..`; `None` for the root itself.
     pub fn place(&self, path: &[u8]) -> Option<Place> {
         let mut way = Way::Plain;
         let (mut id, mut parent) = (ROOT, ROOT);
@@ -110,12 +109,12 @@ impl Extraction {
         Some(Place { id, parent, way })
     }
 
-    /// What stands there.
+    /// The file at the path.
     pub fn standing(&self, place: Place) -> Option<Standing> {
         self.standing.get(&place.id).copied()
     }
 
-    /// Puts something there, and makes the directories that lead there where they are missing.
+    /// Adds a file, and the missing directories above it.
     pub fn put(&mut self, path: &[u8], place: Place, standing: Standing) {
         let parent = Standing::Directory { is_occupied: true };
         if self.standing.insert(place.parent, parent).is_none() {
@@ -130,7 +129,7 @@ impl Extraction {
         self.standing.insert(place.id, standing);
     }
 
-    /// Puts a symbolic link there.
+    /// Adds a symbolic link.
     pub fn put_link(&mut self, path: &[u8], place: Place, target: &[u8]) {
         if is_outside(target) {
             self.put(path, place, Standing::LateLink);
@@ -142,7 +141,7 @@ impl Extraction {
         self.links.insert(place.id, end);
     }
 
-    /// Has the link that stands there this target? For a link that tar makes at the end.
+    /// True if the link at the path has this target. For a link that tar creates at the end.
     pub fn is_late_link_to(&self, place: Place, target: &[u8]) -> bool {
         self.links.get(&place.id) == Some(&self.key.hash_one(target))
     }
@@ -161,8 +160,7 @@ impl Extraction {
         }
     }
 
-    /// The directory that a component in the middle of a path leads to; one that is missing will be
-    /// made.
+    /// Resolves a directory component of a path; tar creates missing ones.
     fn follow(&self, mut id: u64) -> Option<u64> {
         for links in 0..=MAX_LINKS {
             match self.standing.get(&id) {
@@ -180,19 +178,19 @@ impl Extraction {
     }
 }
 
-/// Does a name or target lead out of the tree, or seem to?
+/// True if a name or target is absolute or contains `..`.
 pub fn is_outside(path: &[u8]) -> bool {
     path.starts_with(b"/") || has_dot_dot(path)
 }
 
-/// Is a component of it `..`?
+/// True if one of its components is `..`.
 pub fn has_dot_dot(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/')
         .any(|component| component == b"..")
 }
 
-/// The target of a hard link as GNU tar takes it: without what stands before the last `..`, and
-/// without `/` in front.
+/// The target of a hard link as GNU tar uses it: without everything up to the last `..`, and
+/// without leading slashes.
 pub fn safe_suffix(target: &[u8]) -> &[u8] {
     let mut rest = target;
     let mut begin = 0;
@@ -205,7 +203,7 @@ pub fn safe_suffix(target: &[u8]) -> &[u8] {
     rest
 }
 
-/// The components that mean something.
+/// The components other than empty ones and `.`.
 pub fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
         .filter(|component| !matches!(*component, b"" | b"."))

@@ -1,33 +1,32 @@
-//! The filter through which sbuild 0.89 leads the tar stream (`begin_session` of
-//! `Sbuild::ChrootUnshare`).
+//! The filter of sbuild 0.89 for tar streams (`begin_session` of `Sbuild::ChrootUnshare`).
 //!
-//! It walks the stream in blocks of 512 bytes with its own idea of a header: magic `ustar`, the
-//! first 11 bytes of the size octal digits. It drops a device node's own header when the checksum
-//! is written as it expects, lets pass all other headers and as much data as the size says, and
-//! zero blocks. What it does not understand stops it: that block is lost, and all that follows
-//! passes as it is.
+//! It reads the stream in blocks of 512 bytes and takes a block as a header if the magic is `ustar`
+//! and the first 11 bytes of the size are octal digits. It drops the header of a device node if the
+//! checksum has the expected form, and passes all other headers, the data that their size
+//! announces, and zero blocks. At the first other block it stops: that block is lost, and
+//! everything after it passes unfiltered.
 
 use crate::archive::header::BLOCK;
 
-/// What the filter takes a header block for.
+/// How the filter classifies a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// A device node without data, which it drops.
+    /// A device node without data: dropped.
     Device,
-    /// A device node whose checksum it does not understand: it stops.
+    /// A device node whose checksum has an unexpected form: the filter stops.
     DeviceWithOddChecksum,
-    /// A header that passes, and this many blocks of data after it.
+    /// A header that passes, with this number of data blocks.
     Header {
         /// Blocks of 512 bytes.
         data: u64,
     },
-    /// A size that it does not understand: it stops.
+    /// A size that is not 11 octal digits: the filter stops.
     BadSize,
-    /// Without the magic: it stops.
+    /// No ustar magic: the filter stops.
     NoMagic,
 }
 
-/// What the filter takes `block` for, which is no block of zeros.
+/// Classifies `block`, which is not a zero block.
 pub fn see(block: &[u8; BLOCK]) -> Seen {
     if !has_magic(block) {
         return Seen::NoMagic;
@@ -44,7 +43,7 @@ pub fn see(block: &[u8; BLOCK]) -> Seen {
     }
 }
 
-/// Does sbuild 0.89 take a file that begins with `block` for a plain tar?
+/// True if sbuild 0.89 detects a file that begins with `block` as a plain tar.
 pub fn begins_tar(block: &[u8; BLOCK]) -> bool {
     has_magic(block) && has_plain_checksum(block)
 }
@@ -53,7 +52,7 @@ fn has_magic(block: &[u8; BLOCK]) -> bool {
     &block[257..262] == b"ustar"
 }
 
-/// The first 11 bytes of the field alone, the twelfth does not matter.
+/// Only the first 11 bytes of the field count.
 fn size(block: &[u8; BLOCK]) -> Option<u64> {
     block[124..135]
         .iter()
@@ -63,8 +62,8 @@ fn size(block: &[u8; BLOCK]) -> Option<u64> {
         })
 }
 
-/// The checksum as `sprintf("%06o\0")` writes it, of a sum that wraps at 16 bits. The last byte of
-/// the field counts for a part of the text.
+/// Compares with the checksum as `sprintf("%06o\0")` writes it, of a sum that wraps at 16 bits. The
+/// last byte of the field is summed like a byte outside of it.
 fn has_plain_checksum(block: &[u8; BLOCK]) -> bool {
     let (before, field, behind) = (&block[..148], &block[148..155], &block[155..]);
     let sum: u32 = before

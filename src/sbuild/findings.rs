@@ -1,11 +1,11 @@
-//! What was found in an archive, rule by rule.
+//! Findings in an archive.
 
 use std::fmt;
 
 use super::rules::{Loader, Rule};
 use crate::error::Escaped;
 
-/// How many findings of one rule are kept; the others are counted.
+/// Maximum number of findings kept per rule; the others are counted.
 const MAX_PER_RULE: u64 = 20;
 
 /// A rule that an archive breaks, where, and how.
@@ -13,14 +13,14 @@ const MAX_PER_RULE: u64 = 20;
 pub struct Finding {
     /// The rule.
     pub rule: &'static Rule,
-    /// The name of the member, as stored; `None` where it is about the archive.
+    /// The name of the member, as stored; `None` if the finding is about the archive.
     pub member: Option<Vec<u8>>,
-    /// What exactly is found there, where the rule does not say it all.
+    /// Details that the rule does not have.
     pub detail: Option<String>,
 }
 
 impl Finding {
-    /// What was found, and what would happen.
+    /// The finding and its consequence.
     pub fn effect(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{detail}: {}", self.rule.effect),
@@ -39,7 +39,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The findings in one archive, in its order. At most 20 of each rule are kept.
+/// The findings in one archive, in its order, at most 20 per rule.
 #[derive(Debug, Default)]
 pub struct Findings {
     kept: Vec<Finding>,
@@ -47,7 +47,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds one. `detail` is asked for only when it is kept.
+    /// Adds a finding. Calls `detail` only if the finding is kept.
     pub fn add(
         &mut self,
         rule: &'static Rule,
@@ -74,36 +74,36 @@ impl Findings {
         }
     }
 
-    /// Those that are kept.
+    /// The findings that are kept.
     pub fn kept(&self) -> &[Finding] {
         &self.kept
     }
 
-    /// Those that are kept, for good.
+    /// Returns the findings that are kept.
     pub fn into_kept(self) -> Vec<Finding> {
         self.kept
     }
 
-    /// How many of each rule are not kept, where there are any.
+    /// The rules with findings that are not kept, and their number.
     pub fn left_out(&self) -> impl Iterator<Item = (&'static Rule, u64)> {
         let more =
             |(rule, count): &(&'static Rule, u64)| (*rule, count.saturating_sub(MAX_PER_RULE));
         self.counts.iter().map(more).filter(|(_, more)| *more > 0)
     }
 
-    /// Would this loader make of the archive what it says?
+    /// True if this loader would load the archive as it is.
     pub fn loads(&self, loader: Loader) -> bool {
         self.counts
             .iter()
             .all(|(rule, _)| !rule.loaders.contains(&loader))
     }
 
-    /// Is the archive whole: no damage, nothing cut off, an end?
+    /// True if the archive is whole: not damaged, not truncated, with an end.
     pub fn is_intact(&self) -> bool {
         self.counts.iter().all(|(rule, _)| rule.is_intact)
     }
 
-    /// Is there nothing that `unpack` refuses?
+    /// True if there is nothing that `unpack` refuses.
     pub fn is_safe(&self) -> bool {
         self.counts.iter().all(|(rule, _)| rule.is_safe)
     }

@@ -1,4 +1,4 @@
-//! What sbuild makes of a chroot tarball: the rules of its loaders, and the ids of its build user.
+//! How sbuild loads a chroot tarball: the rules of its loaders, and the ids of its build user.
 
 pub mod accounts;
 pub mod build_user;

@@ -1,5 +1,5 @@
-//! Owners by name: GNU tar looks a stored name up on the build host, and takes the id in the
-//! archive only for a name that it does not find there.
+//! Owners by name: GNU tar looks up a stored name on the build host, and uses the id in the archive
+//! only if the host has no such name.
 
 /// Users with the same id on every Debian system (`passwd.master` of base-passwd).
 const USERS: &[(&str, u32)] = &[
@@ -64,22 +64,22 @@ const GROUPS: &[(&str, u32)] = &[
     ("nogroup", 65534),
 ];
 
-/// What GNU tar makes of a user name and id.
+/// The owner that GNU tar derives from a user name and id.
 pub fn user(name: &[u8], id: u32) -> Owner {
     look_up(USERS, name, id)
 }
 
-/// What GNU tar makes of a group name and id.
+/// The group that GNU tar derives from a group name and id.
 pub fn group(name: &[u8], id: u32) -> Owner {
     look_up(GROUPS, name, id)
 }
 
-/// Who will own the file.
+/// The resulting owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// This id.
     Id(u32),
-    /// Whoever has the name on the build host, else the id in the archive.
+    /// The id of this name on the build host, else the id in the archive.
     Unknown,
 }
 

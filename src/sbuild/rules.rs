@@ -1,19 +1,19 @@
-//! What sbuild's loaders make of the features of an archive: one table, measured with the loaders
+//! How sbuild's loaders treat the features of an archive: one table, measured with the loaders
 //! themselves.
 //!
-//! Version 0.85 tells the compression by the file's suffix and runs `tar --exclude=./dev/null …
-//! --extract` (seven more names of devices are excluded). Version 0.89 tells it by the first 512
-//! bytes, and leads the tar stream through a filter that drops device nodes (see [`super::filter`])
-//! into `tar --extract`. Both run GNU tar as root of a user namespace that maps the ids 0 to 65535.
+//! Version 0.85 derives the compression from the file's suffix and runs `tar --exclude=./dev/null …
+//! --extract` (with seven more device names). Version 0.89 detects it by the first 512 bytes, and
+//! passes the tar stream through a filter that drops device nodes (see [`super::filter`]) to `tar
+//! --extract`. Both run GNU tar as root of a user namespace that maps the ids 0 to 65535.
 
 use std::fmt;
 
-/// A version of sbuild, of those whose loaders differ.
+/// A version of sbuild whose loader differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loader {
     /// Debian bookworm's.
     V0_85,
-    /// Debian trixie's; newer ones (0.91) load in the same way.
+    /// Debian trixie's. Newer versions (0.91) have the same loader.
     V0_89,
 }
 
@@ -27,21 +27,26 @@ impl Loader {
     }
 }
 
-/// Something that an archive can do, and what follows from it.
+/// A feature of an archive that has consequences for loading.
 #[derive(Debug)]
 pub struct Rule {
     /// Its name in reports: `hard-link-target`.
     pub name: &'static str,
-    /// What an archive does that breaks it.
+    /// The feature of the archive that breaks the rule.
     pub cause: &'static str,
-    /// The loaders that refuse such an archive, or make something else of it than it says.
+    /// The loaders that refuse such an archive, or load it differently.
     pub loaders: &'static [Loader],
-    /// Such an archive can still be whole: as its author wrote it, from beginning to end.
+    /// True if such an archive can still be whole: neither damaged nor truncated.
     pub is_intact: bool,
-    /// `unpack` takes such an archive.
+    /// True if `unpack` accepts such an archive.
     pub is_safe: bool,
-    /// What would happen.
+    /// The consequence.
     pub effect: &'static str,
+}
+
+impl Rule {
+    /// All rules: the file, its blocks, the tree.
+    pub const ALL: &[&Rule] = ALL;
 }
 
 impl PartialEq for Rule {
@@ -63,7 +68,7 @@ const OLD: &[Loader] = &[Loader::V0_85];
 const NEW: &[Loader] = &[Loader::V0_89];
 const NEITHER: &[Loader] = &[];
 
-/// What a broken rule says of the archive itself.
+/// Implications of a broken rule for the archive itself.
 #[derive(Clone, Copy)]
 struct State {
     is_intact: bool,
@@ -102,7 +107,7 @@ macro_rules! table {
         )*
 
         /// All rules: the file, its blocks, the tree.
-        pub static ALL: &[&Rule] = &[$(&$rule),*];
+        pub const ALL: &[&Rule] = &[$(&$rule),*];
     };
 }
 
@@ -123,7 +128,7 @@ table! {
         "a zstd frame needs a window of more than 128 MiB (a window log above 27)"
         => "zstd refuses to decompress it without --long or --memory, which sbuild does not give"
     WIDE_WINDOW "wide-window" BOTH BROKEN
-        "a zstd frame needs a window that is wider still than the memory allowed (--memory)"
+        "a zstd frame needs a window that is wider than the memory limit"
         => "zstd refuses to decompress it; what is in it is not checked"
     NOT_AN_ARCHIVE "not-an-archive" BOTH BROKEN
         "the file is empty, or neither tar nor compressed in a way that sbuild knows"
@@ -136,7 +141,7 @@ table! {
         "a header's size is not 11 octal digits with a NUL or blank behind them (base-256, leading blanks, fewer or 12 digits)"
         => "the filter of sbuild 0.89 stops there: the header is lost, the data is taken for headers, device nodes are no longer dropped"
     PAX_SIZE "pax-size" NEW SOUND
-        "the size stands in a PAX record, and the header says another one"
+        "the size is in a PAX record, and the header has another one"
         => "the filter of sbuild 0.89 goes by the header: it takes data for headers, stops and loses one block of it"
     OLD_GNU_SPARSE "old-gnu-sparse" NEW SOUND
         "a sparse file in GNU tar's old format, with a map of more than four extents"
@@ -152,10 +157,10 @@ table! {
         => "the filter of sbuild 0.89 stops there: the member is lost, device nodes are no longer dropped"
     DEVICE_NODE "device-node" OLD SOUND
         "a device node other than ./dev/null, zero, full, random, urandom, tty, console, ptmx"
-        => "sbuild 0.85 hands it to tar, which cannot make it in a user namespace: the archive is refused"
+        => "sbuild 0.85 hands it to tar, which cannot create it in a user namespace: the archive is refused"
     DEVICE_CHECKSUM "device-checksum" NEW SOUND
         "a device node whose checksum is not six octal digits and NUL, with others after it"
-        => "the filter of sbuild 0.89 stops there: tar gets the device nodes that follow, cannot make them, and the archive is refused"
+        => "the filter of sbuild 0.89 stops there: tar gets the device nodes that follow, cannot create them, and the archive is refused"
     PAX_BEFORE_DEVICE "pax-before-device" NEW SOUND
         "a device node has PAX records, and the member after it has none"
         => "sbuild 0.89 drops the device node alone: the records (name, owner, times) are applied to this member"
@@ -166,7 +171,7 @@ table! {
         "a global PAX header"
         => "its records are applied to all members that follow"
     LONE_ZERO_BLOCK "lone-zero-block" BOTH BROKEN
-        "one block of zeros stands between members"
+        "there is a single zero block between members"
         => "tar takes it for the end: what follows is silently lost"
     DATA_AFTER_END "data-after-end" BOTH BROKEN
         "something follows the two zero blocks that end an archive"
@@ -189,7 +194,7 @@ table! {
         => "the build user cannot enter the root directory: the tree loads, the build fails"
     ROOT_NOT_DIRECTORY "root-not-directory" BOTH UNSAFE
         "the root entry . is something else than a directory"
-        => "tar cannot make it and the archive is refused"
+        => "tar cannot create it and the archive is refused"
     ID_RANGE "id-range" BOTH SOUND
         "a user or group id of 65536 or more"
         => "the user namespace does not map it: tar cannot change the owner and the archive is refused"
@@ -206,34 +211,34 @@ table! {
         "a path or link target of 4096 bytes or more, or a component of more than 255"
         => "no file can have this name: tar fails and the archive is refused"
     HARD_LINK_TARGET "hard-link-target" BOTH UNSAFE
-        "a hard link to what is not there, or not yet, or to a directory"
-        => "tar cannot make the link and the archive is refused"
+        "a hard link to a missing or later member, or to a directory"
+        => "tar cannot create the link and the archive is refused"
     HARD_LINK_TO_DEVICE "hard-link-to-device" BOTH UNSAFE
         "a hard link to a device node"
-        => "the device node is not made, so tar cannot make the link and the archive is refused"
+        => "the device node is not created, so tar cannot create the link and the archive is refused"
     HARD_LINK_TO_SKIPPED "hard-link-to-skipped" OLD SOUND
         "a hard link to a file with the name of a device that sbuild 0.85 skips"
-        => "sbuild 0.85 skips the file, so tar cannot make the link and the archive is refused"
+        => "sbuild 0.85 skips the file, so tar cannot create the link and the archive is refused"
     HARD_LINK_OUTSIDE "hard-link-outside" NEITHER UNSAFE
         "a hard link to an absolute path, or through .."
         => "tar takes off what leads outside; unpack refuses it"
     THROUGH_LINK "through-link" BOTH UNSAFE
-        "a path that leads through a symbolic link that is dangling, absolute or has .. in it, or through something else than a directory"
+        "a path that leads through a symbolic link that is dangling, absolute or has .. in it, or through another file"
         => "tar cannot go there and the archive is refused"
     FOLLOWED_LINK "followed-link" NEITHER UNSAFE
         "a path that leads through a symbolic link"
         => "tar follows the link; unpack refuses it"
     DIRECTORY_OVER_LINK "directory-over-link" NEITHER UNSAFE
-        "a directory where a symbolic link stands"
+        "a directory in place of a symbolic link"
         => "tar replaces the link; unpack refuses it"
     DIRECTORY_OVER_LATE_LINK "directory-over-late-link" BOTH UNSAFE
-        "a directory where a symbolic link stands that is absolute or has .. in it"
-        => "tar makes such links last, where it finds the inode number that it left: when the directory has got it, the archive is refused"
+        "a directory in place of a symbolic link that is absolute or has .. in it"
+        => "tar creates such links last and recognises its placeholder by the inode number: if the directory has got this number, the archive is refused"
     OVER_LATE_LINK "over-late-link" BOTH SOUND
-        "a file, pipe or other link where a symbolic link stands that is absolute or has .. in it"
-        => "tar makes such links last, where it finds the inode number that it left: when what came later has got it, the link takes its place"
+        "a file, pipe or other link in place of a symbolic link that is absolute or has .. in it"
+        => "tar creates such links last and recognises its placeholder by the inode number: if the later member has got this number, the link replaces it"
     OVER_DIRECTORY "over-directory" BOTH SOUND
-        "something else where a directory stands that has files in it"
+        "another file in place of a directory that is not empty"
         => "tar cannot replace the directory and the archive is refused"
     FOREIGN_CAPABILITY "foreign-capability" NEITHER UNSAFE
         "a file capability of another user namespace's root"

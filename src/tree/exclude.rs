@@ -1,8 +1,9 @@
-//! Patterns for what is left out, anchored at the tree's root.
+//! Exclude patterns, anchored at the root of the tree.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::error::{Classify, ErrorKind};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// A pattern that cannot be used.
@@ -11,15 +12,15 @@ pub enum Error {
     /// Not a well-formed glob.
     #[error("pattern {pattern:?}: {cause}")]
     Malformed {
-        /// As the user wrote it.
+        /// The pattern as typed.
         pattern: String,
-        /// What is wrong with it.
+        /// The cause.
         cause: String,
     },
-    /// Nothing is left of it once the root is taken off.
+    /// It is empty once the root is removed.
     #[error("pattern {pattern:?} names the root of the tree, which is always kept")]
     NamesRoot {
-        /// As the user wrote it.
+        /// The pattern as typed.
         pattern: String,
     },
 }
@@ -29,7 +30,7 @@ pub enum Error {
 pub struct Patterns(GlobSet);
 
 impl Patterns {
-    /// The set of `patterns`, each with or without `/` or `./` in front.
+    /// Compiles `patterns`, each with or without a leading `/` or `./`.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Patterns, Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
@@ -57,18 +58,18 @@ impl Patterns {
         Ok(Patterns(set))
     }
 
-    /// Is there no pattern?
+    /// True if there is no pattern.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Does a pattern match `path`, which has no `./` in front? What lies below a match is not
-    /// asked for: a walk does not go there.
+    /// True if a pattern matches `path`, which has no leading `./`. Does not match paths below a
+    /// match, because a walk does not descend there.
     pub fn matches(&self, path: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(OsStr::from_bytes(path))
     }
 
-    /// Does a pattern match `path` or a directory above it?
+    /// True if a pattern matches `path` or a directory above it.
     pub fn covers(&self, path: &[u8]) -> bool {
         let slashes = path
             .iter()
@@ -89,6 +90,12 @@ fn anchored(pattern: &str) -> &str {
             Some(shorter) => rest = shorter,
             None => return rest.trim_end_matches('/'),
         }
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidInput
     }
 }
 

@@ -1,4 +1,4 @@
-//! Trees on disk: walking them, what of their attributes is kept, what is left out.
+//! Trees on disk: walks, stored attributes, exclude patterns.
 
 pub mod exclude;
 pub mod mounts;

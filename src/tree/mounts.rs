@@ -1,6 +1,6 @@
-//! What is mounted where: `/proc/PID/mountinfo` (see proc_pid_mountinfo(5)).
+//! Mount points from `/proc/PID/mountinfo` (see proc_pid_mountinfo(5)).
 
-/// The mount points, in the order of the file. Lines that make no sense are passed over.
+/// The mount points, in the order of the file. Skips malformed lines.
 pub fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
     mountinfo
         .split(|byte| *byte == b'\n')
@@ -8,7 +8,7 @@ pub fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Those of them that lie below the directory `path`, an absolute path without symbolic links.
+/// The mount points below the directory `path`, an absolute path without symbolic links.
 pub fn below(mountinfo: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
     let is_below = |point: &Vec<u8>| {
         point
@@ -21,7 +21,7 @@ pub fn below(mountinfo: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Space, tab, newline and backslash are written as `\` and three octal digits.
+/// Decodes space, tab, newline and backslash, which are written as `\` and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,4 +1,4 @@
-//! Finding where a path leads: within a tree that is taken for the root, or relative to a directory.
+//! Path resolution: within a tree as the root directory, and relative to a directory.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,28 +9,27 @@ use rustix::io::Errno;
 
 use crate::error::{FileError, PathContext};
 
-/// Opens a path as a process sees it whose root is `root`: a symbolic link in the tree leads to
-/// somewhere in the tree.
+/// Opens a path as if `root` were the root directory, so that symbolic links of the tree stay
+/// within it.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// True when the directory that holds `path`, or one above that, is `tree`. The name itself need
-/// not exist, and is not followed.
+/// True if the directory that holds `path`, or one above it, is `tree`. The last component need not
+/// exist and is not followed.
 pub fn is_inside(path: &Path, tree: BorrowedFd<'_>) -> Result<bool, FileError> {
     let shown = path.as_os_str().as_bytes();
     let id = |fd: BorrowedFd<'_>| {
         fstat(fd)
             .map(|stat| (stat.st_dev, stat.st_ino))
-            .at(shown, "find its place")
+            .at(shown, "resolve")
     };
     let tree = id(tree)?;
     let mut at = open_parent(path)?;
     let mut here = id(at.as_fd())?;
     while here != tree {
-        // A directory above that cannot be searched ends the look: the tree was reached another way
-        // then.
+        // Stop at a directory that cannot be searched: the tree was reached another way then.
         let Ok(above) = openat(&at, c"..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
             return Ok(false);
         };

@@ -1,8 +1,8 @@
-//! Files that a user names, by path or pattern, each with all below it.
+//! Files selected by path or pattern, each with everything below it.
 
 use super::exclude::{self, Patterns};
 
-/// The files that are wanted; all of them when none is named.
+/// The selected files; all files if no name is given.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     wanted: Vec<Wanted>,
@@ -11,19 +11,19 @@ pub struct Selection {
 #[derive(Clone, Debug)]
 struct Wanted {
     text: String,
-    /// As a path: a name like `[` is a file's as well.
+    /// The name as a path: `[` is also a valid file name.
     literal: Vec<u8>,
     pattern: Option<Patterns>,
     is_found: bool,
 }
 
 impl Selection {
-    /// The files that `names` name, with or without `/` or `./` in front.
+    /// Selects the files in `names`, with or without a leading `/` or `./`.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Selection, exclude::Error> {
         let wanted = |text: &str| {
             let pattern = match Patterns::new([text]) {
                 Ok(pattern) => Some(pattern),
-                // What is no pattern may still be a path; the root has all files below it.
+                // A malformed pattern may still be a path. The root selects all files.
                 Err(exclude::Error::Malformed { .. }) => None,
                 Err(exclude::Error::NamesRoot { .. }) if !text.is_empty() => None,
                 Err(error) => return Err(error),
@@ -40,12 +40,12 @@ impl Selection {
         })
     }
 
-    /// Are all files wanted?
+    /// True if all files are selected.
     pub fn is_everything(&self) -> bool {
         self.wanted.is_empty()
     }
 
-    /// Is the file at `path` wanted? Remembers that it was there.
+    /// True if the file at `path` is selected. Records the match.
     pub fn takes(&mut self, path: &[u8]) -> bool {
         let mut is_wanted = self.wanted.is_empty();
         for wanted in &mut self.wanted {
@@ -65,7 +65,7 @@ impl Selection {
         is_wanted
     }
 
-    /// What was named and not met.
+    /// The names that matched no file.
     pub fn missing(&self) -> Vec<String> {
         self.wanted
             .iter()
@@ -75,8 +75,8 @@ impl Selection {
     }
 }
 
-/// A stored or typed name as a path below the root: components joined by single slashes, `.` left
-/// out. `..` stays as it is.
+/// Normalizes a stored or typed name to a path below the root: components joined by single slashes,
+/// without `.`. Keeps `..`.
 pub fn clean(name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(name.len());
     for part in name

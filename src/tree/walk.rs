@@ -1,9 +1,10 @@
 //! The files of a tree, without their contents.
 //!
-//! Goes by descriptors and mount ids, which the crate `walkdir` does not: it opens by path, so that
-//! a directory swapped for a symbolic link leads it out of the tree, and tells file systems apart
-//! by device number, so that a bind mount of the same one is entered.
+//! Uses descriptors and mount ids. The crate `walkdir` does not: it opens paths, so a directory
+//! replaced by a symbolic link leads it out of the tree, and it compares device numbers, so it
+//! enters bind mounts of the same file system.
 
+use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -19,7 +20,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::exclude::Patterns;
 use crate::entry::{Extent, Timestamp};
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::parallel;
 
 /// A tree that could not be walked.
@@ -28,9 +29,9 @@ pub enum Error {
     /// A system call failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Something else stands where a file was seen a moment before.
+    /// A file was replaced by another during the walk.
     #[error(
-        "{}: replaced by another file while it was being read; let nothing write there meanwhile",
+        "{}: replaced by another file while it was being read; stop the program that writes there, then try again",
         Escaped(path)
     )]
     Replaced {
@@ -39,21 +40,21 @@ pub enum Error {
     },
 }
 
-/// What a walk takes in.
+/// Options of a walk.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What is left out, with all below it.
+    /// Files to leave out, with everything below them.
     pub exclude: Patterns,
-    /// Enter other mounts; else their mount points are kept as empty directories.
+    /// Cross mount points. By default they are kept as empty directories.
     pub cross_mounts: bool,
-    /// Keep device nodes; else they are skipped and counted.
+    /// Keep device nodes. By default they are skipped and counted.
     pub devices: bool,
 }
 
 /// The number of a node in [`Tree::nodes`].
 pub type NodeId = u32;
 
-/// What a node is.
+/// Type of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
     /// A directory.
@@ -70,14 +71,14 @@ pub enum NodeKind {
     BlockDevice(u32, u32),
 }
 
-/// What tells whether a file is still the same and unchanged.
+/// Identifies a file and its state, to detect replacements and changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Major and minor number of the device that holds it.
+    /// Major and minor number of its device.
     pub device: (u32, u32),
     /// Inode number.
     pub inode: u64,
-    /// Last change of anything about it: content, owner, mode, attributes, links.
+    /// Last change of its content, owner, mode, attributes or links.
     pub ctime: Timestamp,
 }
 
@@ -86,7 +87,7 @@ pub struct Identity {
 pub struct Node {
     /// The directory that holds it; the root is its own parent.
     pub parent: NodeId,
-    /// What it is.
+    /// Type of the file.
     pub kind: NodeKind,
     /// Permission bits, 0..=0o7777.
     pub mode: u16,
@@ -98,30 +99,30 @@ pub struct Node {
     pub size: u64,
     /// Last change of the content.
     pub mtime: Timestamp,
-    /// What it was when walked.
+    /// Its identity at the time of the walk.
     pub identity: Identity,
-    /// No id of this namespace stands for its owner or group; what `uid` and `gid` say of that one
-    /// (65534) is made up by the kernel.
+    /// Its owner or group is not mapped in this namespace, so that `uid` or `gid` is the overflow
+    /// id (65534).
     pub is_unmapped: bool,
-    /// Number of names that the file has, in this tree or elsewhere.
+    /// Number of hard links, in this tree or elsewhere.
     pub links: u32,
-    /// A directory that was not entered, or a file that is not read, because something is mounted
-    /// there. It counts as empty.
+    /// A mount point: a directory that was not entered, or a file that is not read. It counts as
+    /// empty.
     pub is_mount_point: bool,
-    /// Its files, when it is a directory: ids in byte order of their names.
+    /// Entries of a directory: ids in byte order of their names.
     pub children: Range<NodeId>,
     name: Range<u32>,
     target: Range<u32>,
 }
 
-/// What was left out of a tree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Counts of skipped files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Sockets.
     pub sockets: u64,
     /// Character and block devices.
     pub devices: u64,
-    /// Files and directories that an exclude pattern names (what lies below is not counted).
+    /// Files and directories that match an exclude pattern, without those below them.
     pub excluded: u64,
     /// Mount points whose contents were left out.
     pub mounts: u64,
@@ -145,12 +146,12 @@ impl Skipped {
 /// All files of a tree.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// The files, the root first, those of one directory side by side.
+    /// The files: the root first, those of a directory next to each other.
     pub nodes: Vec<Node>,
-    /// What was left out.
+    /// Counts of skipped files.
     pub skipped: Skipped,
-    /// Names and link targets of all nodes, one behind the other: a million small allocations would
-    /// cost more than the walk.
+    /// Names and link targets of all nodes, concatenated: a million small allocations would cost
+    /// more than the walk.
     text: Vec<u8>,
     extents: std::collections::HashMap<NodeId, Vec<Extent>>,
 }
@@ -169,12 +170,12 @@ impl Tree {
         self.text_at(&self.node(id).name)
     }
 
-    /// The text of a symbolic link.
+    /// The target of a symbolic link.
     pub fn target(&self, id: NodeId) -> &[u8] {
         self.text_at(&self.node(id).target)
     }
 
-    /// Where the data of a sparse file lies; `None` when it has no holes.
+    /// The data extents of a sparse file; `None` for a file without holes.
     pub fn extents(&self, id: NodeId) -> Option<&[Extent]> {
         self.extents.get(&id).map(Vec::as_slice)
     }
@@ -201,7 +202,7 @@ impl Tree {
         Ok(start..length(&self.text)?)
     }
 
-    /// Adds what was found in directory `id`.
+    /// Adds the entries of directory `id`.
     fn add(&mut self, id: NodeId, listing: Tree) -> Result<(), FileError> {
         let Tree {
             nodes,
@@ -231,11 +232,10 @@ impl Tree {
     }
 }
 
-/// The same directory as `root` seen without anything mounted below it, where the kernel lets this
-/// process make such a view; else `root` again.
+/// Opens a view of `root` without the mounts below it, if the kernel permits; otherwise returns
+/// `root`.
 ///
-/// So the directory under a mount point can be stored as it is, rather than what is mounted over
-/// it.
+/// In this view a mount point is the underlying directory, which is stored instead of the mount.
 pub fn without_mounts(root: OwnedFd) -> OwnedFd {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -243,10 +243,10 @@ pub fn without_mounts(root: OwnedFd) -> OwnedFd {
     open_tree(&root, c"", flags).unwrap_or(root)
 }
 
-/// How many directories are listed at a time. What they hold is in memory twice for a moment.
+/// Number of directories listed at a time. Their entries are briefly in memory twice.
 const BATCH: usize = 128;
 
-/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` will do), with up to
+/// Walks the tree at `root`, a directory opened in any mode (`O_PATH` suffices), with up to
 /// `threads` threads. The result is the same for any number.
 pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
@@ -257,7 +257,7 @@ pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<T
         ..node(Tree::ROOT, NodeKind::Directory, &stat)
     });
     let mut next = 0;
-    // Directories' files are added behind all that is there, so this goes through every level.
+    // The entries of a directory are appended, so this loop visits every level.
     while next < tree.nodes.len() {
         let is_entered = |node: &Node| node.kind == NodeKind::Directory && !node.is_mount_point;
         let mut directories = Vec::with_capacity(BATCH);
@@ -284,14 +284,14 @@ pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<T
     Ok(tree)
 }
 
-/// Lists directories, one after the other.
+/// Lists directories.
 struct Lister<'a> {
     root: BorrowedFd<'a>,
     options: &'a Options,
     mount: Mount,
-    /// What is known so far.
+    /// The tree so far.
     tree: &'a Tree,
-    /// The files of the directory that is listed now, numbered from 0 on.
+    /// The entries of the current directory, numbered from 0.
     listing: Tree,
     buffer: Vec<u8>,
 }
@@ -331,7 +331,7 @@ impl Lister<'_> {
         Ok(names)
     }
 
-    /// Adds the file `name` of an open directory, unless it is one that is left out.
+    /// Adds the entry `name` of an open directory, unless it is left out.
     fn add(
         &mut self,
         parent: NodeId,
@@ -360,8 +360,8 @@ impl Lister<'_> {
                 self.listing.skipped.mounts += 1;
                 node.is_mount_point = true;
                 (node.size, node.links) = (0, 1);
-                // What is seen is the owner of something that is not packed. The tree's own
-                // directory, which cannot be seen, is root's as others are.
+                // The visible owner is that of the mounted file, which is not packed. The
+                // underlying directory of the tree is not visible, so assume root.
                 if node.is_unmapped {
                     (node.uid, node.gid, node.is_unmapped) = (0, 0, false);
                 }
@@ -373,7 +373,7 @@ impl Lister<'_> {
                     .add_text(target.to_bytes())
                     .at(path, "remember the link")?;
             }
-            // Fewer blocks than bytes: there may be holes.
+            // Fewer blocks than bytes, so there may be holes.
             NodeKind::File if stat.stx_blocks.saturating_mul(512) < stat.stx_size => {
                 if let Some(extents) = extents(directory, name, stat.stx_size, path)? {
                     self.listing
@@ -387,7 +387,7 @@ impl Lister<'_> {
         Ok(())
     }
 
-    /// What a file is; `None` for one that is skipped, which is counted.
+    /// The type of a file; `None` if it is skipped, which is counted.
     fn kind(&mut self, stat: &Statx) -> Option<NodeKind> {
         let skipped = &mut self.listing.skipped;
         match FileType::from_raw_mode(stat.stx_mode.into()) {
@@ -415,22 +415,22 @@ impl Lister<'_> {
     }
 }
 
-/// The length of a tree's text, which its ranges must be able to name.
+/// The length of the text of a tree, which must fit its ranges.
 fn length(text: &[u8]) -> io::Result<u32> {
     u32::try_from(text.len()).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
-/// Which mount a file belongs to: its id (Linux 5.8), or else the device.
+/// The mount of a file: its id (since Linux 5.8), or else the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mount {
-    /// Its id.
+    /// The mount id.
     Id(u64),
     /// Major and minor number of the device.
     Device(u32, u32),
 }
 
 impl Mount {
-    /// That of the file which `stat` describes.
+    /// From the result of statx(2).
     pub fn of(stat: &Statx) -> Mount {
         if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             Mount::Id(stat.stx_mnt_id)
@@ -441,7 +441,7 @@ impl Mount {
 }
 
 impl Identity {
-    /// That of the file which `stat` describes.
+    /// From the result of statx(2).
     pub fn of(stat: &Statx) -> Identity {
         Identity {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
@@ -480,8 +480,8 @@ fn node(parent: NodeId, kind: NodeKind, stat: &Statx) -> Node {
     }
 }
 
-/// The attributes of `name` in an open directory, or with an empty name those of the open file
-/// itself. Symbolic links are not followed.
+/// Calls statx(2) for `name` in an open directory, or for the open file itself if the name is
+/// empty. Does not follow symbolic links.
 pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx, FileError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     statx(
@@ -490,21 +490,20 @@ pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx
         flags,
         StatxFlags::BASIC_STATS | StatxFlags::MNT_ID,
     )
-    .at(path, "read its attributes")
+    .at(path, "stat")
 }
 
-/// Opens `path` below `root` (empty: the root itself) without following a symbolic link at its end,
-/// without waiting for the other end of a pipe.
+/// Opens `path` below `root` (empty: the root itself). Does not follow a symbolic link at its end,
+/// and does not block on a named pipe.
 ///
-/// A directory on the way may have been swapped meanwhile: compare the [`Identity`] of what was
-/// opened.
+/// A directory on the way may have been replaced: compare the [`Identity`] of the opened file.
 pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let name = if path.is_empty() { b"." } else { path };
     openat(root, name, flags, Mode::empty()).at(path, "open")
 }
 
-/// Where a file's data lies, `None` when all of it is data.
+/// The data extents of a file, `None` if it has no holes.
 fn extents(
     directory: BorrowedFd<'_>,
     name: &CStr,
@@ -516,9 +515,9 @@ fn extents(
     let mut at = 0;
     while at < size {
         let offset = match seek(&file, SeekFrom::Data(at)) {
-            // No data behind `at`.
+            // No data after `at`.
             Err(Errno::NXIO) => break,
-            // A file system that does not know: all is data.
+            // The file system does not support it: all is data.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             offset => offset.at(path, "find its holes")?,
         };
@@ -540,15 +539,14 @@ fn extents(
     Ok((!whole).then_some(extents))
 }
 
-/// What the kernel calls an owner that the namespace has no id for (`/proc/sys/kernel/overflowuid`,
-/// which nobody changes).
+/// The kernel's overflow id for unmapped owners (the default of `/proc/sys/kernel/overflowuid`).
 const OVERFLOW_ID: u32 = 65534;
 
-/// Does no id of this namespace stand for the owner or group of the file, so that what `stat` says
-/// (65534) is made up?
+/// True if the owner or group of the file is not mapped in this namespace, so that statx(2) returns
+/// the overflow id (65534).
 ///
-/// The kernel lets nobody write to such a file, root of the namespace included
-/// (`inode_permission`). On a read-only mount it does not tell.
+/// The kernel denies all writes to such a file, even to namespace root (`inode_permission`). On a
+/// read-only mount this cannot be told.
 fn is_unmapped(directory: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EACCESS;
     [stat.stx_uid, stat.stx_gid].contains(&OVERFLOW_ID)
@@ -558,4 +556,13 @@ fn is_unmapped(directory: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> bool {
 fn spare(buffer: &mut Vec<u8>) -> &mut [MaybeUninit<u8>] {
     buffer.clear();
     buffer.spare_capacity_mut()
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            Error::Replaced { .. } => ErrorKind::Changed,
+        }
+    }
 }

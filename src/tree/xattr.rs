@@ -1,8 +1,8 @@
-//! What becomes of each extended attribute.
+//! Which extended attributes are stored, and how.
 //!
 //! | attribute | stored |
 //! |---|---|
-//! | `user.*` | as it is |
+//! | `user.*` | as it is, except for `user.isar-tarball.*`, which this program sets itself |
 //! | `security.capability` | as version 2, which names no root: it belongs to the root of whatever namespace extracts it |
 //! | `system.posix_acl_access`, `system.posix_acl_default` | as text with numeric ids, see [`crate::acl`] |
 //! | everything else | skipped and counted: a user namespace can neither read nor restore it |
@@ -23,29 +23,29 @@ use crate::error::{Escaped, FileError, PathContext};
 /// An attribute that cannot be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not be read.
+    /// An attribute could not be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file capability that only the root of another namespace has.
+    /// A file capability of the root of another namespace.
     #[error(
-        "{}: its capability belongs to the root of another user namespace{}; set it anew with setcap inside the tree's own namespace, or leave attributes out with --no-xattrs",
+        "{}: its capability belongs to the root of another user namespace{}; set it anew with setcap inside the tree's own namespace, or leave extended attributes out",
         Escaped(path), root.map(|id| format!(" (root id {id})")).unwrap_or_default()
     )]
     ForeignCapability {
         /// The file.
         path: Vec<u8>,
-        /// That root's user id as seen from here, if it has one.
+        /// The user id of that root in this namespace, if mapped.
         root: Option<u32>,
     },
-    /// A file capability in no known form.
+    /// A file capability of an unknown version.
     #[error(
-        "{}: security.capability has a form that is not known ({length} bytes); set it anew with setcap, or leave attributes out with --no-xattrs",
+        "{}: security.capability has a form that is not known ({length} bytes); set it anew with setcap, or leave extended attributes out",
         Escaped(path)
     )]
     UnknownCapability {
         /// The file.
         path: Vec<u8>,
-        /// Length of its value in bytes.
+        /// Length of the value in bytes.
         length: usize,
     },
     /// An ACL that cannot be written as text.
@@ -55,12 +55,12 @@ pub enum Error {
         path: Vec<u8>,
         /// Which ACL.
         name: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         cause: acl::Error,
     },
 }
 
-/// What is kept of a file's attributes.
+/// The attributes of a file that are stored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Sorted by name.
@@ -69,7 +69,7 @@ pub struct Kept {
     pub access_acl: Option<Vec<u8>>,
     /// The default ACL as text.
     pub default_acl: Option<Vec<u8>>,
-    /// How many attributes were skipped.
+    /// Number of skipped attributes.
     pub skipped: u64,
 }
 
@@ -78,8 +78,8 @@ pub struct Kept {
 pub enum Handle<'a> {
     /// Open for reading.
     Open(BorrowedFd<'a>),
-    /// A name in an open directory; a symbolic link of that name is not followed. For what is
-    /// better not opened: named pipes, devices.
+    /// A name in an open directory, not followed if it is a symbolic link. For named pipes and
+    /// devices, which must not be opened.
     Named(BorrowedFd<'a>, &'a OsStr),
 }
 
@@ -98,8 +98,7 @@ impl Handle<'_> {
         }
     }
 
-    /// Attributes have no call that takes a directory and a name before Linux 6.13; this path
-    /// serves as one.
+    /// Before Linux 6.13 there is no getxattrat(2), so a path through `/proc` is used.
     fn path(&self) -> PathBuf {
         let (fd, name) = match self {
             Handle::Open(file) => (file, OsStr::new("")),
@@ -111,7 +110,7 @@ impl Handle<'_> {
     }
 }
 
-/// The crate implements its calls on descriptors for types of its own choice; this is one more.
+/// The crate `xattr` implements its trait for some types only; this adds a borrowed descriptor.
 struct Open<'a>(BorrowedFd<'a>);
 
 impl AsRawFd for Open<'_> {
@@ -124,8 +123,7 @@ impl FileExt for Open<'_> {}
 
 /// Reads the attributes of a file, called `path` in messages.
 ///
-/// Symbolic links are not worth asking: none of the attributes that are kept can be set on one
-/// (`xattr(7)`).
+/// Skips symbolic links: none of the stored attributes can be set on one (`xattr(7)`).
 pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
     let names = match file.list() {
         Ok(names) => names,
@@ -134,11 +132,11 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
     };
     let mut kept = Kept::default();
     for name in names {
-        // `None`: it has gone between listing and reading; the look at the file's ctime afterwards
-        // reports that.
+        // `None`: removed between listing and reading. The later comparison of the ctime reports
+        // that.
         let value = || file.get(&name).at(path, "read an extended attribute");
         match name.as_bytes() {
-            user if user.starts_with(b"user.") => {
+            user if user.starts_with(b"user.") && !is_own_mark(user) => {
                 if let Some(value) = value()? {
                     kept.xattrs.push((user.to_vec(), value));
                 }
@@ -170,7 +168,7 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    // A file system without attributes has none to lose.
+    // A file system without attributes has none to store.
     error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
 }
 
@@ -196,7 +194,7 @@ const REVISION_2: u32 = 0x0200_0000;
 const REVISION_3: u32 = 0x0300_0000;
 const REVISION_MASK: u32 = 0xff00_0000;
 
-/// The value of `security.capability` as revision 2 of the format.
+/// Converts the value of `security.capability` to revision 2 of the format.
 pub fn capability_v2(value: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
     let unknown = || Error::UnknownCapability {
         path: path.to_vec(),
@@ -225,6 +223,11 @@ pub fn capability_v2(value: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
         sets.as_slice(),
     ]
     .concat())
+}
+
+/// True for the marks that this program sets on working directories: they are not part of the tree.
+pub fn is_own_mark(name: &[u8]) -> bool {
+    name.starts_with(b"user.isar-tarball.")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Owner, mode, extended attributes, ACLs and times of what was unpacked, in that order.
+//! Owner, mode, extended attributes, ACLs and times of unpacked files, set in this order.
 //!
-//! chown takes setuid, setgid and capabilities away, so the owner comes first; writing takes them
-//! away too, so all of this comes after the data; an ACL changes the mode's group bits, and
-//! everything but atime changes no mtime, which comes last.
+//! chown(2) clears setuid, setgid and capabilities, so the owner is set first. Writing clears them
+//! too, so attributes are set after the data. An ACL changes the group bits of the mode. The times
+//! are set last.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -20,27 +20,27 @@ use crate::acl::{self, Named};
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
-use crate::tree::xattr::capability_v2;
+use crate::tree::xattr::{capability_v2, is_own_mark};
 
-/// The ACL that says who may use the file.
+/// The access ACL.
 pub const ACCESS_ACL: &CStr = c"system.posix_acl_access";
-/// The ACL that new files in the directory get.
+/// The default ACL of a directory.
 pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
-/// What a file gets, checked and in the kernel's forms.
+/// Attributes to set on a file, checked and in the kernel's form.
 #[derive(Debug)]
 pub struct Attributes {
     uid: u32,
     gid: u32,
     mode: u32,
-    /// `None` leaves it as it is.
+    /// `None` leaves the time unchanged.
     mtime: Option<Timestamp>,
     xattrs: Vec<(CString, Vec<u8>)>,
     access_acl: Option<Vec<u8>>,
     default_acl: Option<Vec<u8>>,
 }
 
-/// Who the process is: what it makes belongs to these ids.
+/// The ids of this process, which own the files that it creates.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
     /// Effective user id.
@@ -49,23 +49,23 @@ pub struct Own {
     pub gid: u32,
 }
 
-/// A file that was just made, or a directory that was found.
+/// A new file, or an existing directory.
 #[derive(Clone, Copy)]
 pub struct Handle<'a> {
     /// Open for reading or writing; with `O_PATH` when `is_path`.
     pub file: BorrowedFd<'a>,
-    /// Opened with `O_PATH`: a pipe, a device, a symbolic link.
+    /// True if opened with `O_PATH`: a pipe, a device, a symbolic link.
     pub is_path: bool,
     /// Its path for messages.
     pub path: &'a [u8],
-    /// The permission bits that it has, when it is new and nothing was inherited from its
-    /// directory; `None` when anything is possible.
+    /// Its permission bits, if it is new and has inherited nothing from its directory; `None` if
+    /// unknown.
     pub mode: Option<u32>,
 }
 
 impl Attributes {
-    /// Those of `entry`, and how many of its extended attributes are passed over. Ids must have a
-    /// place in `maps`.
+    /// The attributes of `entry`, and the number of skipped extended attributes. Fails if an id is
+    /// not in `maps`.
     pub fn of(
         entry: &Entry,
         maps: &IdMaps,
@@ -89,7 +89,7 @@ impl Attributes {
             default_acl: None,
         };
         let acls = u64::from(entry.access_acl.is_some()) + u64::from(entry.default_acl.is_some());
-        // Neither ACLs nor attributes of users exist on a symbolic link.
+        // Symbolic links have neither ACLs nor `user.*` attributes.
         if !with_xattrs || matches!(entry.kind, Kind::Symlink { .. }) {
             return Ok((attributes, entry.xattrs.len() as u64 + acls));
         }
@@ -100,13 +100,15 @@ impl Attributes {
                 b"security.capability" => {
                     capability_v2(value, &entry.path).map_err(CapabilityError::from)?
                 }
-                user if user.starts_with(b"user.") && is_plain => value.clone(),
+                user if user.starts_with(b"user.") && is_plain && !is_own_mark(user) => {
+                    value.clone()
+                }
                 _ => {
                     skipped += 1;
                     continue;
                 }
             };
-            // A name with a NUL has been refused by the reader.
+            // The reader has refused names with a NUL.
             attributes
                 .xattrs
                 .push((CString::new(name.as_slice()).unwrap_or_default(), value));
@@ -122,7 +124,7 @@ impl Attributes {
         Ok((attributes, skipped))
     }
 
-    /// Those of a directory that no member describes: root's, for all to see.
+    /// The attributes of a directory without a member of its own: owned by root, mode 0755.
     pub fn of_implied_directory(own: Own) -> Attributes {
         Attributes {
             uid: own.uid,
@@ -135,18 +137,18 @@ impl Attributes {
         }
     }
 
-    /// The bits that a file can have from the start: those that chown does not take away.
+    /// The mode bits that a new file can have from the start: those that chown(2) does not clear.
     pub fn initial_mode(&self) -> u32 {
         self.mode & 0o777
     }
 
-    /// Would it run as id 0 for whoever starts it?
+    /// True if the file is setuid with owner 0, or setgid and group-executable with group 0.
     pub fn is_setuid_root(&self) -> bool {
         (self.mode & 0o4000 != 0 && self.uid == 0)
             || (self.mode & 0o2010 == 0o2010 && self.gid == 0)
     }
 
-    /// Gives all of it to a file whose content is complete.
+    /// Sets all attributes of a file whose content is complete.
     pub fn apply(&self, file: Handle<'_>, own: Own) -> Result<(), FileError> {
         let is_new = file.mode.is_some();
         let has_owner = is_new && (self.uid, self.gid) == (own.uid, own.gid);
@@ -179,7 +181,7 @@ impl Attributes {
         file.set_mtime(self.mtime).at(file.path, "set its times")
     }
 
-    /// Gives owner and time to a symbolic link, which has nothing else.
+    /// Sets owner and time of a symbolic link, which has no other attributes.
     pub fn apply_to_symlink(&self, link: Handle<'_>, own: Own) -> Result<(), FileError> {
         if link.mode.is_none() || (self.uid, self.gid) != (own.uid, own.gid) {
             link.chown(self.uid, self.gid)
@@ -217,7 +219,7 @@ impl Handle<'_> {
         }
     }
 
-    /// Takes away what a directory's default ACL has given.
+    /// Removes an ACL inherited from the directory's default ACL.
     fn remove_acls(&self) -> Result<(), Errno> {
         for name in [ACCESS_ACL, DEFAULT_ACL] {
             let removed = if self.is_path {
@@ -226,7 +228,7 @@ impl Handle<'_> {
                 fremovexattr(self.file, name)
             };
             match removed {
-                // What can have none has none.
+                // A file system without ACLs has none to remove.
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
                 Err(error) => return Err(error),
             }
@@ -234,7 +236,7 @@ impl Handle<'_> {
         Ok(())
     }
 
-    /// Takes away the group, the ACL and the mode that it has from the directory above.
+    /// Resets the group, the ACL and the mode inherited from the directory above.
     pub fn reset(&self, own: Own, mode: u32) -> Result<(), Errno> {
         self.chown(own.uid, own.gid)?;
         self.remove_acls()?;
@@ -262,13 +264,13 @@ impl Handle<'_> {
         }
     }
 
-    /// A path to the open file itself: chmod and attributes have no call for `O_PATH` descriptors.
+    /// A path to the open file: chmod(2) and setxattr(2) do not accept `O_PATH` descriptors.
     fn magic_path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 }
 
-/// The kernel's form of an ACL whose ids all have a place in `maps`.
+/// Converts an ACL to the kernel's form. Fails if an id is not in `maps`.
 fn raw_acl(
     text: Option<&[u8]>,
     which: &'static str,
@@ -292,7 +294,7 @@ fn explained(error: Errno) -> io::Error {
     match error {
         Errno::OPNOTSUPP => io::Error::new(
             io::ErrorKind::Unsupported,
-            "the file system has no such attributes; --no-xattrs unpacks without them",
+            "the file system has no such attributes",
         ),
         error => error.into(),
     }

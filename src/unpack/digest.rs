@@ -1,4 +1,4 @@
-//! The SHA-256 of an archive, from a file or on its way through a pipe.
+//! The SHA-256 of an archive, from a file or while it passes through a pipe.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -7,10 +7,10 @@ use std::thread::{self, JoinHandle};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use sha2::{Digest, Sha256};
 
-/// Bytes read at a time.
+/// Bytes per read.
 const BUFFER: usize = 256 << 10;
 
-/// The SHA-256 of a file from its position to its end. The position is the same afterwards.
+/// Computes the SHA-256 of a file from its position to its end, and restores the position.
 pub fn sha256(mut file: &File) -> io::Result<[u8; 32]> {
     let start = file.stream_position()?;
     let digest = pass(&mut file, &mut io::sink())?;
@@ -18,24 +18,23 @@ pub fn sha256(mut file: &File) -> io::Result<[u8; 32]> {
     Ok(digest)
 }
 
-/// A pipe that is hashed while it is read.
+/// A pipe that another thread hashes while it is read.
 pub struct Hashed {
     thread: JoinHandle<io::Result<[u8; 32]>>,
 }
 
 impl Hashed {
-    /// Passes `from` on to the pipe that comes with it, from a thread of its own.
+    /// Starts a thread that copies `from` to the returned pipe and hashes it.
     pub fn begin(mut from: File) -> io::Result<(Hashed, File)> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        // A larger pipe saves switches between threads; the kernel may not allow it.
+        // A larger pipe saves context switches. The kernel may refuse it.
         let _ = fcntl_setpipe_size(&writer, BUFFER);
         let mut writer = File::from(writer);
         let thread = thread::Builder::new().spawn(move || pass(&mut from, &mut writer))?;
         Ok((Hashed { thread }, File::from(reader)))
     }
 
-    /// The digest of all that has come. To be called when the pipe has been read to its end, or
-    /// closed.
+    /// Returns the digest. Call it after the pipe was read to its end, or closed.
     pub fn finish(self) -> io::Result<[u8; 32]> {
         self.thread
             .join()

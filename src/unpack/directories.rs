@@ -1,5 +1,5 @@
-//! The directories of the tree: held open while files go into them, given their attributes when all
-//! is there.
+//! The directories of the tree: kept open while files are created in them, with their attributes
+//! set at the end.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,30 +23,30 @@ use crate::error::{FileError, PathContext};
 /// `EXT4_SUPER_MAGIC` of `linux/magic.h`, which ext2 and ext3 share.
 const EXT4: rustix::fs::FsWord = 0xef53;
 
-/// The mode of a directory as long as files go into it: nobody else comes in.
+/// The mode of a directory while files are created in it: no access for other users.
 const UNFINISHED: u32 = 0o700;
 
-/// The number of a directory.
+/// Index of a directory.
 pub type Id = usize;
 
 struct Directory {
     path: Arc<[u8]>,
-    /// `None` while it is closed; never for the root, whose descriptor is the caller's.
+    /// `None` while it is closed. Always set for the root, whose descriptor is the caller's.
     descriptor: Option<OwnedFd>,
     identity: Identity,
-    /// What it gets at the end.
+    /// Attributes to set at the end.
     attributes: Option<Box<Attributes>>,
-    /// It was not there before.
+    /// True if it is new.
     is_new: bool,
-    /// New files get a group or an ACL from it.
+    /// True if new files inherit a group or an ACL from it.
     passes_on: bool,
-    /// Its subdirectories are spread over the disk until the end.
+    /// True if ext4 spreads its subdirectories until the end.
     is_spread: bool,
-    /// A file has taken its place.
+    /// True if a file has replaced it.
     is_gone: bool,
 }
 
-/// All directories that members lie in.
+/// The directories that contain members.
 pub struct Directories<'a> {
     root: Root<'a>,
     table: Vec<Directory>,
@@ -60,12 +60,11 @@ pub struct Directories<'a> {
 }
 
 impl<'a> Directories<'a> {
-    /// The root's id.
+    /// Index of the root.
     pub const ROOT: Id = 0;
 
-    /// Those below `root`, which is open for reading. At most `max_open` are held open at a time.
-    /// With `made`, what stands there already is kept when the work fails, and what is new is
-    /// noted.
+    /// The directories below `root`, which is open for reading. Keeps at most `max_open` of them
+    /// open. With `made`, existing files survive a failure, and new ones are noted.
     pub fn new(
         root: BorrowedFd<'a>,
         own: Own,
@@ -88,7 +87,7 @@ impl<'a> Directories<'a> {
         Ok(all)
     }
 
-    /// An open descriptor of the directory.
+    /// Returns an open descriptor of the directory.
     pub fn descriptor(&mut self, id: Id, member: &[u8]) -> Result<BorrowedFd<'_>, Error> {
         if id != Directories::ROOT && self.table[id].descriptor.is_none() {
             let path = Arc::clone(&self.table[id].path);
@@ -104,7 +103,7 @@ impl<'a> Directories<'a> {
                 Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => return Err(replaced()),
                 opened => opened.at(&path, "open")?,
             };
-            if root::identity(&root::stat(opened.as_fd(), b"").at(&path, "read its attributes")?)
+            if root::identity(&root::stat(opened.as_fd(), b"").at(&path, "stat")?)
                 != self.table[id].identity
             {
                 return Err(replaced());
@@ -114,14 +113,15 @@ impl<'a> Directories<'a> {
         Ok(self.opened(id))
     }
 
-    /// Open descriptors of two directories.
+    /// Returns open descriptors of two directories.
     pub fn two_descriptors(
         &mut self,
         one: Id,
         other: Id,
         member: &[u8],
     ) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>), Error> {
-        // Opening the second may close the first, and then not again: at least two are held.
+        // Opening the second may close the first; reopening the first does not close the second,
+        // because at least two stay open.
         self.descriptor(one, member)?;
         self.descriptor(other, member)?;
         self.descriptor(one, member)?;
@@ -146,12 +146,12 @@ impl<'a> Directories<'a> {
         self.open += 1;
     }
 
-    /// Do new files get a group or an ACL from it?
+    /// True if new files inherit a group or an ACL from the directory.
     pub fn passes_on(&self, id: Id) -> bool {
         self.table[id].passes_on
     }
 
-    /// The directory at `path`, made with those above it where they are missing.
+    /// Returns the directory at `path`. Creates it and those above it if missing.
     pub fn enter(&mut self, path: &[u8], member: &[u8]) -> Result<Id, Error> {
         if *self.table[self.last].path == *path {
             return Ok(self.last);
@@ -176,7 +176,7 @@ impl<'a> Directories<'a> {
         Ok(id)
     }
 
-    /// A directory is a member: it is made where it is missing, and gets `attributes` at the end.
+    /// Adds a directory member: creates it if missing, and sets `attributes` at the end.
     pub fn describe(
         &mut self,
         path: &[u8],
@@ -194,20 +194,20 @@ impl<'a> Directories<'a> {
         Ok(())
     }
 
-    /// Gives the root attributes of its own for the case that no member does.
+    /// Sets attributes for the root, for an archive without a member for it.
     pub fn describe_root(&mut self, attributes: Attributes) {
         self.table[Directories::ROOT].attributes = Some(Box::new(attributes));
     }
 
-    /// Makes the directory at `path` in `above`, or takes the one that stands there; with
-    /// `replaces`, in place of a file.
+    /// Creates the directory at `path` in `above`, or uses the existing one. With `replaces`, it
+    /// replaces a file.
     fn make(&mut self, above: Id, path: &[u8], member: &[u8], replaces: bool) -> Result<Id, Error> {
         let (_, name) = split(path);
         self.note(above, path, member)?;
         let parent = self.descriptor(above, member)?;
         let is_new = match mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED)) {
             Ok(()) => true,
-            Err(Errno::EXIST) => match root::kind(parent, name).at(path, "read its attributes")? {
+            Err(Errno::EXIST) => match root::kind(parent, name).at(path, "stat")? {
                 FileType::Directory => false,
                 FileType::Symlink => {
                     return Err(Error::refused(
@@ -220,7 +220,7 @@ impl<'a> Directories<'a> {
                 _ if replaces => {
                     unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?;
                     mkdirat(parent, name, Mode::from_raw_mode(UNFINISHED))
-                        .at(path, "make the directory")?;
+                        .at(path, "create the directory")?;
                     true
                 }
                 _ => {
@@ -232,7 +232,7 @@ impl<'a> Directories<'a> {
                     ));
                 }
             },
-            Err(error) => return Err(FileError::new(path, "make the directory", error).into()),
+            Err(error) => return Err(FileError::new(path, "create the directory", error).into()),
         };
         let descriptor = match root::open_directory_in(parent, name) {
             Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {
@@ -274,7 +274,7 @@ impl<'a> Directories<'a> {
         let file = descriptor
             .as_ref()
             .map_or(self.root.directory(), AsFd::as_fd);
-        let stat = root::stat(file, b"").at(path, "read its attributes")?;
+        let stat = root::stat(file, b"").at(path, "stat")?;
         let path: Arc<[u8]> = path.into();
         let is_spread = self.spreads
             && (is_new || (id == Directories::ROOT && self.made.is_none()))
@@ -296,8 +296,7 @@ impl<'a> Directories<'a> {
         Ok(id)
     }
 
-    /// Notes that `path` is about to be made, unless something stands there or the directory is new
-    /// itself.
+    /// Notes that `path` is about to be created, unless it exists or its directory is new.
     pub fn note(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
         let Some(made) = self.made.filter(|_| !self.table[above].is_new) else {
             return Ok(());
@@ -309,7 +308,7 @@ impl<'a> Directories<'a> {
         }
     }
 
-    /// Removes what stands where a member that is no directory goes.
+    /// Removes an existing file at the path of a member that is not a directory.
     pub fn clear(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
         let (_, name) = split(path);
         let parent = self.descriptor(above, member)?;
@@ -322,7 +321,7 @@ impl<'a> Directories<'a> {
             },
             Ok(_) => unlinkat(parent, name, AtFlags::empty()).at(path, "replace")?,
             Err(Errno::NOENT) => {}
-            Err(error) => return Err(FileError::new(path, "read its attributes", error).into()),
+            Err(error) => return Err(FileError::new(path, "stat", error).into()),
         }
         if let Some(id) = self.ids.remove(path) {
             self.open -= usize::from(self.table[id].descriptor.take().is_some());
@@ -332,8 +331,8 @@ impl<'a> Directories<'a> {
         Ok(())
     }
 
-    /// Gives all directories their attributes, those below before those above: the last may shut
-    /// the way.
+    /// Sets the attributes of all directories, those below before those above, because the mode of
+    /// the latter may deny access.
     pub fn finish(mut self) -> Result<(), Error> {
         for id in (0..self.table.len()).rev() {
             if self.table[id].is_gone {
@@ -369,8 +368,8 @@ impl<'a> Directories<'a> {
     }
 }
 
-/// Is it an ext4 without a journal? The kernel says so of a mounted one in the attribute
-/// `journal_task`; what does not say it gets no special treatment.
+/// True for an ext4 without a journal, according to `journal_task` in sysfs. False if that file
+/// cannot be read.
 fn has_no_journal(directory: BorrowedFd<'_>) -> bool {
     let is_ext4 = fstatfs(directory).is_ok_and(|fs| fs.f_type == EXT4);
     let Some(device) = fstat(directory)
@@ -394,13 +393,13 @@ fn has_no_journal(directory: BorrowedFd<'_>) -> bool {
     .is_some_and(|task| task.trim() == "<none>")
 }
 
-/// Has ext4 put each subdirectory, and with it its files, into another part of the disk, as it does
-/// for those of the top directory.
+/// Makes ext4 put each subdirectory, and so its files, into another block group, as it does in the
+/// top directory.
 ///
-/// Files go where their directory is. Without a journal the kernel does not use the inodes of
-/// removed files again for a minute or more (`recently_deleted()` in `fs/ext4/ialloc.c`), and
-/// passes over all of them for every new file; spread out, new directories find room elsewhere. It
-/// is an optimisation: no error counts.
+/// Files are allocated near their directory. Without a journal, the kernel does not reuse the
+/// inodes of removed files for a minute or more (`recently_deleted()` in `fs/ext4/ialloc.c`), and
+/// skips all of them for every new file. New directories in other block groups avoid this. Errors
+/// are ignored, because this is an optimisation.
 fn spread(directory: BorrowedFd<'_>) -> bool {
     let set = |flags: IFlags| ioctl_setflags(directory, flags | IFlags::TOPDIR);
     match ioctl_getflags(directory) {
@@ -409,10 +408,10 @@ fn spread(directory: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Takes [`spread`] back.
+/// Reverts [`spread`].
 pub fn gather(directory: BorrowedFd<'_>) {
     if let Ok(flags) = ioctl_getflags(directory) {
-        // An attribute that only matters for directories still to be made.
+        // The flag only affects directories that are created later.
         let _ = ioctl_setflags(directory, flags - IFlags::TOPDIR);
     }
 }

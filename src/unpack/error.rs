@@ -1,13 +1,14 @@
-//! Why an archive was not unpacked.
+//! Errors of unpacking.
 
 use std::io;
 
 use super::names;
+use crate::acl;
 use crate::archive::reader;
-use crate::error::{Escaped, FileError, describe};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, describe};
 use crate::input;
 use crate::tree::xattr;
-use crate::{acl, remove};
+use crate::workdir::removal;
 
 /// An archive that was not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -24,48 +25,48 @@ pub enum Error {
     /// A member is refused.
     #[error("{}: {cause}", Escaped(member))]
     Member {
-        /// Its name as stored.
+        /// Name of the member as stored.
         member: Vec<u8>,
         /// Why.
         cause: Refusal,
     },
-    /// DIR has something in it.
-    #[error("the directory is not empty; --replace removes it first, --merge unpacks over it")]
+    /// The target directory is not empty.
+    #[error("the directory is not empty")]
     NotEmpty,
-    /// More than the user allows.
-    #[error("the archive has more than {0} bytes, the limit that was given (--limit-size)")]
+    /// The archive exceeds a limit of the caller.
+    #[error("the archive has more than {0} bytes, the limit")]
     Size(u64),
-    /// More than the user allows.
-    #[error("the archive has more than {0} members, the limit that was given (--limit-members)")]
+    /// The archive exceeds a limit of the caller.
+    #[error("the archive has more than {0} members, the limit")]
     Members(u64),
-    /// Too little room on the file system.
+    /// The file system has too little free space.
     #[error(
         "the archive unpacks to {needed} bytes, and the file system has only {free} left; make room, or unpack it elsewhere"
     )]
     Space {
-        /// What the archive says that it holds, in bytes.
+        /// Announced size of the contents, in bytes.
         needed: u64,
-        /// What is free, in bytes.
+        /// Free space, in bytes.
         free: u64,
     },
-    /// Members that were asked for and are not there.
+    /// Selected members that the archive does not have.
     #[error("not found in the archive: {}", .0.iter().map(|name| Escaped(name).to_string()).collect::<Vec<_>>().join(", "))]
     NotFound(Vec<String>),
-    /// What is to be undone later could not be noted.
-    #[error("note what is made: {}", describe(.0))]
+    /// A new file could not be noted in the undo journal.
+    #[error("write the undo journal: {}", describe(.0))]
     Note(io::Error),
     /// No worker could be started.
     #[error("start a thread: {}", describe(.0))]
     Thread(io::Error),
-    /// What was made could not be removed.
+    /// New files could not be removed after an error.
     #[error(transparent)]
-    Remove(#[from] remove::Failed),
-    /// A worker failed; its own error counts.
-    #[error("the work was given up")]
+    Remove(#[from] removal::Failed),
+    /// A worker failed; its error is reported instead.
+    #[error("a worker failed")]
     GivenUp,
 }
 
-/// Why a member is refused.
+/// A reason to refuse a member.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Its name.
@@ -76,61 +77,61 @@ pub enum Refusal {
     TargetName {
         /// The target.
         target: Vec<u8>,
-        /// What is wrong with it.
+        /// The cause.
         cause: names::Error,
     },
-    /// It stands for DIR itself and is no directory.
+    /// It would replace the target directory and is not a directory.
     #[error("it would replace the directory that is unpacked into")]
     Root,
-    /// A symbolic link stands where it, or a directory above it, must be.
+    /// Its path, or a directory above it, is a symbolic link.
     #[error("{} is a symbolic link, which is not followed", Escaped(path))]
     Symlink {
         /// The link.
         path: Vec<u8>,
     },
-    /// A file stands where a directory above it must be.
-    #[error("{} is no directory", Escaped(path))]
+    /// A directory above it is another file.
+    #[error("{} is not a directory", Escaped(path))]
     NotADirectory {
         /// The file.
         path: Vec<u8>,
     },
-    /// A directory with files stands in its place.
-    #[error("a directory that is not empty stands in its place")]
+    /// Its path is a directory that is not empty.
+    #[error("a directory that is not empty is in its place")]
     DirectoryInPlace,
-    /// Somebody else changed the tree meanwhile.
+    /// Another process changed the tree.
     #[error(
-        "{} was replaced by another process; let nothing else write there meanwhile",
+        "{} was replaced by another process; stop the program that writes there, then try again",
         Escaped(path)
     )]
     Replaced {
         /// The file.
         path: Vec<u8>,
     },
-    /// The target of a hard link is not there.
+    /// The target of a hard link has not been unpacked.
     #[error(
-        "its target {} is none of the files that were unpacked before it; where members are named, name it too",
+        "its target {} has not been unpacked; if only some members are unpacked, include it",
         Escaped(target)
     )]
     Target {
         /// The target.
         target: Vec<u8>,
     },
-    /// An owner that has no id here.
+    /// An id that is not mapped in this namespace.
     #[error(
-        "its {kind} {id} is not mapped in this user namespace: the range of subordinate ids is too small (see isar-tarball idmap)"
+        "its {kind} {id} is not mapped in this user namespace: the range of subordinate ids is too small"
     )]
     Unmapped {
-        /// `owner`, `group`, or what an ACL names.
+        /// `owner`, `group`, or the qualifier of an ACL entry.
         kind: &'static str,
         /// The id as stored.
         id: u32,
     },
-    /// An ACL that cannot be understood.
+    /// A malformed ACL.
     #[error("its {which}: {cause}")]
     Acl {
         /// Which ACL.
         which: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         cause: acl::Error,
     },
     /// A file capability that cannot be set.
@@ -138,18 +139,14 @@ pub enum Refusal {
     Capability(#[from] CapabilityError),
 }
 
-/// Why a file capability is refused.
+/// A reason to refuse a file capability.
 #[derive(Debug, thiserror::Error)]
 pub enum CapabilityError {
-    /// Only the root of another namespace has it.
-    #[error(
-        "its capability belongs to the root id {0} of another user namespace; --no-xattrs unpacks without capabilities"
-    )]
+    /// It belongs to the root of another namespace.
+    #[error("its capability belongs to the root id {0} of another user namespace")]
     Foreign(u32),
-    /// In no known form.
-    #[error(
-        "its capability has a form that is not known ({0} bytes); --no-xattrs unpacks without capabilities"
-    )]
+    /// Its version is unknown.
+    #[error("its capability has a form that is not known ({0} bytes)")]
     Unknown(usize),
 }
 
@@ -165,8 +162,42 @@ impl From<xattr::Error> for CapabilityError {
     }
 }
 
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            Error::Input(error) => error.kind(),
+            Error::Archive(_) => ErrorKind::BadArchive,
+            Error::Member { cause, .. } => cause.kind(),
+            Error::NotEmpty => ErrorKind::NotEmpty,
+            Error::Size(_) => ErrorKind::SizeLimit,
+            Error::Members(_) => ErrorKind::MemberLimit,
+            Error::Space { .. } => ErrorKind::NoSpace,
+            Error::NotFound(_) => ErrorKind::MemberNotFound,
+            Error::Remove(error) => error.kind(),
+            Error::Note(_) | Error::Thread(_) | Error::GivenUp => ErrorKind::Io,
+        }
+    }
+}
+
+impl Refusal {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Refusal::Name(names::Error::Absolute) => ErrorKind::AbsoluteName,
+            Refusal::TargetName {
+                cause: names::Error::Absolute,
+                ..
+            } => ErrorKind::AbsoluteName,
+            Refusal::Unmapped { .. } => ErrorKind::UnmappedOwner,
+            Refusal::Capability(_) => ErrorKind::BadCapability,
+            Refusal::Replaced { .. } => ErrorKind::Changed,
+            _ => ErrorKind::BadArchive,
+        }
+    }
+}
+
 impl Error {
-    /// `member` is refused because of `cause`.
+    /// Refuses `member` because of `cause`.
     pub fn refused(member: &[u8], cause: impl Into<Refusal>) -> Error {
         Error::Member {
             member: member.to_vec(),

@@ -1,4 +1,4 @@
-//! Members, one after the other, into the tree.
+//! Extraction of members into the tree.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -22,7 +22,7 @@ use crate::error::PathContext;
 use crate::input::Chunk;
 use crate::tree::selection::Selection;
 
-/// Takes members in archive order.
+/// Extracts members in archive order.
 pub struct Extractor<'a> {
     options: &'a Options,
     own: Own,
@@ -30,18 +30,18 @@ pub struct Extractor<'a> {
     batch: Batch<'a>,
     selection: Selection,
     summary: Summary,
-    /// Members read, those left out included.
+    /// Number of members read, including those left out.
     read: u64,
-    /// Hashes of the paths of all that is no directory. The hash is keyed by chance: no archive can
-    /// be made so that two meet.
+    /// Hashes of the paths of all members except directories. The hash has a random key, so no
+    /// archive can be made to contain colliding paths.
     unpacked: HashSet<u64>,
     hasher: RandomState,
     skipped_devices: HashSet<Vec<u8>>,
-    /// The file whose data comes, if it is wanted.
+    /// The file whose data is being read, if it is selected.
     current: Option<Job>,
 }
 
-/// A member that is no directory, on its way to its place.
+/// A member that is not a directory, with its destination.
 struct Placed<'m> {
     member: &'m [u8],
     path: &'m [u8],
@@ -49,7 +49,7 @@ struct Placed<'m> {
 }
 
 impl<'a> Extractor<'a> {
-    /// For the tree of `directories`.
+    /// An extractor into the tree of `directories`.
     pub fn new(
         options: &'a Options,
         own: Own,
@@ -71,7 +71,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// A member begins.
+    /// Begins a member.
     pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
         let Member {
             mut entry, name, ..
@@ -160,7 +160,7 @@ impl<'a> Extractor<'a> {
         self.selection.takes(path) && !self.options.exclude.covers(path)
     }
 
-    /// Data of the member: `bytes` of `chunk`, which belong at `offset` of the file.
+    /// Adds data of the member: `bytes` of `chunk`, at `offset` of the file.
     pub fn data(&mut self, offset: u64, chunk: &Chunk, bytes: Range<usize>) {
         if let Some(job) = &mut self.current {
             self.summary.data_bytes += bytes.len() as u64;
@@ -172,7 +172,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// The member's data is complete.
+    /// Ends the data of the member.
     pub fn member_end(&mut self) -> Result<(), Error> {
         match self.current.take() {
             Some(job) => self.batch.push(job),
@@ -180,7 +180,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Hands over what has been gathered. To be called before more input is waited for.
+    /// Queues the collected jobs. Call it before waiting for more input.
     pub fn flush(&mut self) -> Result<(), Error> {
         if let Some(job) = self.current.as_mut().filter(|job| !job.pieces.is_empty()) {
             let pieces = std::mem::take(&mut job.pieces);
@@ -190,7 +190,7 @@ impl<'a> Extractor<'a> {
         self.batch.flush()
     }
 
-    /// All members are there: what is left to do is with the workers, and with the directories.
+    /// Ends the extraction. The rest is done by the workers and in the directories.
     pub fn finish(mut self) -> Result<(Summary, Directories<'a>), Error> {
         self.flush()?;
         let missing = self.selection.missing();
@@ -201,7 +201,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Makes something in the directory of `placed`; what stands there goes first.
+    /// Creates a file in the directory of `placed`, after removing an existing one.
     fn place<T>(
         &mut self,
         placed: &Placed<'_>,
@@ -235,7 +235,7 @@ impl<'a> Extractor<'a> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(attributes.initial_mode());
-        let file = self.place(placed, "make the file", |above, name| {
+        let file = self.place(placed, "create the file", |above, name| {
             openat(above, name, flags, mode)
         })?;
         let has_inherited = self.directories.passes_on(placed.above);
@@ -259,7 +259,7 @@ impl<'a> Extractor<'a> {
         target: &[u8],
         attributes: &Attributes,
     ) -> Result<(), Error> {
-        self.place(placed, "make the symbolic link", |above, name| {
+        self.place(placed, "create the symbolic link", |above, name| {
             symlinkat(target, above, name)
         })?;
         let link = self.open_made(placed, FileType::Symlink)?;
@@ -273,7 +273,7 @@ impl<'a> Extractor<'a> {
         Ok(attributes.apply_to_symlink(handle, self.own)?)
     }
 
-    /// A named pipe or a device.
+    /// Creates a named pipe or a device.
     fn special(
         &mut self,
         placed: &Placed<'_>,
@@ -287,9 +287,9 @@ impl<'a> Extractor<'a> {
         };
         let mode = attributes.initial_mode();
         let act = if file_type == FileType::Fifo {
-            "make the named pipe"
+            "create the named pipe"
         } else {
-            "make the device"
+            "create the device"
         };
         self.place(placed, act, |above, name| {
             mknodat(above, name, file_type, Mode::from_raw_mode(mode), device)
@@ -307,14 +307,14 @@ impl<'a> Extractor<'a> {
         )?)
     }
 
-    /// A handle on what was just made by name. Another process may have put something else there
-    /// meanwhile.
+    /// Opens a file that was just created by name, and checks that another process has not replaced
+    /// it.
     fn open_made(&mut self, placed: &Placed<'_>, kind: FileType) -> Result<OwnedFd, Error> {
         let above = self.directories.descriptor(placed.above, placed.member)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made =
             openat(above, split(placed.path).1, flags, Mode::empty()).at(placed.path, "open")?;
-        let stat = root::stat(made.as_fd(), b"").at(placed.path, "read its attributes")?;
+        let stat = root::stat(made.as_fd(), b"").at(placed.path, "stat")?;
         if FileType::from_raw_mode(stat.stx_mode.into()) == kind && stat.stx_nlink == 1 {
             Ok(made)
         } else {
@@ -327,8 +327,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Another name for what was unpacked before. The target is not followed: linked is what has
-    /// that very name.
+    /// Creates a hard link to a file that was unpacked before. Does not follow a symbolic link.
     fn hard_link(&mut self, path: &[u8], target: &[u8], member: &[u8]) -> Result<(), Error> {
         if self.skipped_devices.contains(target) {
             self.summary.skipped_devices += 1;
@@ -368,7 +367,7 @@ impl<'a> Extractor<'a> {
         };
         match linked {
             Err(Errno::NOENT) => return Err(no_target()),
-            linked => linked.at(path, "make the hard link")?,
+            linked => linked.at(path, "create the hard link")?,
         }
         self.unpacked.insert(self.hasher.hash_one(path));
         Ok(())

@@ -1,4 +1,4 @@
-//! A tar stream into a directory, and nothing outside of it.
+//! Unpacking a tar stream into a directory, and nowhere else.
 //!
 //! ```text
 //! input: decodes ahead ──> reader: members in archive order ──> this thread: names ──> workers: data, attributes, close
@@ -6,9 +6,9 @@
 //!                                                                  └─> directories: held open, attributes at the end
 //! ```
 //!
-//! One thread makes, replaces and links names, in archive order; what takes time and has no order
-//! is done by others, through descriptors. Every name is made in an open directory that was reached
-//! beneath the root without following a link, and never through a path.
+//! One thread creates, replaces and links names in archive order. Workers do the slow work, which
+//! needs no order, through descriptors. Every name is created in an open directory that was reached
+//! from the root without following a symbolic link, never through a path.
 
 mod attributes;
 mod digest;
@@ -20,6 +20,7 @@ mod root;
 mod undo_journal;
 mod workers;
 
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -33,98 +34,98 @@ use crate::ids::IdMaps;
 use crate::input::Input;
 use crate::members::Members;
 use crate::progress::Progress;
-use crate::remove;
 use crate::tree::exclude::Patterns;
 use crate::tree::selection::Selection;
+use crate::workdir::removal;
 use attributes::{Attributes, Own};
 pub use digest::{Hashed, sha256};
 use directories::Directories;
-pub use error::{CapabilityError, Error, Refusal};
+pub use error::Error;
 use extract::Extractor;
 pub use undo_journal::UndoJournal;
 use workers::{Batch, Queue};
 
-/// What to do with device nodes.
+/// Handling of device nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Devices {
-    /// Leave them out, and links to them.
+    /// Skip them, and hard links to them.
     Skip,
-    /// Make them, which only real root may.
+    /// Create them, which only real root is permitted to.
     Create,
 }
 
-/// What DIR is like before.
+/// State of the target directory before unpacking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetState {
-    /// Just made for this.
+    /// Newly created.
     New,
-    /// There, and to be empty.
+    /// Existing; must be empty.
     Empty,
-    /// There, with files that the archive may replace.
+    /// Existing, with files that the archive may replace.
     Tree,
 }
 
-/// What is unpacked, and how.
+/// Options of unpacking.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which members.
+    /// The selected members.
     pub selection: Selection,
-    /// Which not, with all below.
+    /// Excluded members, with everything below them.
     pub exclude: Patterns,
-    /// How names are changed.
+    /// Changes of names.
     pub names: names::Rules,
-    /// Device nodes.
+    /// Handling of device nodes.
     pub devices: Devices,
     /// Restore extended attributes and ACLs.
     pub xattrs: bool,
-    /// Threads that write, at least 1.
+    /// Number of writing threads, at least 1.
     pub threads: usize,
-    /// Bytes of data that may be held for them.
+    /// Memory for data that waits to be written, in bytes.
     pub memory: u64,
-    /// The most bytes that the tar stream may have.
+    /// Maximum length of the tar stream, in bytes.
     pub limit_size: Option<u64>,
-    /// The most members.
+    /// Maximum number of members.
     pub limit_members: Option<u64>,
-    /// The ids that files can have.
+    /// The id maps, which have the ids that files can have.
     pub maps: IdMaps,
-    /// What DIR is like before.
+    /// State of the target directory before unpacking.
     pub found: TargetState,
 }
 
-/// What was unpacked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Summary of an unpacking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The members that were unpacked.
+    /// The unpacked members.
     pub members: Members,
     /// Bytes of data in them.
     pub data_bytes: u64,
     /// Bytes of the tar stream.
     pub tar_bytes: u64,
-    /// Members that were not asked for, or excluded.
+    /// Members that were not selected, or excluded.
     pub left_out: u64,
-    /// Device nodes, and links to them, that were not made.
+    /// Skipped device nodes and hard links to them.
     pub skipped_devices: u64,
     /// Extended attributes that were not restored.
     pub skipped_xattrs: u64,
-    /// Files that run as id 0 of the tree, or as its group, for whoever starts them.
+    /// Files that are setuid with owner 0 or setgid with group 0, as numbered in the tree.
     pub setuid_root: u64,
 }
 
-/// Descriptors that are neither files nor directories being unpacked.
+/// Number of descriptors for other purposes than unpacked files and directories.
 const OTHER_DESCRIPTORS: usize = 64;
 
-/// More directories than this are not held open at a time.
+/// Maximum number of open directories.
 const MAX_DIRECTORIES: usize = 32 << 10;
 
-/// A directory that an archive may be unpacked into.
+/// A checked target directory.
 pub struct Unpacking<'a> {
     root: OwnedFd,
     options: &'a Options,
 }
 
 impl<'a> Unpacking<'a> {
-    /// Looks at the directory `root` (open in any mode) before anything is changed: is it empty, is
-    /// there room for the `content` bytes that the archive says it has?
+    /// Checks the directory `root` (open in any mode) before changing anything: whether it is
+    /// empty, and whether the file system has room for the `content` bytes of the archive.
     pub fn prepare(
         root: BorrowedFd<'_>,
         content: Option<u64>,
@@ -140,8 +141,8 @@ impl<'a> Unpacking<'a> {
         Ok(Unpacking { root, options })
     }
 
-    /// Unpacks `input`. With [`TargetState::Tree`] and `made`, what is new is noted there. When this
-    /// fails, call [`undo`], from this process or another.
+    /// Unpacks `input`. With [`TargetState::Tree`] and `made`, notes new files there. After an
+    /// error call [`undo`], in this process or another.
     pub fn run(
         self,
         input: &mut Input,
@@ -196,7 +197,7 @@ fn unpack(
         }
         extracted
     });
-    // A worker's error is the reason why the rest was given up.
+    // The error of a worker is the cause of the others.
     if let Some(error) = queue.take_error() {
         return Err(error);
     }
@@ -217,7 +218,7 @@ fn extract<'a>(
         while let Some(event) = reader.next(&mut rest)? {
             match event {
                 Event::Member(member) => extractor.member(member)?,
-                // The reader has just taken these bytes, so they end where the rest begins.
+                // The reader has just consumed these bytes, so they end where the rest begins.
                 Event::Data(offset, data) => {
                     let end = chunk.len() - rest.len();
                     extractor.data(offset, &chunk, end - data.len()..end);
@@ -228,7 +229,7 @@ fn extract<'a>(
         if let Some(limit) = options.limit_size.filter(|limit| reader.offset() > *limit) {
             return Err(Error::Size(limit));
         }
-        progress.done.store(input.consumed(), Ordering::Relaxed);
+        progress.done().store(input.consumed(), Ordering::Relaxed);
         extractor.flush()?;
     }
     reader.finish()?;
@@ -237,10 +238,10 @@ fn extract<'a>(
     Ok((summary, directories))
 }
 
-/// Owner and mode of DIR, which an extraction changes at its end.
+/// Owner and mode of the target directory, which unpacking changes at its end.
 #[derive(Clone, Copy, Debug)]
 pub struct OriginalAttributes {
-    /// The owner, as an id of the place where the work is done; `None` when it has none there.
+    /// The owner, as an id in this namespace; `None` if not mapped.
     pub uid: Option<u32>,
     /// The group, likewise.
     pub gid: Option<u32>,
@@ -249,9 +250,9 @@ pub struct OriginalAttributes {
 }
 
 impl OriginalAttributes {
-    /// What `root` is like now.
+    /// Reads the attributes of `root`.
     pub fn of(root: BorrowedFd<'_>) -> Result<OriginalAttributes, FileError> {
-        let stat = fstat(root).at(b"", "read its attributes")?;
+        let stat = fstat(root).at(b"", "stat")?;
         Ok(OriginalAttributes {
             uid: Some(stat.st_uid),
             gid: Some(stat.st_gid),
@@ -259,7 +260,7 @@ impl OriginalAttributes {
         })
     }
 
-    /// Gives `root` its owner and its mode back, where they are others by now.
+    /// Restores the owner and mode of `root`, if they have changed.
     fn restore(self, root: BorrowedFd<'_>) -> Result<(), FileError> {
         let now = OriginalAttributes::of(root)?;
         let uid = self.uid.filter(|_| self.uid != now.uid).map(Uid::from_raw);
@@ -274,31 +275,27 @@ impl OriginalAttributes {
     }
 }
 
-/// Removes from `root` what a failed extraction has made: what is noted in `made`, or without that
-/// everything. Then it is as `before` says.
+/// Removes the files that a failed unpacking has created in `root`: those noted in `made`, or
+/// everything without `made`. Then restores the attributes in `before`.
 pub fn undo(
     root: BorrowedFd<'_>,
     made: Option<&UndoJournal>,
     before: OriginalAttributes,
     threads: usize,
 ) -> Result<(), Error> {
-    let options = remove::Options {
-        threads,
-        dry_run: false,
-        take_group: false,
-    };
+    let options = removal::Options::all(threads);
     let root = reopen(root)?;
     match made {
         Some(made) => made.remove(root.as_fd(), &options)?,
         None => {
             directories::gather(root.as_fd());
-            remove::contents(root.as_fd(), &options)?;
+            removal::contents(root.as_fd(), &options)?;
         }
     }
     Ok(before.restore(root.as_fd())?)
 }
 
-/// The same directory, open for reading.
+/// Opens the same directory for reading.
 fn reopen(root: BorrowedFd<'_>) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(root, c".", flags, Mode::empty()).at(b"", "open the directory")
@@ -314,19 +311,19 @@ fn must_be_empty(root: BorrowedFd<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Is there room for what the archive says that it holds, and is it allowed?
+/// Checks the announced size of the archive against the limit and the free space.
 fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Result<(), Error> {
     let Some(needed) = content else { return Ok(()) };
     if let Some(limit) = options.limit_size.filter(|limit| needed > *limit) {
         return Err(Error::Size(limit));
     }
-    let fs = fstatvfs(root).at(b"", "look at its file system")?;
+    let fs = fstatvfs(root).at(b"", "statfs")?;
     let free = fs.f_bfree.saturating_mul(fs.f_frsize);
-    // A file system without blocks of its own does not tell.
+    // A file system without block counts cannot tell.
     if fs.f_blocks == 0 || needed <= free {
         return Ok(());
     }
-    let kind = fstatfs(root).at(b"", "look at its file system")?.f_type;
+    let kind = fstatfs(root).at(b"", "statfs")?.f_type;
     if may_compress(kind) {
         Ok(())
     } else {
@@ -334,19 +331,19 @@ fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Re
     }
 }
 
-/// Does a file system of this type (`f_type` of statfs(2)) store content in less room than it is
-/// long? Then only trying tells whether it fits.
+/// True if a file system of this type (`f_type` of statfs(2)) may compress data, so that only a try
+/// can tell whether it fits.
 fn may_compress(kind: FsWord) -> bool {
     // From linux/magic.h, the last from OpenZFS.
     const BTRFS: u32 = 0x9123_683e;
     const F2FS: u32 = 0xf2f5_2010;
     const BCACHEFS: u32 = 0xca45_1a4e;
     const ZFS: u32 = 0x2fc1_2fc1;
-    // Where a word has 32 bits, the upper ones of these numbers make it negative.
+    // With 32-bit words, some of these numbers are negative.
     [BTRFS, F2FS, BCACHEFS, ZFS].contains(&(kind as u32))
 }
 
-/// How many files this process may open, after raising the limit as far as it may.
+/// Raises the limit on open files as far as permitted, and returns it.
 fn open_file_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
@@ -365,7 +362,7 @@ fn open_file_limit() -> usize {
     })
 }
 
-/// Modes are as the archive has them while this lives.
+/// Sets the umask to 0 while it exists, so that new files get the modes of the archive.
 struct Umask(Mode);
 
 impl Umask {
@@ -386,7 +383,7 @@ mod tests {
 
     #[test]
     fn file_systems_that_compress_are_known() {
-        // As stat -f -c %t shows them: btrfs, f2fs, bcachefs, zfs; ext4, xfs, tmpfs, overlay.
+        // Values of `stat -f -c %t` for btrfs, f2fs, bcachefs, zfs; ext4, xfs, tmpfs, overlay.
         for (kind, compresses) in [
             (0x9123_683e_u32, true),
             (0xf2f5_2010, true),

@@ -1,15 +1,15 @@
-//! Which place below DIR a member's name stands for. Pure.
+//! The path below the target directory for the name of a member. Pure.
 
-/// More levels than any tree has; names are at most 4 KiB, so that this only bounds work.
+/// Maximum depth. Names have at most 4 KiB, so this only limits the work.
 const MAX_DEPTH: usize = 1024;
 
-/// A name that stands for no place below DIR.
+/// A name that is not a path below the target directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It begins with a slash.
-    #[error("is absolute; --strip-leading-slash unpacks it below the directory")]
+    #[error("is absolute")]
     Absolute,
-    /// It has `..` in it.
+    /// It contains `..`.
     #[error("has `..` in it, and might lead out of the directory")]
     Above,
     /// More than 1024 components.
@@ -17,18 +17,18 @@ pub enum Error {
     TooDeep,
 }
 
-/// How names are changed before they are used.
+/// Changes of names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
-    /// So many components are taken off the front.
+    /// Number of leading components to remove.
     pub strip_components: usize,
-    /// Absolute names are taken as if they had no slash in front.
+    /// Remove the leading slashes of absolute names.
     pub strip_leading_slash: bool,
 }
 
 impl Rules {
-    /// The path below DIR for a name in an archive, its components joined by single slashes; empty
-    /// for DIR itself. `None` when no component is left.
+    /// The path below the target directory for a name in an archive: components joined by single
+    /// slashes, empty for the directory itself. `None` if no component is left.
     pub fn path(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         if name.starts_with(b"/") && !self.strip_leading_slash {
             return Err(Error::Absolute);
@@ -58,8 +58,8 @@ impl Rules {
     }
 }
 
-/// The directory above a path, and the name in it. A path of one component is in the root, whose
-/// path is empty.
+/// Splits a path into its directory and its name. The directory of a single component is the root,
+/// whose path is empty.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),

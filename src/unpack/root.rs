@@ -1,4 +1,4 @@
-//! Opening what lies beneath a directory, without following a symbolic link on the way.
+//! Opening files beneath a directory without following symbolic links.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -9,7 +9,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// How often openat2(2) is asked again after EAGAIN, which it gives while somebody renames
+/// Number of retries of openat2(2) after EAGAIN, which it returns while other processes rename
 /// directories.
 const ATTEMPTS: usize = 64;
 
@@ -18,15 +18,15 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// The directory that everything lies beneath.
+/// The directory that contains everything.
 pub struct Root<'a> {
     directory: BorrowedFd<'a>,
-    /// Cleared for good once the kernel has no openat2(2) (before Linux 5.6), or a filter of system
-    /// calls forbids it.
+    /// Cleared permanently if the kernel lacks openat2(2) (before Linux 5.6) or a seccomp filter
+    /// denies it.
     has_openat2: Cell<bool>,
 }
 
-/// What tells a directory from any other.
+/// Identifies a directory.
 pub type Identity = (u32, u32, u64);
 
 impl<'a> Root<'a> {
@@ -44,7 +44,7 @@ impl<'a> Root<'a> {
     }
 
     /// Opens the directory at `path` (components joined by single slashes, no `..`) for reading.
-    /// ELOOP or ENOTDIR when a link or another file is on the way.
+    /// Fails with ELOOP or ENOTDIR if a component is a symbolic link or another file.
     pub fn open_directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         if path.is_empty() {
             return openat(self.directory, c".", DIRECTORY, Mode::empty());
@@ -71,8 +71,8 @@ impl<'a> Root<'a> {
         Err(Errno::AGAIN)
     }
 
-    /// The same without openat2(2). Each step is a single name in an open directory, so nothing
-    /// that others do to the tree leads out of it.
+    /// Does the same without openat2(2). Each step opens a single name in an open directory, so
+    /// changes by other processes cannot lead out of the tree.
     fn open_by_components(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let mut opened: Option<OwnedFd> = None;
         for name in path.split(|byte| *byte == b'/') {
@@ -86,19 +86,19 @@ impl<'a> Root<'a> {
     }
 }
 
-/// Opens the directory `name` in `above`; a symbolic link gives an error.
+/// Opens the directory `name` in `above`. Fails for a symbolic link.
 pub fn open_directory_in(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     openat(above, name, DIRECTORY, Mode::empty())
 }
 
-/// The attributes of `name` in a directory, or of the open file itself for an empty name. Symbolic
-/// links are not followed.
+/// Calls statx(2) for `name` in a directory, or for the open file itself if the name is empty. Does
+/// not follow symbolic links.
 pub fn stat(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     statx(directory, name, flags, StatxFlags::BASIC_STATS)
 }
 
-/// The kind of `name` in a directory.
+/// The file type of `name` in a directory.
 pub fn kind(directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileType, Errno> {
     stat(directory, name).map(|stat| FileType::from_raw_mode(stat.stx_mode.into()))
 }
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ways must give the same, whatever stands in the tree.
+    /// Both ways must give the same result for every kind of file.
     #[test]
     fn with_and_without_openat2_the_same_is_opened_and_refused() {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What an unpacking has made, written down where it outlives the process: so that another one can
-//! remove it.
+//! The undo journal: a list of new files that outlives the process that unpacks, so that another
+//! process can remove them.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,32 +12,33 @@ use super::error::Error;
 use super::names;
 use super::root::{self, Root};
 use crate::error::FileError;
-use crate::remove;
+use crate::workdir::removal;
 
-/// A list of new files and directories in memory that a process shares with those that it forks.
-/// Nothing below a new directory is in it.
+/// A list of new files and directories, in memory shared with forked processes. It does not list
+/// files below a new directory.
 #[derive(Debug)]
 pub struct UndoJournal {
     list: File,
 }
 
 impl UndoJournal {
-    /// An empty list.
+    /// Creates an empty list.
     pub fn new() -> io::Result<UndoJournal> {
         Ok(UndoJournal {
             list: File::from(memfd_create("made", MemfdFlags::CLOEXEC)?),
         })
     }
 
-    /// Adds the path of a file or directory that is about to be made.
+    /// Adds the path of a file or directory that is about to be created.
     pub fn note(&self, path: &[u8]) -> io::Result<()> {
-        // One write: what is killed in between has noted it or not made it.
+        // A single write, so a process killed in between has either noted the file or not created
+        // it.
         (&self.list).write_all(&[path, b"\0"].concat())
     }
 
-    /// Removes all that is on the list from the directory `root`, the latest first. What is gone
-    /// already is no error.
-    pub fn remove(&self, root: BorrowedFd<'_>, options: &remove::Options) -> Result<(), Error> {
+    /// Removes the listed files from the directory `root`, the latest first. Missing files are not
+    /// an error.
+    pub fn remove(&self, root: BorrowedFd<'_>, options: &removal::Options) -> Result<(), Error> {
         let mut paths = Vec::new();
         (&self.list)
             .seek(SeekFrom::Start(0))
@@ -55,7 +56,7 @@ impl UndoJournal {
     }
 }
 
-fn remove_one(root: &Root<'_>, path: &[u8], options: &remove::Options) -> Result<(), Error> {
+fn remove_one(root: &Root<'_>, path: &[u8], options: &removal::Options) -> Result<(), Error> {
     let (above, name) = names::split(path);
     let failed = |act, error: Errno| FileError::new(path, act, error);
     let above = match root.open_directory(above) {
@@ -64,13 +65,13 @@ fn remove_one(root: &Root<'_>, path: &[u8], options: &remove::Options) -> Result
     };
     let kind = match root::kind(above.as_fd(), name) {
         Err(Errno::NOENT) => return Ok(()),
-        kind => kind.map_err(|error| failed("read its attributes", error))?,
+        kind => kind.map_err(|error| failed("stat", error))?,
     };
     let mut flags = AtFlags::empty();
     if kind == FileType::Directory {
         let directory =
             root::open_directory_in(above.as_fd(), name).map_err(|error| failed("open", error))?;
-        remove::contents(directory.as_fd(), options)?;
+        removal::contents(directory.as_fd(), options)?;
         flags = AtFlags::REMOVEDIR;
     }
     match unlinkat(&above, name, flags) {
@@ -101,11 +102,7 @@ mod tests {
         for path in ["old/new", "link", "gone/already", "gone"] {
             made.note(path.as_bytes()).unwrap();
         }
-        let options = remove::Options {
-            threads: 1,
-            dry_run: false,
-            take_group: false,
-        };
+        let options = removal::Options::all(1);
         made.remove(File::open(at("tree")).unwrap().as_fd(), &options)
             .unwrap();
         assert!(at("outside/kept").exists() && at("tree/old/kept").exists());

@@ -1,9 +1,9 @@
-//! Writing files: whoever reads the archive makes the names, in order, and hands over the open
-//! files; workers write, give the attributes and close.
+//! Writing files: the reader of the archive creates the names in order and passes the open files to
+//! workers, which write the data, set the attributes and close the files.
 //!
-//! A name is made and replaced by one thread in archive order, and everything after that goes
-//! through the descriptor. So it does not matter when a worker gets to a file, nor whether its name
-//! still stands: the tree is the same for any number of workers.
+//! One thread creates and replaces names in archive order, and workers use only descriptors. So the
+//! tree is the same for any number of workers, no matter when a worker processes a file and whether
+//! the file still has its name.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,18 +19,18 @@ use crate::error::{FileError, PathContext};
 use crate::input::Chunk;
 use crate::sys::piece;
 
-/// A file that was made and is not complete. Whoever lets go of it last completes it.
+/// A new, incomplete file. The last worker to drop it completes it.
 #[derive(Debug)]
 pub struct OpenFile {
     /// Open for writing.
     pub file: OwnedFd,
     /// For messages.
     pub path: Box<[u8]>,
-    /// What it gets once its data is written.
+    /// Attributes to set after the data is written.
     pub attributes: Attributes,
-    /// Its length, where a hole at its end makes it longer than its data.
+    /// Its length, if it ends with a hole.
     pub length: Option<u64>,
-    /// It may have a group or an ACL from the directory that it was made in.
+    /// True if it may have inherited a group or an ACL from its directory.
     pub has_inherited: bool,
 }
 
@@ -50,18 +50,18 @@ impl OpenFile {
     }
 }
 
-/// Bytes of a file that are to be written.
+/// Bytes to write to a file.
 #[derive(Debug)]
 pub struct Piece {
-    /// Where in the file.
+    /// Offset in the file.
     pub offset: u64,
-    /// What holds them.
+    /// The piece that contains them.
     pub chunk: Chunk,
-    /// Where they are in it.
+    /// Their range in the piece.
     pub bytes: Range<usize>,
 }
 
-/// What one worker does at a time: bytes of a file, perhaps the last ones.
+/// A job for a worker: bytes of a file, perhaps the last ones.
 #[derive(Debug)]
 pub struct Job {
     /// The file.
@@ -110,16 +110,17 @@ fn write_all(file: &OpenFile, mut data: &[u8], mut offset: u64) -> Result<(), Fi
     Ok(())
 }
 
-/// Jobs are handed over so many at a time: waking a worker costs as much as a small file.
+/// Number of jobs in a batch: waking a worker costs as much as writing a small file.
 const BATCH: usize = 32;
 
-/// A batch is handed over early when it has this many bytes.
+/// Size in bytes at which a smaller batch is queued.
 const BATCH_BYTES: u64 = 256 << 10;
 
-/// No more batches wait than these. With those in work they bound the number of open files.
+/// Maximum number of queued batches. Together with the batches of the workers it limits the number
+/// of open files.
 const WAITING: usize = 8;
 
-/// So many files are open at once, at the most, for `workers` workers.
+/// Maximum number of open files with `workers` workers.
 pub fn open_files(workers: usize) -> usize {
     (WAITING + workers + 1) * BATCH
 }
@@ -129,7 +130,7 @@ pub struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
-    /// Bytes that may wait or be in work. A single batch may always.
+    /// Maximum number of bytes in queued and current batches. A single batch is always accepted.
     max_bytes: u64,
 }
 
@@ -143,7 +144,7 @@ struct State {
 }
 
 impl Queue {
-    /// An empty queue for so many bytes.
+    /// An empty queue with this limit in bytes.
     pub fn new(max_bytes: u64) -> Queue {
         Queue {
             state: Mutex::default(),
@@ -153,7 +154,7 @@ impl Queue {
         }
     }
 
-    /// Hands a batch over, once there is room for it. Fails when a worker has.
+    /// Queues a batch, waiting for memory. Fails if a worker has failed.
     fn put(&self, batch: Vec<Job>) -> Result<(), Error> {
         let bytes: u64 = batch.iter().map(Job::bytes).sum();
         let mut state = self.lock();
@@ -176,7 +177,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Works until the queue is closed and empty, or somebody has failed.
+    /// Processes batches until the queue is closed and empty, or a worker has failed.
     pub fn work(&self, own: Own) {
         let mut state = self.lock();
         loop {
@@ -208,13 +209,13 @@ impl Queue {
         }
     }
 
-    /// Nothing more comes.
+    /// Closes the queue.
     pub fn close(&self) {
         self.lock().is_closed = true;
         self.filled.notify_all();
     }
 
-    /// Nothing that waits is worth doing any more.
+    /// Stops the workers and discards the queued batches.
     pub fn give_up(&self) {
         let mut state = self.lock();
         state.has_failed = true;
@@ -223,18 +224,18 @@ impl Queue {
         self.filled.notify_all();
     }
 
-    /// The error of the worker that failed first.
+    /// The first error of a worker.
     pub fn take_error(&self) -> Option<Error> {
         self.lock().failed.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half done under the lock.
+        // No operation under the lock can leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Jobs on their way to the queue.
+/// A batch that is being collected.
 pub struct Batch<'a> {
     queue: &'a Queue,
     jobs: Vec<Job>,
@@ -262,8 +263,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Hands over what there is. To be called before waiting for anything: jobs hold on to memory
-    /// that may be waited for.
+    /// Queues the batch. Call it before waiting for anything: the jobs hold memory that the wait
+    /// may depend on.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.bytes = 0;
         if self.jobs.is_empty() {

@@ -20,7 +20,7 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// Those below `/proc/sys`, or a directory that stands for it.
+    /// Those below `/proc/sys`, or a directory in its place (for tests).
     pub fn read(root: &Path) -> Sysctls {
         let number = |name: &str| {
             fs::read_to_string(root.join(name))

@@ -1,33 +1,33 @@
-//! The steps of the new process into its place.
+//! The steps of the child into the namespace.
 
 use std::io;
 
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{DumpableBehavior, Gid, Pid, Signal, Uid};
 
-use super::Isolation;
-use super::channel::Channel;
+use super::channel::{Channel, Received, Wait};
 use super::error::Step;
 use super::signals::Watched;
+use super::{FromChild, Isolation, ToChild};
 use crate::sys;
 
-/// The step that failed has been reported to the process outside, or there is none any more.
+/// The failure has been reported to the caller, or the caller is gone.
 pub struct Reported;
 
-/// Goes to `place` and binds this process's life to that of `parent`. Gives what `as_caller` gives
-/// in the mount namespace there, before the ids change.
+/// Enters the namespace and binds this process's life to that of `parent`. Gives what `prepare`
+/// gives in the new mount namespace, before the ids change.
 pub fn enter<T>(
-    place: &Isolation,
+    isolation: &Isolation,
     parent: Pid,
     signals: &Watched,
     channel: &mut Channel,
-    as_caller: impl FnOnce() -> T,
+    prepare: impl FnOnce() -> T,
 ) -> Result<T, Reported> {
     step(channel, Step::Signals, signals.release())?;
     die_with(parent, channel)?;
-    let found = match place {
-        Isolation::None => as_caller(),
-        Isolation::Namespace(_) => enter_namespace(parent, channel, as_caller)?,
+    let found = match isolation {
+        Isolation::None => prepare(),
+        Isolation::Namespace(_) => enter_namespace(parent, channel, prepare)?,
     };
     Ok(found)
 }
@@ -35,15 +35,20 @@ pub fn enter<T>(
 fn enter_namespace<T>(
     parent: Pid,
     channel: &mut Channel,
-    as_caller: impl FnOnce() -> T,
+    prepare: impl FnOnce() -> T,
 ) -> Result<T, Reported> {
     // newuidmap goes by the owner of /proc/PID, which is root for a process that cannot be dumped,
     // as one from an unreadable program file is.
     dumpable(channel)?;
     step(channel, Step::Unshare, sys::unshare_user_and_mounts())?;
-    let found = as_caller();
+    let found = prepare();
     // The reason why there are no maps is known outside.
-    channel.unshared().map_err(|_| Reported)?;
+    let unshared = channel.send(&FromChild::<(), ()>::Unshared, None);
+    unshared.map_err(|_| Reported)?;
+    match channel.receive(Wait::Yes) {
+        Ok(Received::Message(ToChild::<()>::Mapped(true), _)) => {}
+        _ => return Err(Reported),
+    }
     become_root(channel)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step(
@@ -102,7 +107,11 @@ fn step(
     result: Result<(), impl Into<io::Error>>,
 ) -> Result<(), Reported> {
     result.map_err(|error| {
-        channel.failed(step, &error.into());
+        let error: io::Error = error.into();
+        let errno = error.raw_os_error().filter(|errno| *errno != 0);
+        let message = FromChild::<(), ()>::StepFailed(step, errno.unwrap_or(libc::EIO));
+        // A caller that is gone needs no report.
+        let _ = channel.send(&message, None);
         Reported
     })
 }

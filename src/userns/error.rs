@@ -4,10 +4,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::error::{Escaped, describe};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Classify, ErrorKind, Escaped, describe};
 
 /// A step of the new process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Giving signals their default action.
     Signals,
@@ -28,25 +30,6 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 8] = [
-        Step::Signals,
-        Step::DeathSignal,
-        Step::Unshare,
-        Step::Gid,
-        Step::Groups,
-        Step::Uid,
-        Step::Mounts,
-        Step::Dumpable,
-    ];
-
-    pub(super) fn code(self) -> u8 {
-        self as u8
-    }
-
-    pub(super) fn from_code(code: u8) -> Option<Step> {
-        Step::ALL.into_iter().find(|step| step.code() == code)
-    }
-
     fn act(self) -> &'static str {
         match self {
             Step::Signals => "reset signals",
@@ -67,6 +50,12 @@ pub enum Error {
     /// Fork, sockets, signals or waiting failed.
     #[error("cannot start or watch the working process: {}", describe(.0))]
     Supervise(io::Error),
+    /// The process has several threads, so many of them.
+    #[error(
+        "cannot start the working process: this program has {0} threads, and only a program with \
+         one can be forked: call this before other threads start, or in a helper process"
+    )]
+    Threads(usize),
     /// A step of the new process failed.
     #[error("cannot enter a user namespace: {}: {}{}", step.act(), describe(cause), tail(remedy))]
     Step {
@@ -125,6 +114,16 @@ pub enum Error {
         /// Why; part of the message and no `source()`.
         cause: io::Error,
     },
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Supervise(_) => ErrorKind::Io,
+            Error::Threads(_) => ErrorKind::MultiThreaded,
+            _ => ErrorKind::Namespace,
+        }
+    }
 }
 
 /// What takes away the privilege of newuidmap.

@@ -28,7 +28,7 @@ pub fn set_maps(child: Pid, maps: &IdMaps) -> Result<(), Error> {
 }
 
 /// Root needs no permission of /etc/subuid to map ids, and may be unable to use newuidmap for
-/// somebody else's.
+/// another user's.
 fn write_map(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
     let path = PathBuf::from(format!("/proc/{}/{}_map", child.as_raw_pid(), kind.short()));
     // The kernel takes a map in one write only.

@@ -26,52 +26,54 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::signals::Watched;
-use crate::error::{Escaped, describe};
+use super::Caller;
+use super::signals::{SignalPolicy, Watched};
+use crate::error::{self, Classify, ErrorKind, Escaped, describe};
 use crate::sys::{self, Forked};
 
-/// Why no command was run; `E` is what went wrong while it was set up.
+/// Why no command was run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error<E> {
-    /// The namespaces cannot be made.
-    #[error("make the namespaces of the command: {}{}", describe(.0), denied(.0))]
+pub enum Error {
+    /// The namespaces cannot be created.
+    #[error("create the namespaces of the command: {}", describe(.0))]
     Unshare(io::Error),
     /// Fork, signals or waiting failed.
     #[error("start or watch the command: {}", describe(.0))]
     Watch(io::Error),
-    /// The command could not be set up.
-    #[error("{0}")]
-    Setup(E),
     /// The program cannot be run.
     #[error("run {}: {}", Escaped(program), describe(cause))]
     NotRun {
         /// The program.
         program: Vec<u8>,
-        /// Why; part of the message and no `source()`.
+        /// The reason; part of the message and no `source()`.
         cause: io::Error,
     },
 }
 
-impl<E> Error<E> {
-    /// The exit status that stands for it, as env(1) and chroot(1) have it: 127 for a program that
-    /// is not there, 126 for one that cannot be run, else 125.
-    pub fn status(&self) -> u8 {
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotRun { cause, .. } if cause.kind() == io::ErrorKind::NotFound => 127,
-            Error::NotRun { .. } => 126,
-            _ => 125,
+            Error::NotRun { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
+                ErrorKind::CommandNotFound
+            }
+            Error::NotRun { .. } => ErrorKind::CommandNotExecutable,
+            Error::Unshare(cause) | Error::Watch(cause) => Classify::kind(cause),
         }
     }
 }
 
-fn denied(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            ": only root may; leave out `--userns off` to be root of a user namespace"
-        }
-        _ => "",
+/// The exit status of a process whose failure was reported to the caller.
+const FAILED: u8 = 125;
+
+/// Forks a process that has one thread.
+fn fork() -> Result<Forked, error::Error> {
+    match sys::fork().map_err(Error::Watch)? {
+        Some(forked) => Ok(forked),
+        None => Err(super::EnterError::Threads(sys::thread_count()).into()),
     }
 }
 
@@ -85,72 +87,81 @@ impl Init {
     /// make what it has to take away again.
     pub fn new() -> io::Result<Init> {
         Ok(Init {
-            signals: Watched::passed_and_children()?,
+            signals: SignalPolicy::Pass.watch()?,
         })
     }
 
-    /// Runs the command that `setup` gives, and waits for its end. Gives its exit status, or 128 +
-    /// N when signal N killed it.
+    /// Runs the command that `setup` gives, and waits for its end. Gives its exit status, or
+    /// 128 + N when signal N killed it.
     ///
     /// `setup` is called in process 1, which has a mount namespace of its own: mounts go when the
-    /// command ends. What goes wrong there is said by `report`, and the status is that of
-    /// [`Error::status`]; what goes wrong before comes back as the error.
+    /// command ends. What goes wrong there is reported to `caller` as the failure of the work.
     ///
     /// To be called by a process with one thread that is root of its user namespace.
-    pub fn run<E>(
+    pub fn run<A: Serialize, R: DeserializeOwned>(
         &self,
-        setup: impl FnOnce() -> Result<Command, E>,
-        report: impl FnOnce(&Error<E>),
-    ) -> Result<u8, Error<E>> {
+        caller: &mut Caller<A, R>,
+        setup: impl FnOnce(&mut Caller<A, R>) -> Result<Command, error::Error>,
+    ) -> Result<u8, error::Error> {
         sys::unshare_pids().map_err(Error::Unshare)?;
         let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
         let parent = parent.map_err(|error| Error::Watch(error.into()))?;
-        match sys::fork().map_err(Error::Watch)? {
-            Forked::Child => std::process::exit(self.be_first(&parent, setup, report).into()),
+        match fork()? {
+            Forked::Child => {
+                let status = self
+                    .be_first(&parent, caller, setup)
+                    .unwrap_or_else(|error| {
+                        caller.fail(error);
+                        FAILED
+                    });
+                sys::exit_now(status)
+            }
             Forked::Parent(first) => {
                 leave_group();
-                self.watch(first).map_err(Error::Watch)
+                Ok(self.watch(first)?)
             }
         }
     }
 
-    /// The life of process 1.
-    fn be_first<E>(
+    /// The life of process 1. An error of the process that becomes the command comes back too.
+    fn be_first<A: Serialize, R: DeserializeOwned>(
         &self,
         parent: &OwnedFd,
-        setup: impl FnOnce() -> Result<Command, E>,
-        report: impl FnOnce(&Error<E>),
-    ) -> u8 {
-        let begun = die_with(parent).and_then(|()| own_mounts());
-        let started = begun
-            .map_err(Error::Unshare)
-            .and_then(|()| setup().map_err(Error::Setup))
-            .and_then(|mut command| {
-                match sys::fork().map_err(Error::Watch)? {
-                    // Only a failure comes back.
-                    Forked::Child => {
-                        self.signals.release().map_err(Error::Watch)?;
-                        let cause = command.exec();
-                        // `exec` has given it the default action, for the command. Whoever does not
-                        // read the error is to be told by the status.
-                        sys::ignore(libc::SIGPIPE).map_err(Error::Watch)?;
-                        Err(not_run(command.get_program().as_bytes(), cause))
-                    }
-                    Forked::Parent(command) => Ok(command),
-                }
-            });
-        let ended = started.and_then(|command| {
-            leave_group();
-            self.watch(command).map_err(Error::Watch)
-        });
-        ended.unwrap_or_else(|error| {
-            report(&error);
-            error.status()
-        })
+        caller: &mut Caller<A, R>,
+        setup: impl FnOnce(&mut Caller<A, R>) -> Result<Command, error::Error>,
+    ) -> Result<u8, error::Error> {
+        die_with(parent)
+            .and_then(|()| own_mounts())
+            .map_err(Error::Unshare)?;
+        let mut command = setup(caller)?;
+        // The command is root here, and could reach the descriptors of this process through
+        // /proc/1/fd. The address space belongs to the namespace in which the program was started,
+        // so no process of this one may inspect one that cannot be dumped. exec takes that back
+        // for the command.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|error| Error::Watch(error.into()))?;
+        match fork()? {
+            // Only a failure comes back.
+            Forked::Child => {
+                self.signals.release().map_err(Error::Watch)?;
+                let cause = command.exec();
+                // `exec` gave SIGPIPE its default action, for the command.
+                sys::ignore(libc::SIGPIPE).map_err(Error::Watch)?;
+                Err(not_run(command.get_program().as_bytes(), cause).into())
+            }
+            Forked::Parent(command) => {
+                leave_group();
+                Ok(self.watch(command)?)
+            }
+        }
     }
 
     /// Passes signals on to `child` and collects children until it is gone.
-    fn watch(&self, child: Pid) -> io::Result<u8> {
+    fn watch(&self, child: Pid) -> Result<u8, Error> {
+        self.wait_for(child).map_err(Error::Watch)
+    }
+
+    fn wait_for(&self, child: Pid) -> io::Result<u8> {
         loop {
             while let Some(signal) = self.signals.next()? {
                 if let Some(signal) = Signal::from_named_raw(signal) {
@@ -172,8 +183,8 @@ impl Init {
 }
 
 /// The search path of the caller may have directories that root of the namespace cannot search; a
-/// program that stands in none of the others is not there.
-fn not_run<E>(program: &[u8], cause: io::Error) -> Error<E> {
+/// program that is in none of the others is missing.
+fn not_run(program: &[u8], cause: io::Error) -> Error {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let is_there = |dir: PathBuf| dir.join(OsStr::from_bytes(program)).exists();
     let denied = cause.kind() == io::ErrorKind::PermissionDenied;
@@ -215,7 +226,7 @@ fn die_with(parent: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Moves this process into a mount namespace whose mounts nobody else sees. What was opened before
+/// Moves this process into a mount namespace whose mounts no other process sees. What was opened before
 /// belongs to the one that it leaves.
 pub fn own_mounts() -> io::Result<()> {
     sys::unshare_mounts()?;

@@ -1,196 +1,304 @@
-//! Working in the namespace of subordinate ids: one process does the work inside, the one that
-//! started it stays the caller and looks after it.
+//! Working as root of a user namespace over subordinate ids (see user_namespaces(7)).
 //!
 //! ```text
-//!  outside (the caller)                      inside
-//!  fork ──────────────────────────────────>  default signals, death with the parent
-//!                                            unshare(user, mount), still as the caller
-//!  newuidmap, newgidmap   <── Unshared ────
-//!                         ─── done ───────>  gid 0, no groups, uid 0, mounts private
-//!  answers requests       <── Ask ─────────  the work
-//!  forwards signals, waits                   exit status
+//!  caller                                  child
+//!  supervise ── fork ────────────────────> unshare(user, mount), still as the caller
+//!      │ <──────────────────── Unshared ──     │ prepare: opens what only the caller may open
+//!  newuidmap, newgidmap ────── Mapped ───> setresgid, setgroups, setresuid 0
+//!      │ <────────── Ask(A), Notice ──────     work
+//!  answer ─────────────── Answer(R) ─────>     │
+//!      │ <──────── Done(T) or Failed ──────    _exit
+//!  waitpid
 //! ```
 //!
-//! There is no exec, so a program that only the caller may reach works, and every open descriptor
-//! stays open.
+//! The child does not exec: a program below a home directory of mode 0700 works, and closures carry
+//! the work. The kernel kills the child when the caller dies. A signal that asks to stop goes to
+//! the child; afterwards the caller refuses all requests, so nothing changes outside any more.
 
 mod channel;
 pub(crate) mod diagnosis;
 mod enter;
 mod error;
-pub mod handover;
 pub(crate) mod id_programs;
 pub mod init;
 mod signals;
 mod supervisor;
 
-use std::io::{self, Write};
+use std::marker::PhantomData;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
 use crate::ids::IdMaps;
-use crate::sys::{self, Forked};
-use channel::Channel;
-pub use error::{Error, Powerless, Step};
-pub use id_programs::search as search_path;
-use signals::Watched;
+use crate::observer::{Notice, Observer};
+use crate::progress::Progress;
+use crate::sys::{self, Forked, SignalState};
+use channel::{Channel, Received, Wait};
+pub use error::{Error as EnterError, Step};
+pub use signals::{HeldSignals, SignalPolicy};
 use supervisor::Supervisor;
 
-/// The exit status of an `inside` that panicked.
-const PANICKED: u8 = 2;
-
-/// Where work is done.
+/// With which ids work is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// As the caller, with all that it may do.
+    /// As the caller, with the caller's rights.
     None,
-    /// As root of a new user namespace with these maps, and of a mount namespace whose mounts
-    /// nobody else sees.
+    /// As root of a new user namespace with these maps, and of a mount namespace whose mounts stay
+    /// in it.
     Namespace(IdMaps),
 }
 
-/// A byte whose meaning the two closures of [`supervise`] agree on.
-pub type Request = u8;
+/// What the child sends.
+#[derive(Serialize, Deserialize)]
+enum FromChild<A, T> {
+    /// The namespaces exist; the child waits for the id maps.
+    Unshared,
+    /// This step of entering the namespace failed with this errno. The child exits.
+    StepFailed(Step, i32),
+    /// A request; the child waits for the answer.
+    Ask(A),
+    /// Something to tell the observer; the child waits until that is done.
+    Notice(Notice),
+    /// The measured part of the work is over; the child waits until the observer knows.
+    ProgressOver,
+    /// The result. The child exits.
+    Done(T),
+    /// The work failed. Later messages change nothing about that.
+    Failed(Error),
+}
 
-/// The inside's line to the process outside, which is still the caller.
-pub struct Outside {
+/// What the caller sends.
+#[derive(Serialize, Deserialize)]
+enum ToChild<R> {
+    /// The id maps are set, or not.
+    Mapped(bool),
+    /// The observer has heard.
+    Heard,
+    /// The answer to a request.
+    Answer(Result<R, Error>),
+}
+
+/// The answer to a request, with a descriptor if there is one.
+#[derive(Debug)]
+pub struct Answer<R> {
+    /// The answer.
+    pub value: R,
+    /// An open file that comes with it.
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl<R> From<R> for Answer<R> {
+    fn from(value: R) -> Answer<R> {
+        Answer {
+            value,
+            descriptor: None,
+        }
+    }
+}
+
+/// The child's connection to its caller. `A` is the type of requests, `R` that of answers.
+pub struct Caller<A = (), R = ()> {
     channel: Channel,
+    types: PhantomData<fn(A) -> R>,
 }
 
-impl Outside {
-    /// Has the process outside do what the request stands for, and waits until it is done. The
-    /// error is the one outside, by its number (EIO for an error without one; EINTR once a signal
-    /// told the program to stop).
-    pub fn ask(&mut self, request: Request) -> io::Result<()> {
-        self.channel.ask(request)
+impl<A: Serialize, R: DeserializeOwned> Caller<A, R> {
+    /// Has the caller do what `request` describes, and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// The caller's own, or `Interrupted` once a signal asked the program to stop.
+    pub fn ask(&mut self, request: A) -> Result<R, Error> {
+        Ok(self.exchange(request, None)?.value)
     }
-}
 
-/// How the process inside ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With this exit status.
-    Exited(u8),
-    /// By this signal; or the program was told to stop by it and the work was not done by then.
-    Killed(i32),
-}
+    /// [`Caller::ask`], with a descriptor for the caller, or for the answer.
+    pub fn exchange(
+        &mut self,
+        request: A,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Answer<R>, Error> {
+        let message = FromChild::<A, ()>::Ask(request);
+        match self.round_trip(&message, descriptor)? {
+            (ToChild::Answer(answer), descriptor) => Ok(Answer {
+                value: answer?,
+                descriptor,
+            }),
+            _ => Err(lost()),
+        }
+    }
 
-impl Outcome {
-    /// The signal that killed the process inside where it is none of those that ask a program to
-    /// stop: nobody knows why, unless he is told.
-    pub fn unasked_signal(self) -> Option<i32> {
-        match self {
-            Outcome::Killed(signal) if !signals::STOP.contains(&signal) => Some(signal),
-            _ => None,
+    /// Tells the observer something.
+    pub fn notice(&mut self, notice: Notice) {
+        // The caller that does not answer is gone, and this process with it.
+        let _ = self.round_trip(&FromChild::<A, ()>::Notice(notice), None);
+    }
+
+    /// Tells the observer that the measured part of the work is over.
+    pub fn progress_over(&mut self) {
+        let _ = self.round_trip(&FromChild::<A, ()>::ProgressOver, None);
+    }
+
+    /// Reports the failure of a process that this one forked and that can return no result. The
+    /// first failure counts.
+    pub fn fail(&mut self, error: Error) {
+        let _ = self.channel.send(&FromChild::<A, ()>::Failed(error), None);
+    }
+
+    fn round_trip(
+        &mut self,
+        message: &FromChild<A, ()>,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(ToChild<R>, Option<OwnedFd>), Error> {
+        self.channel.send(message, descriptor).map_err(|_| lost())?;
+        match self.channel.receive(Wait::Yes) {
+            Ok(Received::Message(message, descriptor)) => Ok((message, descriptor)),
+            _ => Err(lost()),
         }
     }
 }
 
-/// Lets SIGINT, SIGTERM, SIGHUP and SIGQUIT wait for [`supervise`]. To be called before anything is
-/// made that must not stay behind.
-pub fn hold_signals() -> Result<(), Error> {
-    signals::hold().map_err(Error::Supervise)
+fn lost() -> Error {
+    Error::new(ErrorKind::Died, "the calling process does not answer")
 }
 
-/// Forks. The new process runs `inside` in `place` and exits with what it returns, or with 2 when
-/// it panics. This one stays the caller, answers the requests of the other with `outside`, hands
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT on to it (those that are not ignored), and waits for it.
-/// Once such a signal has come, requests are answered with EINTR, so that nothing more changes
-/// outside.
+/// How [`supervise`] runs its child.
+pub struct Supervision<'a> {
+    /// Where the work is done.
+    pub isolation: &'a Isolation,
+    /// What happens to signals.
+    pub signals: SignalPolicy,
+    /// Hears notices and progress.
+    pub observer: &'a mut dyn Observer,
+    /// Counters that the work updates, made by [`Progress::shared`].
+    pub progress: Option<&'a Progress>,
+}
+
+impl<'a> Supervision<'a> {
+    /// For work that a signal stops.
+    pub fn of_work(isolation: &'a Isolation, observer: &'a mut dyn Observer) -> Supervision<'a> {
+        Supervision {
+            isolation,
+            signals: SignalPolicy::Stop,
+            observer,
+            progress: None,
+        }
+    }
+}
+
+/// Forks. The child enters the namespace, runs `work` and sends its result; `answer` handles its
+/// requests in this process, which waits for the child's end.
 ///
-/// To be called while the process has one thread.
+/// `prepare` runs in the child's mount namespace, still with the caller's ids: what it opens can be
+/// mounted inside, which the kernel denies to descriptors from another mount namespace.
 ///
-/// The signals stay blocked here when this returns, so that a second one cannot interrupt the
-/// clean-up that follows; another call goes on with those that came meanwhile.
-///
-/// What `inside` owns exists in both processes: here it is dropped right after the fork, there when
-/// `inside` returns. So give it descriptors, which close twice, and never a guard that removes a
-/// file. Everything else of the calling function lives on in this process alone; the other leaves
-/// through `exit`.
+/// Values that `work` owns exist in both processes, and are dropped in both: give it descriptors,
+/// which close twice, and never a guard that removes a file. All else that the calling function
+/// owns lives on in this process alone.
 ///
 /// # Errors
 ///
-/// What kept the new process from entering the place. The new process is gone then.
-pub fn supervise(
-    place: &Isolation,
-    outside: impl FnMut(Request) -> io::Result<()>,
-    inside: impl FnOnce(&mut Outside) -> u8,
-) -> Result<Outcome, Error> {
-    let signals = Watched::stop_and_children().map_err(Error::Supervise)?;
-    supervise_watching(
-        signals,
-        place,
-        outside,
-        || (),
-        |outside, ()| inside(outside),
-    )
-}
-
-/// [`supervise`] for an `inside` that runs a command by [`init::Init`]: signals are the command's
-/// business, so none of them stops the requests, and the outcome is what `inside` says. SIGUSR1,
-/// SIGUSR2 and SIGALRM are handed on too.
-///
-/// `as_caller` is called by the new process in its mount namespace, but with the rights of the
-/// caller: what it opens can be mounted inside, which the kernel denies to descriptors from another
-/// mount namespace, and which root of the namespace could not reach below a home that is the
-/// caller's alone.
-pub fn supervise_command<T>(
-    place: &Isolation,
-    outside: impl FnMut(Request) -> io::Result<()>,
-    as_caller: impl FnOnce() -> T,
-    inside: impl FnOnce(&mut Outside, T) -> u8,
-) -> Result<Outcome, Error> {
-    let signals = Watched::passed_and_children().map_err(Error::Supervise)?;
-    supervise_watching(signals, place, outside, as_caller, inside)
-}
-
-/// Like [`supervise`], for what must be done after a failure: signals that ask to stop are not
-/// handed on but stay pending.
-///
-/// To be called while the process has one thread.
-///
-/// # Errors
-///
-/// What kept the new process from entering the place.
-pub fn clean_up(place: &Isolation, inside: impl FnOnce() -> u8) -> Result<Outcome, Error> {
-    let signals = Watched::children().map_err(Error::Supervise)?;
-    supervise_watching(
-        signals,
-        place,
-        |_| Err(io::ErrorKind::InvalidInput.into()),
-        || (),
-        |_, ()| inside(),
-    )
-}
-
-/// [`supervise`] with the signals that are to be handed on.
-fn supervise_watching<T>(
-    signals: Watched,
-    place: &Isolation,
-    outside: impl FnMut(Request) -> io::Result<()>,
-    as_caller: impl FnOnce() -> T,
-    inside: impl FnOnce(&mut Outside, T) -> u8,
-) -> Result<Outcome, Error> {
-    let (ours, theirs) = Channel::pair().map_err(Error::Supervise)?;
-    // What is buffered now would be written by both processes. A failed write shows when the owner
-    // of the buffer flushes it again.
-    let _ = io::stdout().flush();
+/// That of `prepare` or `work`; `Namespace` if the namespace cannot be entered; `Interrupted` if a
+/// signal stopped the work; `Died` if the child ended without a result; `MultiThreaded` if this
+/// process has other threads.
+pub fn supervise<A, R, P, T>(
+    supervision: Supervision<'_>,
+    answer: impl FnMut(A, Option<OwnedFd>) -> Result<Answer<R>, Error>,
+    prepare: impl FnOnce() -> Result<P, Error>,
+    work: impl FnOnce(&mut Caller<A, R>, P) -> Result<T, Error>,
+) -> Result<T, Error>
+where
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+    T: Serialize + DeserializeOwned,
+{
+    let before = SignalState::current();
+    let signals = supervision.signals.watch().map_err(EnterError::Supervise)?;
+    let (ours, theirs) = Channel::pair().map_err(EnterError::Supervise)?;
     let parent = rustix::process::getpid();
-    match sys::fork().map_err(Error::Supervise)? {
-        Forked::Child => {
+    match sys::fork().map_err(EnterError::Supervise)? {
+        None => Err(EnterError::Threads(sys::thread_count()).into()),
+        Some(Forked::Child) => {
             drop(ours);
-            let mut outside = Outside { channel: theirs };
-            let status =
-                match enter::enter(place, parent, &signals, &mut outside.channel, as_caller) {
-                    Ok(found) => catch_unwind(AssertUnwindSafe(|| inside(&mut outside, found)))
-                        .unwrap_or(PANICKED),
-                    Err(enter::Reported) => PANICKED,
+            let mut caller = Caller {
+                channel: theirs,
+                types: PhantomData,
+            };
+            let entered = enter::enter(
+                supervision.isolation,
+                parent,
+                &signals,
+                &mut caller.channel,
+                prepare,
+            );
+            if let Ok(prepared) = entered {
+                let run = || prepared.and_then(|prepared| work(&mut caller, prepared));
+                let last = match catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(Ok(result)) => FromChild::<A, T>::Done(result),
+                    Ok(Err(error)) => FromChild::Failed(error),
+                    Err(_) => FromChild::Failed(panicked()),
                 };
-            std::process::exit(status.into())
+                // A result that cannot be encoded is a failure. Without a caller nothing is left to
+                // report to.
+                if let Err(error) = caller.channel.send(&last, None) {
+                    caller.fail(error.into());
+                }
+            }
+            sys::exit_now(0)
         }
-        Forked::Parent(child) => {
+        Some(Forked::Parent(child)) => {
             drop(theirs);
-            drop((as_caller, inside));
-            Supervisor::new(place, child, ours, signals, outside).run()
+            drop((prepare, work));
+            let ended = Supervisor::new(supervision, child, ours, signals, answer).run();
+            before.restore();
+            ended
         }
     }
+}
+
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Died,
+        "the process that does the work panicked: this is a bug, please report it",
+    )
+}
+
+/// [`supervise`] for work without requests.
+pub fn run<T>(
+    supervision: Supervision<'_>,
+    work: impl FnOnce(&mut Caller) -> Result<T, Error>,
+) -> Result<T, Error>
+where
+    T: Serialize + DeserializeOwned,
+{
+    supervise(
+        supervision,
+        |(), _| Ok(().into()),
+        || Ok(()),
+        |caller, ()| work(caller),
+    )
+}
+
+/// [`run`] for what must be done after a failure: signals that ask to stop stay pending. Without a
+/// namespace the work is done in this process.
+pub fn clean_up<T>(
+    isolation: &Isolation,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error>
+where
+    T: Serialize + DeserializeOwned,
+{
+    if *isolation == Isolation::None {
+        return work();
+    }
+    let supervision = Supervision {
+        isolation,
+        signals: SignalPolicy::Hold,
+        observer: &mut (),
+        progress: None,
+    };
+    run(supervision, |_| work())
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::sys;
+use crate::sys::{self, SignalState};
 
 /// Those that ask a program to stop.
 pub const STOP: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
@@ -24,21 +24,61 @@ const SI_KERNEL: i32 = 0x80;
 /// `sizeof(struct signalfd_siginfo)`.
 const RECORD: usize = 128;
 
+/// What becomes of signals that ask to stop while a child works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalPolicy {
+    /// They go to the child and end the work.
+    Stop,
+    /// They go to the command that the child runs, as SIGUSR1, SIGUSR2 and SIGALRM do.
+    Pass,
+    /// They stay pending.
+    Hold,
+}
+
+impl SignalPolicy {
+    /// Starts to queue these signals and SIGCHLD. Signals that are ignored (nohup) stay ignored.
+    pub fn watch(self) -> io::Result<Watched> {
+        match self {
+            SignalPolicy::Stop => Watched::open(&STOP, false),
+            SignalPolicy::Pass => Watched::open(&PASSED, true),
+            SignalPolicy::Hold => Watched::open(&[], false),
+        }
+    }
+}
+
+/// Keeps signals that ask to stop pending, between the children that take them. When it is dropped,
+/// the signal mask and the action of SIGCHLD are as they were before, and pending signals act.
+pub struct HeldSignals {
+    before: SignalState,
+}
+
+impl HeldSignals {
+    /// To be created before anything that must not be left behind.
+    pub fn new() -> Result<HeldSignals, super::EnterError> {
+        let held = HeldSignals {
+            before: SignalState::current(),
+        };
+        sys::block_signals(&heeded(&STOP)).map_err(super::EnterError::Supervise)?;
+        Ok(held)
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        self.before.restore();
+    }
+}
+
 /// A queue of SIGCHLD and, when asked for, the signals that ask to stop. They are blocked, so that
 /// none is lost or acts before it is read here.
 pub struct Watched {
     queue: OwnedFd,
     signals: Vec<i32>,
-    /// They do not stop the work, but go to a command.
+    /// They go to a command and do not stop the work.
     passed: bool,
 }
 
-/// Keeps signals that ask to stop waiting until [`Watched::open`].
-pub fn hold() -> io::Result<()> {
-    sys::block_signals(&heeded(&STOP))
-}
-
-/// Those that are not ignored, as under nohup.
+/// Those of `signals` that are not ignored, as under nohup.
 fn heeded(signals: &[i32]) -> Vec<i32> {
     signals
         .iter()
@@ -48,29 +88,13 @@ fn heeded(signals: &[i32]) -> Vec<i32> {
 }
 
 impl Watched {
-    /// Begins to queue both. A signal that is ignored (nohup) is left alone.
-    pub fn stop_and_children() -> io::Result<Watched> {
-        Watched::open(&STOP, false)
-    }
-
-    /// Begins to queue SIGCHLD and what is to be passed on to a command. A signal that is ignored
-    /// stays that.
-    pub fn passed_and_children() -> io::Result<Watched> {
-        Watched::open(&PASSED, true)
-    }
-
-    /// Are the signals a command's business, rather than a wish to stop?
+    /// True if the signals go to a command.
     pub fn are_passed(&self) -> bool {
         self.passed
     }
 
-    /// Begins to queue SIGCHLD alone.
-    pub fn children() -> io::Result<Watched> {
-        Watched::open(&[], false)
-    }
-
     fn open(signals: &[i32], passed: bool) -> io::Result<Watched> {
-        // Whoever ignores SIGCHLD has no children to wait for: they vanish without a status.
+        // A process that ignores SIGCHLD has no children to wait for.
         sys::set_default_action(libc::SIGCHLD)?;
         let mut signals = heeded(signals);
         signals.push(libc::SIGCHLD);

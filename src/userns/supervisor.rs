@@ -1,89 +1,119 @@
-//! The process outside: answers, forwards signals, waits.
+//! The caller's side: answers requests, forwards signals, waits for the child.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::channel::{Channel, Message};
-use super::signals::Watched;
-use super::{Error, Isolation, Outcome, Request, diagnosis, id_programs};
+use super::channel::{Channel, Received, Wait};
+use super::signals::{STOP, Watched};
+use super::{
+    Answer, EnterError, FromChild, Isolation, Supervision, ToChild, diagnosis, id_programs,
+};
+use crate::error::{Error, ErrorKind};
 
-/// Looks after one process inside.
-pub struct Supervisor<'a, F> {
-    place: &'a Isolation,
+/// Time between two looks at the progress.
+const TICK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+/// Looks after one child.
+pub struct Supervisor<'a, T, F> {
+    supervision: Supervision<'a>,
     child: Pid,
     /// `None` once the other end is closed.
     channel: Option<Channel>,
     signals: Watched,
-    outside: F,
-    /// Why the place was not entered.
+    answer: F,
+    result: Option<T>,
+    /// The first failure that was reported.
     failure: Option<Error>,
     /// The first signal that asked to stop.
     stopped: Option<i32>,
+    /// The progress that the observer knows; `None` before the first and after the last.
+    shown: Option<(u64, u64)>,
 }
 
-impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
+impl<'a, T, F> Supervisor<'a, T, F> {
     /// For a child that was just forked.
     pub fn new(
-        place: &'a Isolation,
+        supervision: Supervision<'a>,
         child: Pid,
         channel: Channel,
         signals: Watched,
-        outside: F,
-    ) -> Supervisor<'a, F> {
+        answer: F,
+    ) -> Supervisor<'a, T, F> {
         Supervisor {
-            place,
+            supervision,
             child,
             channel: Some(channel),
             signals,
-            outside,
+            answer,
+            result: None,
             failure: None,
             stopped: None,
+            shown: None,
         }
     }
 
     /// Until the child is gone.
-    pub fn run(mut self) -> Result<Outcome, Error> {
+    pub fn run<A, R>(mut self) -> Result<T, Error>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        F: FnMut(A, Option<OwnedFd>) -> Result<Answer<R>, Error>,
+    {
         let ended = match self.serve() {
             Ok(ended) => ended,
             Err(error) => {
                 self.abandon();
-                return Err(Error::Supervise(error));
+                return Err(EnterError::Supervise(error).into());
             }
         };
-        let outcome = match (ended.exit_status(), ended.terminating_signal()) {
-            (Some(status), _) => Outcome::Exited(u8::try_from(status).unwrap_or(u8::MAX)),
-            (None, signal) => Outcome::Killed(signal.unwrap_or(libc::SIGKILL)),
-        };
-        match (outcome, self.stopped, self.failure) {
-            (Outcome::Exited(0), _, None) => Ok(outcome),
-            (_, Some(signal), _) => Ok(Outcome::Killed(signal)),
-            (_, None, Some(failure)) => Err(failure),
-            (_, None, None) => Ok(outcome),
+        self.progress_over();
+        match (self.result, self.failure, self.stopped) {
+            (Some(result), None, _) => Ok(result),
+            (_, _, Some(signal)) => Err(Error::interrupted(signal)),
+            (_, Some(failure), None) => Err(failure),
+            (None, None, None) => Err(died(ended)),
         }
     }
 
-    fn serve(&mut self) -> io::Result<WaitStatus> {
+    fn serve<A, R>(&mut self) -> io::Result<WaitStatus>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        F: FnMut(A, Option<OwnedFd>) -> Result<Answer<R>, Error>,
+    {
         loop {
-            // Signals first: what is asked for after one is not done any more.
+            // Signals first: a request that comes after one is refused.
             while let Some(signal) = self.signals.next()? {
                 self.stop(signal);
             }
             if let Some((_, status)) =
                 rustix::process::waitpid(Some(self.child), WaitOptions::NOHANG)?
             {
-                self.hear_last_words();
+                // The last messages may still be unread. Processes that the child left may hold
+                // its end open, so there is no waiting for more.
+                while self.channel.is_some() && self.hear()? {}
                 return Ok(status);
             }
-            if self.wait()? {
+            let is_readable = self.wait()?;
+            self.show_progress();
+            if is_readable {
                 self.hear()?;
             }
         }
     }
 
-    /// Sleeps until something happens. True when the child has said something.
+    /// Sleeps until something happens. True when the child has sent something.
     fn wait(&self) -> io::Result<bool> {
         let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
         sources.extend(
@@ -91,50 +121,104 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
                 .as_ref()
                 .map(|channel| PollFd::new(channel, PollFlags::IN)),
         );
-        match poll(&mut sources, None) {
-            Err(Errno::INTR) => Ok(false),
+        let timeout = self.supervision.progress.map(|_| &TICK);
+        match poll(&mut sources, timeout) {
+            Ok(0) | Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
-            // A signal that came with the message goes first.
-            Ok(_)
-                if sources
-                    .first()
-                    .is_some_and(|signals| !signals.revents().is_empty()) =>
-            {
-                Ok(false)
-            }
-            Ok(_) => Ok(true),
+            // A signal that came together with the message goes first.
+            Ok(_) => Ok(sources
+                .first()
+                .is_none_or(|signals| signals.revents().is_empty())),
         }
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    /// Handles what the child has sent. False if there is no whole message.
+    fn hear<A, R>(&mut self) -> io::Result<bool>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        F: FnMut(A, Option<OwnedFd>) -> Result<Answer<R>, Error>,
+    {
         let Some(channel) = &mut self.channel else {
-            return Ok(());
+            return Ok(false);
         };
-        match channel.next()? {
-            None => self.channel = None,
-            Some(Message::Failed(step, errno)) => self.failure = Some(diagnosis::of(step, errno)),
-            Some(_) if self.stopped.is_some() => channel.reply(Err(Errno::INTR.into())),
-            Some(Message::Ask(request)) => channel.reply((self.outside)(request)),
-            Some(Message::Unshared) => {
-                let done = match self.place {
-                    Isolation::Namespace(maps) => id_programs::set_maps(self.child, maps),
-                    Isolation::None => Ok(()),
+        let (message, descriptor) = match channel.receive::<FromChild<A, T>>(Wait::No)? {
+            Received::Message(message, descriptor) => (message, descriptor),
+            Received::Nothing => return Ok(false),
+            Received::Closed => {
+                self.channel = None;
+                return Ok(false);
+            }
+        };
+        match message {
+            FromChild::Done(result) => self.result = Some(result),
+            FromChild::Failed(error) => _ = self.failure.get_or_insert(error),
+            FromChild::StepFailed(step, errno) => {
+                self.failure
+                    .get_or_insert(diagnosis::of(step, errno).into());
+            }
+            FromChild::Notice(notice) => {
+                self.supervision.observer.notice(&notice);
+                self.reply::<R>(&ToChild::Heard, None);
+            }
+            FromChild::ProgressOver => {
+                self.progress_over();
+                self.supervision.progress = None;
+                self.reply::<R>(&ToChild::Heard, None);
+            }
+            FromChild::Unshared => {
+                let done = match self.supervision.isolation {
+                    _ if self.stopped.is_some() => Ok(false),
+                    Isolation::Namespace(maps) => {
+                        id_programs::set_maps(self.child, maps).map(|()| true)
+                    }
+                    Isolation::None => Ok(true),
                 };
-                channel.reply(done.map_err(|failure| {
-                    self.failure = Some(failure);
-                    Errno::CANCELED.into()
-                }));
+                let is_mapped = done.unwrap_or_else(|error| {
+                    self.failure.get_or_insert(error.into());
+                    false
+                });
+                self.reply::<R>(&ToChild::Mapped(is_mapped), None);
+            }
+            FromChild::Ask(request) => {
+                let answer = match self.stopped {
+                    Some(signal) => Err(Error::interrupted(signal)),
+                    None => (self.answer)(request, descriptor),
+                };
+                match answer {
+                    Ok(Answer { value, descriptor }) => {
+                        self.reply(&ToChild::Answer(Ok(value)), descriptor);
+                    }
+                    Err(error) => self.reply::<R>(&ToChild::Answer(Err(error)), None),
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// A child that fails says why and exits; its end may be seen before its words.
-    fn hear_last_words(&mut self) {
-        while let Some(Ok(Some(message))) = self.channel.as_mut().map(Channel::next_left) {
-            if let Message::Failed(step, errno) = message {
-                self.failure = Some(diagnosis::of(step, errno));
-            }
+    fn reply<R: Serialize>(&mut self, message: &ToChild<R>, descriptor: Option<OwnedFd>) {
+        if let Some(channel) = &mut self.channel {
+            // A child that is gone needs no reply.
+            let _ = channel.send(message, descriptor.as_ref().map(AsFd::as_fd));
+        }
+    }
+
+    fn show_progress(&mut self) {
+        let Some(progress) = self.supervision.progress else {
+            return;
+        };
+        let (done, total) = progress.get();
+        if total > 0 && self.shown != Some((done, total)) {
+            self.shown = Some((done, total));
+            self.supervision.observer.progress(done, total);
+        }
+    }
+
+    fn progress_over(&mut self) {
+        self.show_progress();
+        if self.shown.take().is_some() {
+            self.supervision.observer.progress(0, 0);
         }
     }
 
@@ -154,5 +238,26 @@ impl<'a, F: FnMut(Request) -> io::Result<()>> Supervisor<'a, F> {
         let _ = rustix::io::retry_on_intr(|| {
             rustix::process::waitpid(Some(self.child), WaitOptions::empty())
         });
+    }
+}
+
+/// The error of a child that ended without a result.
+fn died(status: WaitStatus) -> Error {
+    match status.terminating_signal() {
+        Some(signal) if STOP.contains(&signal) => Error::interrupted(signal),
+        Some(signal) => {
+            let hint = match signal {
+                libc::SIGKILL => ", as the kernel does when memory runs out",
+                _ => "",
+            };
+            Error::died(
+                signal,
+                format!("the process that does the work was killed by signal {signal}{hint}"),
+            )
+        }
+        None => Error::new(
+            ErrorKind::Died,
+            "the process that does the work ended without a result",
+        ),
     }
 }

@@ -4,7 +4,7 @@ use zstd::zstd_safe::{CCtx, CParameter, ResetDirective, Strategy, compress_bound
 
 use super::SBUILD_WINDOW_LOG;
 
-/// Compression failed; with parameters in range that is only for want of memory.
+/// Compression failed. With parameters in range, the only cause is a lack of memory.
 #[derive(Debug, thiserror::Error)]
 #[error("zstd: {0}")]
 pub struct Error(&'static str);
@@ -14,7 +14,7 @@ pub struct Error(&'static str);
 pub struct Level(u8);
 
 impl Level {
-    /// The level used when none is asked for.
+    /// The default level.
     pub const DEFAULT: Level = Level(3);
     /// The highest level.
     pub const MAX: Level = Level(22);
@@ -29,13 +29,13 @@ impl Level {
         self.0
     }
 
-    /// Is it one of those for which the zstd program wants to be told `--ultra`?
+    /// True if the zstd program requires `--ultra` for this level.
     pub fn is_ultra(self) -> bool {
         self.0 >= 20
     }
 
-    /// What a context takes at most, in bytes, whatever the frame: its tables, and the buffers of a
-    /// block.
+    /// Upper bound of the memory of a context, in bytes, for any frame: its tables and the buffers
+    /// of a block.
     pub fn context(self) -> u64 {
         let mib = match self.0 {
             ..10 => 40,
@@ -47,9 +47,9 @@ impl Level {
 
     /// The parameters for a frame of `size` bytes.
     fn parameters(self, size: usize, is_large: bool) -> Vec<CParameter> {
-        // Wide enough for the whole frame, up to what sbuild decodes. Where time counts as well,
-        // 26: variants of a large file seldom stand farther apart, and whoever decodes has half the
-        // memory to touch (archives of buildd chroots are 0.3 % larger by it).
+        // Wide enough for the whole frame, up to what sbuild decodes. The faster levels use at most
+        // 26: variants of a large file are seldom farther apart, and a decoder touches half the
+        // memory. Archives of buildd chroots grow by 0.3 %.
         let widest = if self.0 < 10 {
             SBUILD_WINDOW_LOG - 1
         } else {
@@ -85,24 +85,24 @@ impl Level {
                 }
             }
         }
-        // Levels 3 to 9 have large tables instead. In the widest window zstd would turn
-        // long-distance matching on by itself, and not sparingly.
+        // Levels 3 to 9 have large tables instead. In the widest window zstd would enable
+        // long-distance matching by itself, with large tables.
         if is_large && !matches!(self.0, 3..=9) || window == SBUILD_WINDOW_LOG {
             parameters.extend(FAR);
         }
         parameters
     }
 
-    /// All that decides, beside the content and zstd's version, which bytes a frame of `size` bytes
-    /// of content becomes. For comparing only.
+    /// The parameters that, with the content and zstd's version, determine the compressed bytes of
+    /// a frame of `size` bytes of content. Only for comparison.
     pub fn recipe(self, size: usize, is_large: bool) -> String {
         format!("{:?}", self.parameters(size, is_large))
     }
 
-    /// How large the tables for hashes and for chains are at most, as exponents of two, where with
-    /// zstd's own two workers would have no room for the compilers of a buildd chroot in one frame:
-    /// those of level 22 take 640 MiB. Level 19 is 0.4 % larger by it and, because both workers
-    /// always have room, twice as fast.
+    /// Maximum sizes of the hash and chain tables, as exponents of two. With zstd's own sizes (640
+    /// MiB at level 22) the memory of two workers could not hold the compilers of a buildd chroot
+    /// in one frame. At level 19 this makes archives 0.4 % larger and, because both workers can
+    /// always run, packing twice as fast.
     fn most(self) -> Option<(u32, u32)> {
         match self.0 {
             15 => Some((23, 22)),
@@ -112,17 +112,17 @@ impl Level {
         }
     }
 
-    /// Tables of our own up to level 9; above, zstd's own levels are the better ones, with
-    /// long-distance matching for large files.
+    /// Our own parameters up to level 9. Above, zstd's own are better, with long-distance matching
+    /// for large files.
     ///
-    /// Level 1 skips bytes: for where time counts more than a third of the size. Measured on buildd
-    /// chroots: in a wide window, a plain strategy with larger tables beats zstd's levels both in
-    /// time and in size. Up to level 3 the tables of small files stay within a processor's second
+    /// Level 1 skips bytes, for users to whom time matters more than a third of the size. Measured
+    /// on buildd chroots: in a wide window, a simple strategy with larger tables beats zstd's
+    /// levels in both time and size. Up to level 3 the tables for small files fit a processor's L2
     /// cache. Large files are variants of one another (the compilers proper of gcc) and need a
-    /// table that reaches all over the frame: it makes less of them than long-distance matching
-    /// does. Where time counts more, that with a small table takes half the time and makes the same
-    /// of them as a table of 2^21 entries (level 1: 47.9 MB of 137 in 0.84 s, with it 44.6 in 0.47
-    /// s).
+    /// table that covers the whole frame, which compresses them better than long-distance matching
+    /// does. The fastest levels use long-distance matching with a small table instead: it takes
+    /// half the time and compresses as well as a table of 2^21 entries (level 1, 137 MB of
+    /// compilers: 44.6 MB in 0.47 s, against 47.9 MB in 0.84 s with that table).
     fn tables(self, is_large: bool) -> Option<Tables> {
         use Strategy::{ZSTD_dfast as DoubleFast, ZSTD_fast as Fast, ZSTD_lazy2 as Lazy2};
         let tables = |strategy, hash, chain, min_match| {
@@ -150,8 +150,8 @@ impl Level {
     }
 }
 
-/// What a strategy searches with: sizes as exponents of two, in entries; the shortest match in
-/// bytes; how many bytes it skips after each that it has looked up in vain.
+/// Parameters of a search strategy: table sizes as exponents of two, in entries; the shortest match
+/// in bytes; the number of bytes skipped after a failed lookup.
 struct Tables {
     strategy: Strategy,
     hash: u32,
@@ -160,8 +160,7 @@ struct Tables {
     skip: u32,
 }
 
-/// Long-distance matching that costs little: an entry for every 128 bytes or so, and for no match
-/// of less than 32.
+/// Cheap long-distance matching: about one entry per 128 bytes, no match below 32 bytes.
 const FAR: [CParameter; 5] = [
     CParameter::EnableLongDistanceMatching(true),
     CParameter::LdmHashLog(20),
@@ -170,8 +169,8 @@ const FAR: [CParameter; 5] = [
     CParameter::LdmBucketSizeLog(2),
 ];
 
-/// A compression context, used again from frame to frame: its tables are touched for the first time
-/// only once.
+/// A compression context, reused for all frames, so that the page faults of its tables occur only
+/// once.
 pub struct Compressor {
     context: CCtx<'static>,
     level: Level,
@@ -184,8 +183,8 @@ impl Compressor {
         Ok(Compressor { context, level })
     }
 
-    /// Puts `content` into `out`, whose former bytes go, as one frame with content size and
-    /// checksum. `is_large` says that it holds large files that may be variants of one another.
+    /// Compresses `content` into `out`, replacing what it had, as one frame with content size and
+    /// checksum. `is_large`: the content is large files that may be variants of one another.
     pub fn frame(
         &mut self,
         content: &[u8],
@@ -193,7 +192,8 @@ impl Compressor {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let failed = |code| Error(get_error_name(code));
-        // Parameters outlive a frame; this one's must not depend on which frame came before.
+        // Parameters outlive a frame. Reset them, so that a frame does not depend on the one
+        // before.
         self.context
             .reset(ResetDirective::SessionAndParameters)
             .map_err(failed)?;
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn no_context_takes_more_than_it_is_said_to() {
-        // For this zstd takes the widest window.
+        // zstd uses the widest window for this size.
         let content = vec![0; (1 << (SBUILD_WINDOW_LOG - 1)) + 1];
         let mut out = Vec::new();
         for number in 1..=Level::MAX.0 {

@@ -9,23 +9,22 @@ use zstd::zstd_safe::{
 
 use super::frames::{self, Error, Fault, Frame, Header, LONGEST_HEADER, Start};
 
-/// A decoding context, used again from frame to frame.
+/// A decoding context, reused for all frames.
 pub struct Decoder {
     context: DCtx<'static>,
     window_log: u32,
 }
 
-/// What a step of decoding took.
+/// Result of a decoding step.
 struct Step {
     read: usize,
     wrote: usize,
-    /// The frame is complete, its checksum right.
+    /// The frame is complete and its checksum matches.
     is_finished: bool,
 }
 
 impl Decoder {
-    /// A decoder for windows of up to `1 << window_log` bytes, 10..=31; what lies outside is taken
-    /// as the nearest of these.
+    /// A decoder for windows of up to `1 << window_log` bytes. `window_log` is clamped to 10..=31.
     pub fn new(window_log: u32) -> Result<Decoder, Fault> {
         let window_log = window_log.clamp(10, 31);
         let mut context = DCtx::try_create().ok_or(Fault::Memory)?;
@@ -38,14 +37,14 @@ impl Decoder {
         })
     }
 
-    /// Fails when a window of this many bytes is wider than allowed.
+    /// Fails if a window of this many bytes exceeds the limit.
     pub fn check_window(&self, window: u64) -> Result<(), Fault> {
         check_window(window, self.window_log)
     }
 
-    /// Whether each frame's content goes to one place, which saves the window and a copy: between
-    /// the steps of a frame, what it is appended to keeps its address and its room. Frames with
-    /// more content than that has room for fail. To be called between frames.
+    /// Chooses whether the content of each frame goes to one stable buffer, which saves the window
+    /// and a copy. The buffer then must keep its address and capacity between the steps of a frame,
+    /// and frames whose content exceeds the capacity fail. Call it between frames.
     pub fn in_one_place(&mut self, is_in_one_place: bool) -> Result<(), Fault> {
         self.reset()?;
         self.context
@@ -54,7 +53,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes what it can from `input` and appends what it can to the room that `out` has.
+    /// Decodes from `input` into the spare capacity of `out`, as far as both allow.
     fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
         let before = out.len();
         let mut from = InBuffer::around(input);
@@ -71,15 +70,15 @@ impl Decoder {
         })
     }
 
-    /// Decodes one frame into `out`, whose former bytes go and whose room must be enough. The
-    /// frame's checksum, if it has one, is verified.
+    /// Decodes one frame into `out`, replacing what it had. The capacity of `out` must suffice.
+    /// Verifies the checksum of the frame, if it has one.
     pub fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         out.clear();
         self.context.decompress(out, frame).map_err(fault)?;
         Ok(())
     }
 
-    /// Forgets what was begun.
+    /// Discards a partly decoded frame.
     fn reset(&mut self) -> Result<(), Fault> {
         self.context
             .reset(ResetDirective::SessionOnly)
@@ -88,7 +87,7 @@ impl Decoder {
     }
 }
 
-/// Fails when a window of so many bytes is wider than `1 << window_log`.
+/// Fails if a window of so many bytes exceeds `1 << window_log`.
 pub fn check_window(window: u64, window_log: u32) -> Result<(), Fault> {
     let limit = 1 << window_log.clamp(10, 31);
     if window > limit {
@@ -98,7 +97,7 @@ pub fn check_window(window: u64, window_log: u32) -> Result<(), Fault> {
     }
 }
 
-/// Fails when one of the frames needs a wider window than `1 << window_log`.
+/// Fails if one of the frames needs a wider window than `1 << window_log`.
 pub fn check_windows(frames: &[Frame], window_log: u32) -> Result<(), Error> {
     frames.iter().try_for_each(|frame| {
         check_window(frame.window, window_log).map_err(|fault| Error {
@@ -119,31 +118,31 @@ fn fault(code: usize) -> Fault {
     }
 }
 
-/// A frame of which not all has been decoded.
+/// A partly decoded frame.
 #[derive(Clone, Copy)]
 struct Begun {
-    /// Where it begins, in bytes from the start of the archive.
+    /// Offset in the archive, in bytes.
     offset: u64,
-    /// The length of its content, if said.
+    /// Length of its content, if the header has it.
     content: Option<u64>,
-    /// How much of it there has been.
+    /// Bytes of content decoded so far.
     decoded: u64,
 }
 
-/// The content of frames that come one after another, whatever their size.
+/// The decoded content of a stream of frames of any size.
 pub struct Stream<'d, R> {
     decoder: &'d mut Decoder,
     input: R,
-    /// Bytes of the archive taken so far.
+    /// Bytes of the archive consumed so far.
     consumed: u64,
-    /// The frame that is being decoded.
+    /// The current frame.
     frame: Option<Begun>,
-    /// The first bytes of that frame, which were looked at but not yet decoded.
+    /// The first bytes of that frame, inspected but not yet decoded.
     head: Vec<u8>,
 }
 
 impl<'d, R: BufRead> Stream<'d, R> {
-    /// Decodes what `input` holds, which begins with a frame `offset` bytes into the archive.
+    /// Decodes `input`, which begins with a frame at `offset` of the archive.
     pub fn new(decoder: &'d mut Decoder, input: R, offset: u64) -> Stream<'d, R> {
         Stream {
             decoder,
@@ -154,12 +153,12 @@ impl<'d, R: BufRead> Stream<'d, R> {
         }
     }
 
-    /// Bytes of the archive taken so far, counted from its start.
+    /// Position in the archive: bytes consumed so far, from its start.
     pub fn consumed(&self) -> u64 {
         self.consumed
     }
 
-    /// Appends content to `out` until its room is used up. False when all frames are at their end.
+    /// Appends content to `out` until its capacity is used. False after the last frame.
     pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<bool, Error> {
         while out.len() < out.capacity() {
             let offset = self.frame.map_or(self.consumed, |frame| frame.offset);
@@ -171,7 +170,7 @@ impl<'d, R: BufRead> Stream<'d, R> {
                 return Ok(false);
             }
         }
-        // Whoever is told that more follows has to find room for it first.
+        // A caller that learns that more follows must first provide space for it.
         let offset = self.consumed;
         Ok(self.frame.is_some()
             || !self
@@ -180,13 +179,13 @@ impl<'d, R: BufRead> Stream<'d, R> {
                 .is_empty())
     }
 
-    /// Looks at the next frame's header and passes over a skippable frame. False at the end of the
+    /// Reads the header of the next frame and skips skippable frames. False at the end of the
     /// archive.
     fn begin(&mut self) -> Result<bool, Fault> {
         let offset = self.consumed;
         self.head.clear();
         loop {
-            // Byte by byte, because what stands behind a short frame is not its own.
+            // Byte by byte, because the bytes after a short frame belong to the next one.
             let Some(byte) = self.peek()?.first().copied() else {
                 return if self.head.is_empty() {
                     Ok(false)
@@ -240,7 +239,7 @@ impl<'d, R: BufRead> Stream<'d, R> {
         } else {
             Some(Begun { decoded, ..frame })
         };
-        // The library does not look when the last block is empty.
+        // The library does not check this if the last block is empty.
         if step.is_finished && frame.content.is_some_and(|content| content != decoded) {
             return Err(Fault::Corrupt(
                 "its content is not as long as its header says",
@@ -272,12 +271,12 @@ impl<'d, R: BufRead> Stream<'d, R> {
     }
 }
 
-/// The bytes that can be had without asking twice; none at the end.
+/// The bytes of one read; none at the end.
 fn peek(input: &mut impl BufRead) -> Result<&[u8], Fault> {
     loop {
         match input.fill_buf() {
-            // Asked again below: the borrow checker does not let go of a borrow that is returned on
-            // one path only.
+            // Called again below: the borrow checker extends a borrow that is returned on one path
+            // only.
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Fault::Read(error)),
@@ -309,7 +308,8 @@ mod tests {
         for place in (0..frame.len()).step_by(frame.len() / 50) {
             frame[place] ^= 0x10;
             let done = decoder.frame(&frame, &mut decoded);
-            // A bit of the header may leave the content as it is: that of the window's size does.
+            // A changed bit of the header, such as one of the window size, may leave the content as
+            // it is.
             assert!(done.is_err() || decoded == content, "byte {place}");
             assert!(done.is_err() || place < LONGEST_HEADER, "byte {place}");
             frame[place] ^= 0x10;
@@ -341,7 +341,7 @@ mod tests {
                     .unwrap()
             );
             assert!(decoded == content);
-            // And afterwards in pieces again.
+            // Then in pieces again.
             decoder.in_one_place(false).unwrap();
             let mut stream = Stream::new(&mut decoder, frame.as_slice(), 0);
             let mut decoded = Vec::new();

@@ -5,41 +5,40 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The longest header of a frame, in bytes: magic number, descriptor, window, dictionary id,
+/// Maximum length of a frame header, in bytes: magic number, descriptor, window, dictionary id,
 /// content size.
 pub const LONGEST_HEADER: usize = 18;
 
-/// What a frame begins with.
+/// The magic number of a frame.
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
-/// The last three bytes of a skippable frame's magic number; the first is 0x50..=0x5F.
+/// The last three bytes of the magic number of a skippable frame. The first is 0x50..=0x5F.
 const SKIPPABLE: [u8; 3] = [0x2A, 0x4D, 0x18];
 
-/// No block holds or takes more, in bytes.
+/// Maximum size of a block, compressed or not, in bytes.
 const LARGEST_BLOCK: u64 = 128 << 10;
 
-/// An archive with more frames is refused: the list of them must not outgrow memory. At this size
+/// Maximum number of frames in an archive, so that their list does not exhaust memory. At this size
 /// it takes 48 MiB.
 const MOST_FRAMES: usize = 1 << 20;
 
-/// Bytes read at a time: enough for many small blocks, little enough to cost nothing where blocks
-/// are large.
+/// Bytes per read: enough for many small blocks, and cheap where blocks are large.
 const READ: usize = 4096;
 
-/// A frame as it stands in an archive.
+/// A frame of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Where it begins, in bytes from the start of the archive.
+    /// Offset in the archive, in bytes.
     pub offset: u64,
-    /// Its length in the archive, in bytes.
+    /// Compressed length, in bytes.
     pub compressed: u64,
-    /// Length of its content in bytes, when the frame's header says it. 0 for a skippable frame.
+    /// Length of its content in bytes, if the frame header has it. 0 for a skippable frame.
     pub content: Option<u64>,
-    /// The window that a decoder needs, in bytes. 0 for a skippable frame.
+    /// Window size, in bytes. 0 for a skippable frame.
     pub window: u64,
-    /// A checksum of the content stands at its end.
+    /// It ends with a checksum of the content.
     pub has_checksum: bool,
-    /// It holds no content and is passed over by decoders.
+    /// It is skippable: it has no content, and decoders ignore it.
     pub is_skippable: bool,
 }
 
@@ -47,28 +46,28 @@ pub struct Frame {
 #[derive(Debug, thiserror::Error)]
 #[error("zstd frame at byte {offset}: {fault}")]
 pub struct Error {
-    /// Where the frame begins, in bytes from the start of the archive.
+    /// Offset of the frame in the archive, in bytes.
     pub offset: u64,
-    /// What is wrong with it.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What can be wrong with a frame.
+/// A reason why a frame cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The archive could not be read.
     #[error("read: {}", crate::error::describe(.0))]
     Read(io::Error),
-    /// The archive ends before the frame does.
-    #[error("the archive ends within it: it is truncated; copy or make it again")]
+    /// The archive ends within the frame.
+    #[error("the archive is truncated within it; copy or create it again")]
     Truncated,
-    /// Something else stands where a frame should.
+    /// There is no frame at this offset.
     #[error("no frame begins here: the archive is damaged, or something was appended to it")]
     NotAFrame,
-    /// A format from before zstd 0.8.
+    /// A legacy format, older than zstd 0.8.
     #[error("written by a zstd before 0.8; compress it again")]
     Legacy,
-    /// The frame was made with a dictionary.
+    /// The frame was compressed with a dictionary.
     #[error(
         "needs the dictionary {0}, and dictionaries are not supported; compress it without one"
     )]
@@ -78,15 +77,15 @@ pub enum Fault {
         "needs a window of {window} bytes, more than the {limit} allowed; compress it with a smaller one (zstd --long=27 or less)"
     )]
     Window {
-        /// What the frame asks for, in bytes.
+        /// Window size of the frame, in bytes.
         window: u64,
-        /// What is allowed, in bytes.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The frame contradicts the format or itself.
+    /// The frame violates the format or contradicts itself.
     #[error("damaged: {0}")]
     Corrupt(&'static str),
-    /// The content is not what was compressed.
+    /// The content does not match its checksum.
     #[error("damaged: its content does not match its checksum")]
     Checksum,
     /// There are too many frames.
@@ -94,15 +93,15 @@ pub enum Fault {
         "the archive has more than {MOST_FRAMES} frames before it; compress it again in larger ones"
     )]
     TooMany,
-    /// No memory for the decoder.
+    /// The decoder could not allocate memory.
     #[error("not enough memory to decode it")]
     Memory,
 }
 
-/// What a frame's first bytes say.
+/// The decoded start of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// A skippable frame, its length in bytes from its magic number on.
+    /// A skippable frame, with its length in bytes including the magic number.
     Skippable(u64),
     /// A frame with content.
     Frame(Header),
@@ -113,16 +112,16 @@ pub enum Start {
 pub struct Header {
     /// Its length in bytes, magic number included.
     pub length: u64,
-    /// Length of the content in bytes, if said.
+    /// Length of the content in bytes, if present.
     pub content: Option<u64>,
-    /// The window in bytes; for a frame without one of its own the length of the content.
+    /// Window size in bytes: the length of the content for a single-segment frame.
     pub window: u64,
-    /// A checksum stands behind the last block.
+    /// A checksum follows the last block.
     pub has_checksum: bool,
 }
 
-/// Reads the header that `bytes` begin with. [`Fault::Truncated`] when it goes on behind them,
-/// which with [`LONGEST_HEADER`] bytes it doesn't.
+/// Decodes the header at the start of `bytes`. [`Fault::Truncated`] if `bytes` end within it, which
+/// cannot happen with [`LONGEST_HEADER`] bytes.
 pub fn start(bytes: &[u8]) -> Result<Start, Fault> {
     let mut rest = bytes;
     let Some(magic) = take::<4>(&mut rest) else {
@@ -191,7 +190,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
-/// The little-endian number of `width` bytes, at most 8, that `bytes` begin with.
+/// Takes a little-endian number of `width` bytes, at most 8, from the front of `bytes`.
 fn number(bytes: &mut &[u8], width: usize) -> Result<u64, Fault> {
     let (field, rest) = bytes.split_at_checked(width).ok_or(Fault::Truncated)?;
     *bytes = rest;
@@ -201,16 +200,16 @@ fn number(bytes: &mut &[u8], width: usize) -> Result<u64, Fault> {
         .fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// The frames of the archive that begins `start` bytes into `file` and is `length` bytes long.
-/// Reads headers only, wherever the file's own position is.
+/// Returns the frames of the archive of `length` bytes that begins at offset `start` of `file`.
+/// Reads headers only, and neither uses nor changes the file's position.
 pub fn scan(file: &File, start: u64, length: u64) -> Result<Vec<Frame>, Error> {
     scan_with(length, |offset, buffer| {
         file.read_at(buffer, start.saturating_add(offset))
     })
 }
 
-/// [`scan`] for whatever `read` reads: some bytes from an offset into a buffer, giving how many, 0
-/// at the end.
+/// [`scan`] with a function `read` that reads bytes at an offset into a buffer and returns their
+/// number, 0 at the end.
 pub fn scan_with(
     length: u64,
     read: impl FnMut(u64, &mut [u8]) -> io::Result<usize>,
@@ -237,25 +236,24 @@ pub fn scan_with(
     Ok(frames)
 }
 
-/// The archive, of which the bytes last read are kept.
+/// The archive, with a buffer of the bytes read last.
 struct Bytes<R> {
     length: u64,
     read: R,
     buffer: [u8; READ],
-    /// Where the buffer's bytes stand in the archive.
+    /// Offset of the buffer in the archive.
     offset: u64,
     filled: usize,
 }
 
 impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
-    /// The `count` bytes from `offset` on; fewer only at the end of the archive.
+    /// Returns `count` bytes at `offset`; fewer only at the end of the archive.
     fn at(&mut self, offset: u64, count: usize) -> Result<&[u8], Fault> {
         let left = self.length.saturating_sub(offset);
         let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
         let end = self.offset + self.filled as u64;
         if offset < self.offset || offset + count as u64 > end {
-            // Far from what was read last there are large blocks: then only what is asked for is
-            // copied.
+            // A long jump means large blocks: copy only the requested bytes.
             let is_near = offset >= self.offset && offset < end.saturating_add(READ as u64);
             let wanted = if is_near {
                 READ
@@ -315,8 +313,8 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
         }
     }
 
-    /// The length of the frame at `offset`, found by going from block to block. It may be more than
-    /// the archive has.
+    /// Computes the length of the frame at `offset` from its block headers. It may exceed the
+    /// archive.
     fn blocks(&mut self, offset: u64, header: &Header) -> Result<u64, Fault> {
         let mut length = header.length;
         let mut most_content = 0_u64;
@@ -342,7 +340,7 @@ impl<R: FnMut(u64, &mut [u8]) -> io::Result<usize>> Bytes<R> {
                 return Err(Fault::Truncated);
             }
         }
-        // So that nobody makes room for what a few bytes can't hold.
+        // So that no caller allocates a buffer for content that these few bytes cannot hold.
         if header.content.is_some_and(|content| content > most_content) {
             return Err(Fault::Corrupt(
                 "it says that its content is longer than its blocks can hold",

@@ -5,6 +5,6 @@ pub mod compress;
 pub mod decode;
 pub mod frames;
 
-/// The widest window that sbuild's zstd decodes, as the exponent of two: what it takes without
-/// being told to (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
+/// The widest window that zstd decodes by default, and so in sbuild, as the exponent of two
+/// (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
 pub const SBUILD_WINDOW_LOG: u32 = 27;

@@ -221,7 +221,7 @@ fn revoking_takes_only_the_entries_of_the_same_options() {
     );
     let said = grant("--revoke", &scratch.join("missing"));
     assert!(
-        said.contains("not there") && !scratch.join("missing").exists(),
+        said.contains("nothing to revoke") && !scratch.join("missing").exists(),
         "{said}"
     );
 }

@@ -20,6 +20,7 @@ mod imager;
 mod imager_cache;
 mod info;
 mod isar_class;
+mod library;
 mod list;
 mod messages;
 mod pack;

@@ -283,12 +283,7 @@ fn a_read_error_names_the_file_and_leaves_the_old_archive() {
     // A regular file of 4096 bytes that can be opened but not read: the loopback device has no
     // speed.
     let _mounted = Mounted::new(["--bind", "/sys/class/net/lo/speed"], &tree.join("usr/bad"));
-    let options = [
-        "pack",
-        "--cross-mounts",
-        "--unmapped=squash",
-        "--remove-source",
-    ];
+    let options = ["pack", "--cross-mounts", "--unmapped=squash"];
     for mut command in [isar(options), isar_as_user(options)] {
         let said = fail(2, command.args([&tree, &archive]));
         assert!(said.contains("usr/bad: read: Invalid argument"), "{said}");
@@ -423,7 +418,7 @@ fn a_file_that_changes_while_it_is_packed_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_tree_that_cannot_be_removed_is_said_so_while_the_archive_stands() {
+fn a_source_with_a_mount_in_it_is_refused_before_anything_is_written() {
     let scratch = Scratch::new();
     let tree: PathBuf = rich(&scratch, "tree");
     let archive = scratch.join("x.tar");
@@ -446,9 +441,41 @@ fn a_tree_that_cannot_be_removed_is_said_so_while_the_archive_stands() {
         isar_as_user(["pack", "--remove-source"]).args([&tree, &archive]),
     );
     assert!(
-        said.contains("the archive stands, but the tree could not be removed")
-            && said.contains("empty-dir"),
+        said.contains("something is mounted at") && said.contains("empty-dir"),
         "{said}"
     );
-    assert!(archive.exists() && scratch.join("outside/kept").exists());
+    assert!(!archive.exists() && scratch.join("outside/kept").exists());
+}
+
+#[test]
+fn what_is_left_of_a_source_that_cannot_be_removed_is_named_and_the_archive_is_there() {
+    let scratch = Scratch::new();
+    let tree: PathBuf = rich(&scratch, "tree");
+    let archive = scratch.join("x.tar");
+    // Only real root may remove an immutable file.
+    let kept = tree.join("etc/kept");
+    fs::write(&kept, "x").unwrap();
+    chown(&kept, Some(user().base), Some(user().base)).unwrap();
+    succeed(Command::new("chattr").arg("+i").arg(&kept));
+    let said = fail(
+        2,
+        isar_as_user(["pack", "--remove-source"]).args([&tree, &archive]),
+    );
+    succeed(
+        Command::new("chattr")
+            .arg("-i")
+            .arg(scratch.join(".tree.isar-tarball-old/etc/kept")),
+    );
+    assert!(
+        said.contains("the archive is complete, but the tree could not be removed")
+            && said.contains(".tree.isar-tarball-old")
+            && said.contains("etc/kept")
+            && said.contains("chattr -i"),
+        "{said}"
+    );
+    assert!(archive.exists() && scratch.join(".tree.isar-tarball-old/etc/kept").exists());
+    assert_eq!(scratch.names(), [".tree.isar-tarball-old", "x.tar"]);
+    // The next removal of the same name clears it away.
+    succeed(isar_as_user(["remove"]).arg(&tree));
+    assert_eq!(scratch.names(), ["x.tar"]);
 }

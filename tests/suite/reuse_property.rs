@@ -251,8 +251,8 @@ fn reusing(
     let packed = pack(open(tree), options, &progress, Some(&reuse), &mut out).unwrap();
     let (summary, state) = (packed.summary, packed.state.unwrap());
     assert_eq!(
-        progress.done.load(Ordering::Relaxed),
-        progress.total.load(Ordering::Relaxed)
+        progress.done().load(Ordering::Relaxed),
+        progress.total().load(Ordering::Relaxed)
     );
     (out, summary, state)
 }

@@ -518,7 +518,7 @@ fn devices_are_for_real_root() {
         &mut unpack(&archive, &scratch.join("create"), &["--devices", "create"]),
     );
     assert!(
-        said.contains("dev/null: make the device: Operation not permitted"),
+        said.contains("dev/null: create the device: Operation not permitted"),
         "{said}"
     );
 }

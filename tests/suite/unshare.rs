@@ -54,12 +54,12 @@ fn the_status_is_that_of_the_command_or_says_why_there_was_none() {
     assert_eq!(status(&mut sh("kill -TERM $$")), Some(143));
     let said = fail(127, &mut isar_as_user(["unshare", "no-such-command"]));
     assert!(
-        said.contains("cannot run no-such-command: No such file or directory"),
+        said.contains("run no-such-command: No such file or directory"),
         "{said}"
     );
     let said = fail(126, &mut isar_as_user(["unshare", "/etc/passwd"]));
     assert!(
-        said.contains("cannot run /etc/passwd: Permission denied"),
+        said.contains("run /etc/passwd: Permission denied"),
         "{said}"
     );
     let said = fail(

@@ -100,7 +100,8 @@ fn base() -> &'static Path {
     static BASE_ONCE: OnceLock<()> = OnceLock::new();
     BASE_ONCE.get_or_init(|| {
         fs::create_dir_all(BASE).unwrap();
-        fs::set_permissions(BASE, fs::Permissions::from_mode(0o777)).unwrap();
+        // Sticky: the program refuses a cache below a directory where any user may rename it.
+        fs::set_permissions(BASE, fs::Permissions::from_mode(0o1777)).unwrap();
     });
     Path::new(BASE)
 }

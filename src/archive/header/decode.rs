@@ -1,4 +1,4 @@
-//! Decoding the 512-byte header block: what its fields say, in every dialect.
+//! Decoding the fields of the 512-byte header block, in every dialect.
 //!
 //! | bytes | field | | bytes | field |
 //! |---|---|---|---|---|
@@ -15,24 +15,24 @@
 use super::BLOCK;
 use crate::archive::number;
 
-/// Who laid out the block.
+/// The format of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Before POSIX: no names of users, no prefix, no device numbers.
+    /// Before POSIX: no user names, no prefix, no device numbers.
     V7,
-    /// POSIX, with or without PAX records before it.
+    /// POSIX, with or without PAX records.
     Ustar,
-    /// GNU tar: other things stand where POSIX has the prefix.
+    /// GNU tar: other fields in place of the prefix.
     Gnu,
 }
 
-/// A header block, read by its fields.
+/// A header block and access to its fields.
 #[derive(Clone, Copy)]
 pub struct Header<'a>(pub &'a [u8; BLOCK]);
 
 impl<'a> Header<'a> {
-    /// Who laid it out. As in GNU tar, a magic that is neither POSIX's nor GNU's counts as none;
-    /// the version behind POSIX's does not matter.
+    /// The format. As in GNU tar, an unknown magic counts as none, and the version after the POSIX
+    /// magic does not matter.
     pub fn dialect(self) -> Dialect {
         match &self.0[257..265] {
             b"ustar  \0" => Dialect::Gnu,
@@ -41,15 +41,15 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Is the stored sum that of the block? Some old programs added signed bytes; that is taken as
-    /// well, as GNU tar does.
+    /// True if the checksum is right. Sums of signed bytes, as written by some old programs, are
+    /// accepted too, as in GNU tar.
     pub fn has_valid_checksum(self) -> bool {
         let stored = &self.0[148..156];
         let Ok(expected) = number::field(stored) else {
             return false;
         };
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
-        // The field itself counts as eight blanks.
+        // The checksum field itself counts as eight blanks.
         let unsigned = i64::from(sum(self.0)) - i64::from(sum(stored)) + 8 * 32;
         let high = |bytes: &[u8]| bytes.iter().filter(|byte| **byte >= 0x80).count() as i64;
         unsigned == expected || unsigned - 256 * (high(self.0) - high(stored)) == expected
@@ -60,7 +60,7 @@ impl<'a> Header<'a> {
         self.0[156]
     }
 
-    /// The name, with the prefix in front where POSIX has one.
+    /// The name, preceded by the prefix in a POSIX header.
     pub fn name(self) -> Vec<u8> {
         let name = text(&self.0[..100]);
         match self.dialect() {
@@ -77,7 +77,7 @@ impl<'a> Header<'a> {
         text(&self.0[157..257])
     }
 
-    /// Permission bits: 0..=0o7777. Some programs store the kind of file above them.
+    /// Permission bits: 0..=0o7777. Some programs store the file type in the bits above.
     pub fn mode(self) -> Result<u32, number::Error> {
         Ok((number::unsigned_field(&self.0[100..108])? & 0o7777) as u32)
     }
@@ -118,8 +118,8 @@ impl<'a> Header<'a> {
         Ok((number(&self.0[329..337])?, number(&self.0[337..345])?))
     }
 
-    /// GNU: the extents of a sparse file as [`crate::archive::sparse::decode::OldGnu`] reads them,
-    /// with the byte behind them.
+    /// GNU: the extents of a sparse file for [`crate::archive::sparse::decode::OldGnu`], and the
+    /// byte after them.
     pub fn sparse_extents(self) -> (&'a [u8], u8) {
         (&self.0[386..482], self.0[482])
     }
@@ -130,7 +130,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// A field of text ends at its first NUL, or fills all its bytes.
+/// A text field ends at its first NUL, or fills all its bytes.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }

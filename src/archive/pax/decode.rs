@@ -1,13 +1,13 @@
 //! Decoding PAX extended header records.
 
-/// The bytes at hand are no record.
+/// A malformed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 /// The records of an extended header, in order: key and value. Ends after the first malformed one.
 pub struct Records<'a>(&'a [u8]);
 
-/// The records in `data`, the whole data of an `x` or `g` header.
+/// Decodes the records in `data`, the whole data of an `x` or `g` header.
 pub fn records(data: &[u8]) -> Records<'_> {
     Records(data)
 }
@@ -28,7 +28,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Key, value and what comes after the record that `data` begins with.
+/// Decodes the first record of `data`. Returns its key, its value and the rest.
 fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let mut length: usize = 0;
     let mut digits = 0;
@@ -45,15 +45,15 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
         digits += 1;
     }
     let (record, rest) = data.split_at_checked(length)?;
-    // Also refuses a length that ends before the blank.
+    // This also refuses a length that ends before the blank.
     let text = record.get(digits + 1..)?.strip_suffix(b"\n")?;
     let equals = text.iter().position(|byte| *byte == b'=')?;
     let (key, value) = (&text[..equals], &text[equals + 1..]);
     (!key.is_empty() && !key.contains(&0)).then_some((key, value, rest))
 }
 
-/// The name of an extended attribute in a `SCHILY.xattr.` key: GNU tar writes `=` as `%3D` and `%`
-/// as `%25`, nothing else.
+/// Decodes the name of an extended attribute in a `SCHILY.xattr.` key: GNU tar writes `=` as `%3D`
+/// and `%` as `%25`, nothing else.
 pub fn schily_xattr_name(key: &[u8]) -> Vec<u8> {
     unescaped(key, |digits| match digits {
         b"3D" => Some(b'='),
@@ -62,7 +62,7 @@ pub fn schily_xattr_name(key: &[u8]) -> Vec<u8> {
     })
 }
 
-/// The name of an extended attribute in a `LIBARCHIVE.xattr.` key, where any byte may be written as
+/// Decodes the name of an extended attribute in a `LIBARCHIVE.xattr.` key, where any byte may be
 /// `%` and two hexadecimal digits.
 pub fn libarchive_xattr_name(key: &[u8]) -> Vec<u8> {
     unescaped(key, |digits| {
@@ -76,8 +76,8 @@ pub fn libarchive_xattr_name(key: &[u8]) -> Vec<u8> {
     })
 }
 
-/// `key` with each `%` and the two bytes behind it replaced by what `byte` makes of these two, when
-/// it makes something of them.
+/// Replaces each `%` in `key` and the two bytes after it by the result of `byte` for these two, if
+/// it returns one.
 fn unescaped(key: &[u8], byte: impl Fn(&[u8]) -> Option<u8>) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
@@ -92,8 +92,7 @@ fn unescaped(key: &[u8], byte: impl Fn(&[u8]) -> Option<u8>) -> Vec<u8> {
     name
 }
 
-/// The bytes that base64 text stands for (RFC 4648, section 4), with or without `=` at its end;
-/// libarchive leaves them out.
+/// Decodes base64 (RFC 4648, section 4), with or without `=` at its end; libarchive omits them.
 pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text
         .strip_suffix(b"==")

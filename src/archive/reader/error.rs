@@ -1,4 +1,4 @@
-//! Why an archive is refused.
+//! Errors of the tar reader.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use super::super::{number, sparse};
 use crate::acl;
 use crate::error::Escaped;
 
-/// A refused archive: what is wrong, with which member, and where.
+/// A refused archive, with the fault, the member and the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
-    /// The member's name as stored, when it is known.
+    /// The member's name as stored, if known.
     pub member: Option<Vec<u8>>,
-    /// Where in the tar stream, in bytes: at the header that is wrong, or where the stream ended.
+    /// Offset in the tar stream, in bytes: of the faulty header, or the end of the stream.
     pub offset: u64,
 }
 
@@ -32,136 +32,134 @@ impl fmt::Display for Error {
     }
 }
 
-/// What is wrong with an archive.
+/// A reason to refuse an archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The block is no header, or was damaged.
+    /// A block is not a header, or is damaged.
     #[error(
         "this is no tar header: its checksum is wrong; the archive is damaged, or no tar archive"
     )]
     Checksum,
-    /// A number in the header.
+    /// A number in the header is invalid.
     #[error("the header's {field} {cause}")]
     Field {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         cause: number::Error,
     },
-    /// A number in a PAX record.
+    /// A number in a PAX record is invalid.
     #[error("the PAX record {} {cause}", Escaped(key))]
     Record {
-        /// Which record.
+        /// The key of the record.
         key: Vec<u8>,
-        /// What is wrong with it.
+        /// The cause.
         cause: number::Error,
     },
     /// The data of a PAX header is not a sequence of records.
     #[error("the PAX header has a malformed record")]
     MalformedRecord,
-    /// Readers differ in whether the first or the last counts.
+    /// A record occurs twice. Readers differ in which one counts.
     #[error("the PAX header has the record {} twice", Escaped(key))]
     DuplicateRecord {
-        /// Which record.
+        /// The key of the record.
         key: Vec<u8>,
     },
-    /// A global header says of all members what can be true of one only.
+    /// A global header has a record that can apply to one member only.
     #[error(
         "a global PAX header has the record {}, which can be true of one member only",
         Escaped(key)
     )]
     GlobalRecord {
-        /// Which record.
+        /// The key of the record.
         key: Vec<u8>,
     },
-    /// A record with a value that is none of those it can have.
+    /// A record has an invalid value.
     #[error("the PAX record {} has an unknown value", Escaped(key))]
     UnknownValue {
-        /// Which record.
+        /// The key of the record.
         key: Vec<u8>,
     },
-    /// The name of a file or attribute has a NUL in it, and programs differ in what they make of
-    /// that.
+    /// The name of a file or attribute contains a NUL, which programs interpret differently.
     #[error("its {what} has a NUL byte in it")]
     Nul {
-        /// Which name: `path`, `link target` …
+        /// Kind of name: `path`, `link target` …
         what: &'static str,
     },
-    /// Nothing stands where a name must.
+    /// A name is empty.
     #[error("its {what} is empty")]
     Empty {
-        /// Which name: `path`, `link target`.
+        /// Kind of name: `path`, `link target`.
         what: &'static str,
     },
-    /// Longer than the [`Limits`](super::Limits) allow.
+    /// It exceeds the [`Limits`](super::Limits).
     #[error("its {what} has {length} bytes, more than the {limit} that are allowed")]
     TooLong {
         /// What.
         what: &'static str,
         /// Its length in bytes.
         length: usize,
-        /// The most that are allowed, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
     /// The extension headers of one member are larger than the [`Limits`](super::Limits) allow.
     #[error("the extension headers in front of it have more than {limit} bytes")]
     RecordsTooLong {
-        /// The most that are allowed, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// Two extension headers whose order or number readers understand differently.
+    /// A combination of extension headers that readers interpret differently.
     #[error("an extension header `{}` follows one of type `{}` for the same member", second.escape_ascii(), first.escape_ascii())]
     MixedExtensions {
-        /// Type of the one in front.
+        /// Type of the first one.
         first: u8,
-        /// Type of the one that follows.
+        /// Type of the second one.
         second: u8,
     },
-    /// An extension header and no member after it.
+    /// An extension header without a member after it.
     #[error("the archive ends after an extension header `{}`, without the member that it belongs to", typeflag.escape_ascii())]
     DanglingExtension {
         /// Type of that header.
         typeflag: u8,
     },
-    /// An ACL, stored as an extended attribute in the kernel's form, that cannot be understood.
+    /// A malformed ACL, stored as an extended attribute in the kernel's form.
     #[error(transparent)]
     Acl(#[from] acl::Error),
-    /// A sparse file that cannot be read.
+    /// A malformed sparse file.
     #[error(transparent)]
     Sparse(#[from] sparse::decode::Error),
-    /// A member of a type that this reader does not know.
+    /// A member of an unknown type.
     #[error("a member of type `{}` cannot be read", typeflag.escape_ascii())]
     UnknownType {
         /// The type in the header.
         typeflag: u8,
     },
-    /// The first part of a member is in another archive.
+    /// A member begins in another volume.
     #[error("a member begins in another volume; multi-volume archives cannot be read")]
     MultiVolume,
-    /// `tar -t` and bsdtar then pass over data that `tar -x`, Python and Perl take for the next
-    /// member.
+    /// `tar -t` and bsdtar then skip data that `tar -x`, Python and Perl read as the next member.
     #[error(
         "a PAX record gives it a size and it is a {kind}, which has no data: programs differ in what comes next"
     )]
     SizeWithoutData {
-        /// What it is.
+        /// Type of the member.
         kind: &'static str,
     },
-    /// Half a file, half a directory: its name ends in a slash.
+    /// A file with data whose name ends with a slash.
     #[error("it is a directory by its name and a file with data by its type")]
     DirectoryWithData,
-    /// The stream ended too early.
+    /// The stream is truncated.
     #[error("the archive is cut off in {within}")]
     Truncated {
-        /// Where it ended: `a header`, `the data of a member` …
+        /// Position of the end: `a header`, `the data of a member` …
         within: &'static str,
     },
     /// sbuild's loaders would silently lose what follows.
     #[error(
-        "a lone zero block stands in the middle: many programs take it for the end and lose what follows"
+        "there is a single zero block between members: many programs take it for the end and lose the rest"
     )]
     LoneZeroBlock,
-    /// Something other than zeros follows the end.
+    /// The end is followed by other bytes than zeros.
     #[error("there is data after the end of the archive")]
     DataAfterEnd,
 }

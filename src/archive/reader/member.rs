@@ -1,4 +1,4 @@
-//! From headers to a member: which of them has the say on what.
+//! From headers to a member: precedence of the headers.
 
 use super::super::header::decode::{Dialect, Header};
 use super::super::sparse::decode::{Error as MapError, OldGnu, Text};
@@ -8,12 +8,12 @@ use super::{Limits, Member, RawHeader};
 use crate::acl;
 use crate::entry::{Entry, Extent, Kind, Timestamp};
 
-/// What was read ahead of a member's own header.
+/// The extension headers before a member's own header.
 #[derive(Debug, Default)]
 pub struct Pending {
     /// The header blocks so far.
     pub headers: Vec<RawHeader>,
-    /// Their length with all their data, in bytes.
+    /// Their total length with data, in bytes.
     pub bytes: u64,
     /// Records of an `x` header.
     pub records: Option<Box<Records>>,
@@ -21,12 +21,12 @@ pub struct Pending {
     pub long_name: Option<Vec<u8>>,
     /// Target of a `K` header.
     pub long_target: Option<Vec<u8>>,
-    /// A `g` header was among them.
+    /// True if there was a `g` header.
     pub has_global_header: bool,
 }
 
 impl Pending {
-    /// The type of an extension header that a member must follow.
+    /// The type of an extension header that must be followed by a member.
     pub fn extension(&self) -> Option<u8> {
         match self {
             Pending {
@@ -52,24 +52,24 @@ impl Pending {
     }
 }
 
-/// What follows the member's header.
+/// The bytes after the header of a member.
 #[derive(Debug)]
 pub enum Content {
     /// Nothing.
     None,
-    /// Bytes that mean nothing here.
+    /// Bytes without meaning.
     Ignored(u64),
     /// The file's bytes.
     Whole(u64),
-    /// Those of the extents.
+    /// The bytes of the extents.
     Extents(Vec<Extent>),
-    /// More blocks of the map, then the extents' data of `stored` bytes.
+    /// Further blocks of the map, then `stored` bytes of data of the extents.
     OldGnuMap { map: OldGnu, size: u64, stored: u64 },
-    /// The map, and with it in `stored` the extents' data.
+    /// The map and the data of the extents, `stored` bytes in total.
     TextMap { map: Text, size: u64, stored: u64 },
 }
 
-/// The member that `header` begins, at `offset` of the stream.
+/// Decodes the member that `header`, at `offset` of the stream, begins.
 pub fn describe(
     header: Header<'_>,
     offset: u64,
@@ -92,7 +92,8 @@ pub fn describe(
         own_target.to_vec(),
     );
     let kind = kind(header, &name, &target)?;
-    // The size in the records counts for this header, and so for where the next one stands.
+    // The size in the records applies to this header, and so determines the position of the next
+    // one.
     let size = field("size", header.size())?;
     let stored = records.size.unwrap_or(size);
     let (kind, content) = content(header, kind, stored, sparse.form()?, limits)?;
@@ -146,7 +147,7 @@ pub fn describe(
 }
 
 impl Content {
-    /// Bytes that follow the header and count for its size.
+    /// Bytes after the header that count for its size.
     fn payload(&self) -> u64 {
         match self {
             Content::None => 0,
@@ -168,10 +169,10 @@ fn first_name(names: [Option<Vec<u8>>; 3], own: Vec<u8>) -> Vec<u8> {
     names.into_iter().flatten().next().unwrap_or(own)
 }
 
-/// The kind by type and name; the size and extents of a file are filled in later.
+/// The file type by typeflag and name; the size and extents of a file are set later.
 ///
-/// POSIX takes an unknown type for a file. What programs use such types for (volumes, ACLs of
-/// Solaris, dumps) is no file of the tree, so they are refused.
+/// POSIX treats an unknown typeflag as a file. Programs use such typeflags for things that are not
+/// files of the tree (volumes, ACLs of Solaris, dumps), so they are refused.
 fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     let typeflag = header.typeflag();
     let file = Kind::File {
@@ -180,7 +181,7 @@ fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     };
     let dialect = header.dialect();
     match typeflag {
-        // Before directories had a type, a slash at the end of the name told them.
+        // Before directories had a typeflag, a trailing slash marked them.
         b'0' | b'\0' | b'7' if name.ends_with(b"/") => Ok(Kind::Directory),
         b'0' | b'\0' | b'7' => Ok(file),
         b'S' if dialect == Dialect::Gnu => Ok(file),
@@ -208,19 +209,18 @@ fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     }
 }
 
-/// Does the access ACL say just the permissions of `mode`? GNU tar and bsdtar store it all the same
-/// where there is a default ACL.
+/// True if the access ACL is equivalent to `mode`. GNU tar and bsdtar store such an ACL if there is
+/// a default ACL.
 fn is_mode(text: &[u8], mode: u32) -> bool {
     acl::from_text(text).is_ok_and(|raw| raw == acl::minimal(mode))
 }
 
-/// What follows the header, and the kind with the size of a file filled in.
+/// The bytes after the header, and the file type with the size of a file.
 ///
-/// Data follows a file alone, as GNU tar extracts: directories, links, devices and pipes have none,
-/// whatever the size in their header says. (A hard link with data, as POSIX allows with `pax -o
-/// linkdata`, is taken for one without by GNU tar, sbuild and Python; reading it otherwise would
-/// find other members than they do. Its data is then no header, and an error. With its size in a
-/// PAX record programs do differ, and it is refused.)
+/// Only files have data, as in GNU tar: directories, links, devices and pipes have none, whatever
+/// the size in their header. (POSIX permits a hard link with data, `pax -o linkdata`. GNU tar,
+/// sbuild and Python expect no data, so this reader does too; it finds that the data is not a
+/// header and fails. If the size is in a PAX record, programs differ, and the member is refused.)
 fn content(
     header: Header<'_>,
     kind: Kind,
@@ -254,9 +254,9 @@ fn content(
             },
         )),
         (_, Some(_)) => Err(MapError::NotAFile.into()),
-        // GNU tar's list of names in a directory.
+        // The list of names in a directory, of GNU tar.
         (kind, None) if header.typeflag() == b'D' => Ok((kind, Content::Ignored(stored))),
-        // A file by its type: readers differ in whether its data is there.
+        // A file by its typeflag: readers differ in whether it has data.
         (Kind::Directory, None) if header.typeflag() != b'5' && stored != 0 => {
             Err(Fault::DirectoryWithData)
         }
@@ -269,7 +269,7 @@ fn mapped(size: u64, extents: Vec<Extent>) -> Result<(Kind, Content), Fault> {
     Ok((sparse_file(size, &extents), Content::Extents(extents)))
 }
 
-/// A file with these extents, which may turn out to have no hole.
+/// A file with these extents, which may have no holes.
 pub fn sparse_file(size: u64, extents: &[Extent]) -> Kind {
     let data: u64 = extents.iter().map(|extent| extent.length).sum();
     Kind::File {
@@ -278,8 +278,8 @@ pub fn sparse_file(size: u64, extents: &[Extent]) -> Kind {
     }
 }
 
-/// The path that a stored name stands for: without `./` in front and `/` behind. What is absolute,
-/// or has `..`, stays so.
+/// The path of a stored name, without a leading `./` and trailing `/`. Absolute names and `..` are
+/// kept.
 fn path(name: &[u8]) -> Vec<u8> {
     let mut path = name;
     while let Some(rest) = path.strip_prefix(b"./") {
@@ -296,7 +296,7 @@ fn path(name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The name in the data of an `L` or `K` header: ends with a NUL (more may fill it up).
+/// Decodes the name in the data of an `L` or `K` header: it ends with one or more NULs.
 pub fn long_name(data: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>, Fault> {
     let end = data
         .iter()

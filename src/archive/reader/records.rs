@@ -1,4 +1,4 @@
-//! What the PAX records of an extended header mean.
+//! Interpretation of the PAX records of an extended header.
 
 use super::super::pax::decode;
 use super::super::sparse::decode::{Error as MapError, Map, list};
@@ -8,7 +8,7 @@ use super::error::Fault;
 use crate::acl;
 use crate::entry::{Timestamp, Xattr};
 
-/// What can be said of many members at once.
+/// Properties that a global header can set for all members.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
     pub uid: Option<u32>,
@@ -19,7 +19,7 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// What this says, and what `other` says where this says nothing.
+    /// These properties, with missing ones from `other`.
     pub fn or(self, other: &Ownership) -> Ownership {
         Ownership {
             uid: self.uid.or(other.uid),
@@ -31,7 +31,7 @@ impl Ownership {
     }
 }
 
-/// What records say of a sparse file.
+/// The records of a sparse file.
 #[derive(Debug, Default)]
 pub struct Sparse {
     pub name: Option<Vec<u8>>,
@@ -39,25 +39,25 @@ pub struct Sparse {
     pub size: Option<u64>,
     pub major: Option<u64>,
     pub minor: Option<u64>,
-    /// How many extents 0.0 and 0.1 announce.
+    /// Number of extents announced by formats 0.0 and 0.1.
     count: Option<u64>,
-    /// The map of 0.0 and 0.1.
+    /// The map of formats 0.0 and 0.1.
     map: Option<Map>,
-    /// The offset of a 0.0 extent whose length is still to come.
+    /// The offset of a 0.0 extent without its length yet.
     offset: Option<u64>,
 }
 
-/// Which form of sparse file the records tell of.
+/// The sparse format of the records.
 #[derive(Debug)]
 pub enum SparseForm {
-    /// The map stands in the records.
+    /// The map is in the records.
     InRecords(Map),
-    /// The map stands before the data.
+    /// The map precedes the data.
     InData,
 }
 
 impl Sparse {
-    /// The form, and the size of the file; `None` for a file that is not sparse.
+    /// The format, and the size of the file; `None` for a file that is not sparse.
     pub fn form(self) -> Result<Option<(SparseForm, u64)>, MapError> {
         let form = match (self.major, self.minor, self.map) {
             (None, None, None)
@@ -79,7 +79,7 @@ impl Sparse {
     }
 }
 
-/// What the records of one header say.
+/// The records of one header.
 #[derive(Debug, Default)]
 pub struct Records {
     pub path: Option<Vec<u8>>,
@@ -90,22 +90,22 @@ pub struct Records {
     pub access_acl: Option<Vec<u8>>,
     pub default_acl: Option<Vec<u8>>,
     pub sparse: Sparse,
-    /// Keys that are not interpreted.
+    /// Keys of records that are not interpreted.
     pub other: Vec<Vec<u8>>,
     schily: Vec<Xattr>,
     libarchive: Vec<Xattr>,
 }
 
-/// Whom the records of a header are about.
+/// Scope of the records of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The member that follows (`x`).
+    /// The next member (`x`).
     OneMember,
-    /// All members that follow (`g`).
+    /// All further members (`g`).
     AllMembers,
 }
 
-/// Reads the records in `data`, the data of an extended header.
+/// Interprets the records in `data`, the data of an extended header.
 pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, Fault> {
     let mut records = Records::default();
     let mut keys = Vec::new();
@@ -114,7 +114,7 @@ pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, 
         if scope == Scope::AllMembers && is_about_one_file(key) {
             return Err(Fault::GlobalRecord { key: key.to_vec() });
         }
-        // Format 0.0 has these once an extent.
+        // Format 0.0 has these once per extent.
         if !matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
             keys.push(key);
         }
@@ -160,11 +160,11 @@ impl Records {
             b"uname" => self.ownership.uname = Some(without_nul(value, "user name")?),
             b"gname" => self.ownership.gname = Some(without_nul(value, "group name")?),
             b"mtime" => self.ownership.mtime = Some(number::timestamp(value).map_err(bad)?),
-            // Names are bytes here, whatever they are called; these two are what POSIX has.
+            // Names are bytes for this reader, in any encoding; POSIX defines these two values.
             b"hdrcharset" if !matches!(value, b"BINARY" | b"ISO-IR 10646 2000 UTF-8") => {
                 return Err(Fault::UnknownValue { key: key.to_vec() });
             }
-            // Nothing that a file could be given.
+            // Has no effect on a file.
             b"hdrcharset"
             | b"atime"
             | b"ctime"
@@ -201,12 +201,12 @@ impl Records {
         Ok(())
     }
 
-    /// The extended attributes, sorted by name, without ACLs. Where both forms have one, SCHILY's
-    /// wins: it holds the value as it is.
+    /// The extended attributes, sorted by name, without ACLs. If both formats have an attribute,
+    /// SCHILY's takes precedence, because it has the raw value.
     ///
-    /// GNU tar's `--xattrs-include='*'` stores ACLs as attributes too, in the kernel's form; they
-    /// count where no ACL record stands beside them, or one with names that say no number: GNU tar
-    /// writes those of the machine that it ran on.
+    /// GNU tar's `--xattrs-include='*'` also stores ACLs as attributes, in the kernel's form. They
+    /// are used if there is no ACL record, or if it has names without ids: GNU tar writes the names
+    /// of the machine that it ran on.
     pub fn take_xattrs(&mut self) -> Result<Vec<Xattr>, Fault> {
         let mut xattrs = sorted(std::mem::take(&mut self.schily))?;
         let mut others = sorted(std::mem::take(&mut self.libarchive))?;
@@ -233,7 +233,7 @@ impl Records {
 }
 
 impl Sparse {
-    /// Takes the record `GNU.sparse.` + `key`.
+    /// Interprets the record `GNU.sparse.` + `key`.
     fn take(
         &mut self,
         key: &[u8],
@@ -245,7 +245,7 @@ impl Sparse {
         let map = || Map::new(limits.extents);
         match key {
             b"name" => self.name = Some(name(value, "path", limits)?),
-            // Two names for one thing: 0.0 and 0.1 have the first, 1.0 the second.
+            // Two keys of the same meaning: formats 0.0 and 0.1 have the first, 1.0 the second.
             b"size" | b"realsize" => {
                 let size = decimal()?;
                 if self.size.is_some_and(|other| other != size) {
@@ -276,7 +276,7 @@ impl Sparse {
     }
 }
 
-/// A name that a record or a GNU long name gives.
+/// Checks a name from a record or a GNU long name.
 pub fn name(value: &[u8], what: &'static str, limits: &Limits) -> Result<Vec<u8>, Fault> {
     if value.is_empty() {
         return Err(Fault::Empty { what });
@@ -299,12 +299,12 @@ fn without_nul(value: &[u8], what: &'static str) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// Does an ACL name somebody without a number?
+/// True if an ACL has a name without an id.
 fn has_bare_name(text: &[u8]) -> bool {
     matches!(acl::from_text(text), Err(acl::Error::NameWithoutId { .. }))
 }
 
-/// An empty ACL is none.
+/// An empty ACL counts as no ACL.
 fn acl_text(value: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, Fault> {
     if value.len() > limits.xattr_value {
         return Err(Fault::TooLong {
@@ -331,7 +331,8 @@ fn xattr(name: Vec<u8>, value: Vec<u8>, limits: &Limits) -> Result<Xattr, Fault>
     Ok((without_nul(&name, what)?, value))
 }
 
-/// Sorted by name. Two keys may be two spellings of one name: that is as bad as one key twice.
+/// Sorts the attributes by name. Two keys may be spellings of the same name, which is refused like
+/// a repeated key.
 fn sorted(mut xattrs: Vec<Xattr>) -> Result<Vec<Xattr>, Fault> {
     xattrs.sort_unstable();
     for pair in xattrs.windows(2) {

@@ -1,4 +1,4 @@
-//! What the writer wrote is read, in whatever pieces it comes; what nobody wrote does no harm.
+//! The reader reads the writer's output in pieces of any size, and any other bytes do no harm.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(part, 1..6).prop_map(|parts| parts.join(&b'/'))
 }
 
-/// Extents that leave a hole somewhere.
+/// Extents with at least one hole.
 fn sparse_file() -> impl Strategy<Value = Kind> {
     (
         prop::collection::vec((1u64..5000, 1u64..700), 0..30),
@@ -66,7 +66,7 @@ prop_compose! {
         xattrs in prop::collection::btree_map("user\\.[a-z=%]{1,9}", prop::collection::vec(any::<u8>(), 0..300), 0..3),
         access_acl in prop::option::of("[a-z:,]{1,30}"), default_acl in prop::option::of("[a-z:,]{1,30}"),
     ) -> Entry {
-        // A device node gets no record, so its time is what the header holds.
+        // A device node has no records, so its time is limited to that of the header.
         let mtime = match kind.is_device() {
             true => Timestamp { seconds: seconds.clamp(0, header::MAX_MTIME), nanoseconds: 0 },
             false => Timestamp { seconds, nanoseconds },
@@ -79,10 +79,10 @@ prop_compose! {
     }
 }
 
-/// A file's bytes that are in the archive, each with its place in the file.
+/// The bytes of a file in the archive, each with its offset.
 type Content = Vec<(u64, u8)>;
 
-/// The data that `entry` has in an archive.
+/// The data of `entry` in an archive.
 fn stored(entry: &Entry) -> Content {
     let extents = match &entry.kind {
         Kind::File {
@@ -125,7 +125,7 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-/// Reads `bytes`, which come in pieces of the lengths given, over and over.
+/// Reads `bytes` in pieces of the given lengths, repeated.
 fn read(
     bytes: &[u8],
     pieces: &[usize],
@@ -216,8 +216,8 @@ proptest! {
     }
 }
 
-/// Gives each block of `bytes` that is not zero the checksum of a header, so that damage gets
-/// further than the sum.
+/// Sets a valid header checksum in each block of `bytes` that is not zero, so that damage passes
+/// the checksum.
 fn mend(bytes: &mut [u8]) {
     let (blocks, _) = bytes.as_chunks_mut::<BLOCK>();
     for block in blocks

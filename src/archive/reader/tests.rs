@@ -1,4 +1,4 @@
-//! What is read of archives made by hand.
+//! Reading archives made by hand.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod refusals;
@@ -8,7 +8,7 @@ use crate::archive::header::{self, Fields};
 use crate::archive::pax;
 use crate::entry::{Kind, Timestamp};
 
-/// An archive in the making.
+/// A builder of archives.
 #[derive(Clone, Default)]
 struct Archive(Vec<u8>);
 
@@ -18,7 +18,7 @@ impl Archive {
         self
     }
 
-    /// Data and what fills its last block.
+    /// Adds data and its padding.
     fn data(mut self, data: &[u8]) -> Archive {
         self.0.extend(data);
         self.0.resize(self.0.len() + padding(data.len() as u64), 0);
@@ -80,7 +80,7 @@ fn file(name: &[u8], size: usize) -> Fields<'_> {
     }
 }
 
-/// `block` with `bytes` at `at`, and the sum that belongs to it.
+/// `block` with `bytes` at `at` and a valid checksum.
 fn edited(mut block: [u8; BLOCK], edits: &[(usize, &[u8])]) -> [u8; BLOCK] {
     for (at, bytes) in edits {
         block[*at..at + bytes.len()].copy_from_slice(bytes);
@@ -562,7 +562,7 @@ fn large_numbers_of_gnu_are_read() {
     );
 }
 
-/// A sparse file of `size` bytes with `data`, as old GNU tar has it.
+/// A sparse file of `size` bytes with `data`, in the old GNU format.
 fn old_gnu(size: u64, extents: &[(u64, u64)], stored: usize) -> Archive {
     let extent =
         |(offset, length): &(u64, u64)| format!("{offset:011o}\0{length:011o}\0").into_bytes();

@@ -7,62 +7,62 @@
 use crate::archive::number;
 use crate::entry::Extent;
 
-/// Why a map is refused.
+/// A reason to refuse a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Something in it is not what should stand there.
+    /// It is malformed.
     #[error("its sparse map is malformed")]
     Malformed,
-    /// A number in it cannot be used.
+    /// A number in it is invalid.
     #[error("a number in its sparse map {0}")]
     Number(#[from] number::Error),
-    /// More extents than the reader keeps.
+    /// It has more extents than the limit.
     #[error("its sparse map has more than {limit} extents")]
     TooMany {
-        /// The most that are allowed.
+        /// The limit.
         limit: usize,
     },
-    /// An extent begins before the one in front of it ends.
+    /// An extent begins before the end of the previous one.
     #[error(
         "its sparse map has an extent at {offset} that lies before the end of the extent in front"
     )]
     Unsorted {
-        /// Where it begins in the file, in bytes.
+        /// Its offset in the file, in bytes.
         offset: u64,
     },
-    /// An extent goes beyond the end of the file.
+    /// An extent exceeds the end of the file.
     #[error(
         "its sparse map has an extent that ends at {end}, beyond the file's size of {size} bytes"
     )]
     BeyondSize {
-        /// Where it ends in the file, in bytes.
+        /// Its end in the file, in bytes.
         end: u64,
         /// Size of the file in bytes.
         size: u64,
     },
-    /// The archive does not hold as much data as the extents need.
+    /// The archive has less data than the extents need.
     #[error("its sparse map needs {mapped} bytes of data and {stored} are stored")]
     StoredSize {
-        /// Bytes in the extents together.
+        /// Total length of the extents, in bytes.
         mapped: u64,
-        /// Bytes in the archive.
+        /// Stored data, in bytes.
         stored: u64,
     },
-    /// No record says how large the file is.
+    /// The size of the file is missing.
     #[error("it is a sparse file without a size")]
     MissingSize,
-    /// The number of extents that is announced is not that of the map.
-    #[error("its sparse map announces another number of extents than it has")]
+    /// The announced number of extents is not that of the map.
+    #[error("the number of extents in its sparse map is wrong")]
     Count,
-    /// Records of several forms stand together, or of a form that is not known.
+    /// The records belong to several formats, or to an unknown one.
     #[error("its sparse map has no known version")]
     Version,
-    /// The member is no regular file.
-    #[error("it has a sparse map and is no regular file")]
+    /// The member is not a regular file.
+    #[error("it has a sparse map and is not a regular file")]
     NotAFile,
 }
 
-/// A map as far as it is read.
+/// A partly read map.
 #[derive(Debug)]
 pub struct Map {
     extents: Vec<Extent>,
@@ -72,7 +72,7 @@ pub struct Map {
 }
 
 impl Map {
-    /// An empty map that takes at most `limit` extents.
+    /// An empty map for at most `limit` extents.
     pub fn new(limit: usize) -> Map {
         Map {
             extents: Vec::new(),
@@ -82,8 +82,7 @@ impl Map {
         }
     }
 
-    /// Adds the next extent. One without bytes, as stands at the end of maps, is counted and not
-    /// kept.
+    /// Adds the next extent. An empty extent, as at the end of maps, is counted but not kept.
     pub fn push(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         if self.read >= self.limit {
             return Err(Error::TooMany { limit: self.limit });
@@ -99,12 +98,12 @@ impl Map {
         Ok(())
     }
 
-    /// How many extents were added.
+    /// The number of extents added.
     pub fn count(&self) -> usize {
         self.read
     }
 
-    /// The extents of a file of `size` bytes, of which the archive stores `stored`.
+    /// Returns the extents of a file of `size` bytes, of which the archive stores `stored`.
     pub fn finish(self, size: u64, stored: u64) -> Result<Vec<Extent>, Error> {
         if self.end > size {
             return Err(Error::BeyondSize {
@@ -134,17 +133,17 @@ pub fn list(map: &mut Map, text: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A map in header blocks: four extents in the member's own, 21 in each block behind it, 24 bytes
-/// an extent, its offset and length as header fields.
+/// A map in header blocks: four extents in the member's own, 21 in each further block. An extent
+/// has 24 bytes, its offset and length as header fields.
 #[derive(Debug)]
 pub struct OldGnu {
-    /// What was read.
+    /// The map so far.
     pub map: Map,
     is_at_end: bool,
 }
 
 impl OldGnu {
-    /// An empty map that takes at most `limit` extents.
+    /// An empty map for at most `limit` extents.
     pub fn new(limit: usize) -> OldGnu {
         OldGnu {
             map: Map::new(limit),
@@ -152,14 +151,14 @@ impl OldGnu {
         }
     }
 
-    /// Reads the extents of a block. `continued` is the byte that is not 0 when another block
-    /// follows; true when so.
+    /// Reads the extents of a block. `continued` is the byte that is not 0 if another block
+    /// follows. Returns true if so.
     pub fn read(&mut self, extents: &[u8], continued: u8) -> Result<bool, Error> {
         let (extents, _) = extents.as_chunks::<24>();
         for extent in extents {
             let (offset, length) = extent.split_at(12);
-            // The first extent without a length ends the map; some readers then look for more and
-            // others do not.
+            // An extent without a length ends the map. Some readers go on after it and others do
+            // not.
             if length.first() == Some(&0) {
                 self.is_at_end = true;
             } else if self.is_at_end {
@@ -178,27 +177,27 @@ impl OldGnu {
         }
     }
 
-    /// Reads a block of extents; true when another follows.
+    /// Reads a block of extents. Returns true if another follows.
     pub fn read_block(&mut self, block: &[u8; 512]) -> Result<bool, Error> {
         self.read(&block[..504], block[504])
     }
 }
 
-/// A 1.0 map: decimal lines in whole blocks before the data, the number of extents first, then
-/// offset and length of each.
+/// A map of format 1.0: decimal lines in whole blocks before the data, first the number of extents,
+/// then offset and length of each.
 #[derive(Debug)]
 pub struct Text {
-    /// What was read.
+    /// The map so far.
     pub map: Map,
-    /// Extents still to come; `None` before the first line.
+    /// Number of extents left; `None` before the first line.
     left: Option<u64>,
-    /// The line as far as it is read.
+    /// The partly read line.
     number: Vec<u8>,
     offset: Option<u64>,
 }
 
 impl Text {
-    /// An empty map that takes at most `limit` extents.
+    /// An empty map for at most `limit` extents.
     pub fn new(limit: usize) -> Text {
         Text {
             map: Map::new(limit),
@@ -208,15 +207,15 @@ impl Text {
         }
     }
 
-    /// Reads a block; true when the map goes on in the next one. What stands behind the map in its
-    /// last block is padding.
+    /// Reads a block. Returns true if the map continues in the next one. The rest of the last block
+    /// is padding.
     pub fn read_block(&mut self, block: &[u8; 512]) -> Result<bool, Error> {
         for byte in block {
             if self.left == Some(0) {
                 break;
             }
             if *byte != b'\n' {
-                // No number that can be used is longer.
+                // Valid numbers are shorter.
                 if self.number.len() > 20 {
                     return Err(Error::Malformed);
                 }

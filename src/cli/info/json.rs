@@ -1,22 +1,19 @@
 //! The object that `info --json` documents.
 
-use isar_tarball::info::{Frames, Info};
-use isar_tarball::pack::hex;
-use isar_tarball::sbuild::accounts;
-use isar_tarball::sbuild::build_user::BuildUsers;
+use isar_tarball::{Frames, InfoReport, hex};
 use serde_json::{Value, json};
 
 use super::{Args, table};
 use crate::cli::members;
 
-pub fn object(
-    info: &Info,
-    args: &Args,
-    users: Option<Result<BuildUsers, accounts::Error>>,
-) -> Value {
+pub fn object(found: &InfoReport, args: &Args) -> Value {
+    let info = &found.description;
     let system = &info.system;
     let ratio = (info.archive_bytes > 0).then(|| info.tar_bytes as f64 / info.archive_bytes as f64);
-    let users = users.and_then(Result::ok);
+    let users = found
+        .build_users
+        .as_ref()
+        .and_then(|users| users.as_ref().ok());
     json!({
         "archive": args.archive.to_string_lossy(),
         "archive_bytes": info.archive_bytes,

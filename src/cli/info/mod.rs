@@ -5,14 +5,11 @@ mod table;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-use isar_tarball::info::{self, Info};
-use isar_tarball::sbuild::accounts;
-use isar_tarball::sbuild::build_user::BuildUsers;
+use isar_tarball::Info;
 
+use super::Globals;
 use super::report::{self, Status};
-use super::source::{self, Reading};
-use super::{Globals, place};
+use super::session::{ReadingArgs, archive};
 
 /// Show what an archive is: its compression, its members, and the root file system in it
 ///
@@ -27,7 +24,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
 
 const DETAILS: &str = "\
@@ -57,26 +54,15 @@ Example: isar-tarball info schroot.tar.zst
                         for a caller without a name";
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
-    let named = || format!("cannot read {:?}", args.archive);
-    let file = source::open(&args.archive).with_context(named)?;
-    let info = info::inspect(file, &args.reading.options()).with_context(named)?;
-    let users = build_users(&info);
+    let info = Info {
+        reading: args.reading.into(),
+        ..Info::new(archive(&args.archive))
+    };
+    let found = info.run()?;
     let text = match args.json {
-        true => format!("{:#}\n", json::object(&info, &args, users)),
-        false => table::text(
-            &info,
-            &args.archive,
-            users,
-            report::is_coloured(globals.color),
-        ),
+        true => format!("{:#}\n", json::object(&found, &args)),
+        false => table::text(&found, &args.archive, report::is_coloured(globals.color)),
     };
     report::result(&text)?;
     Ok(Status::Done)
-}
-
-/// Whom sbuild would build as for the caller; `None` where the archive has no users.
-fn build_users(info: &Info) -> Option<Result<BuildUsers, accounts::Error>> {
-    let caller = place::caller().ok().and_then(|account| account.name);
-    let accounts = info.system.accounts.as_ref()?;
-    Some(accounts.build_users(caller.as_ref().map(|name| name.as_bytes())))
 }

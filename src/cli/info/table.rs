@@ -2,21 +2,14 @@
 
 use std::path::Path;
 
-use isar_tarball::error::Escaped;
-use isar_tarball::info::{Frames, Info, System};
-use isar_tarball::input::Compression;
-use isar_tarball::pack::hex;
-use isar_tarball::sbuild::accounts;
-use isar_tarball::sbuild::build_user::BuildUsers;
+use isar_tarball::{Compression, Description, Escaped, Frames, InfoReport, System, hex};
 
 use crate::cli::members;
 use crate::cli::values::human;
 
-type Users = Option<Result<BuildUsers, accounts::Error>>;
-
 /// Two columns, the first in bold when `is_coloured`.
-pub fn text(info: &Info, archive: &Path, users: Users, is_coloured: bool) -> String {
-    let rows = rows(info, archive, users);
+pub fn text(found: &InfoReport, archive: &Path, is_coloured: bool) -> String {
+    let rows = rows(found, archive);
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let (bold, plain) = if is_coloured {
         ("\x1b[1m", "\x1b[0m")
@@ -28,7 +21,8 @@ pub fn text(info: &Info, archive: &Path, users: Users, is_coloured: bool) -> Str
         .collect()
 }
 
-fn rows(info: &Info, archive: &Path, users: Users) -> Vec<(&'static str, String)> {
+fn rows(found: &InfoReport, archive: &Path) -> Vec<(&'static str, String)> {
+    let info = &found.description;
     let name = if archive.as_os_str() == "-" {
         String::from("stdin")
     } else {
@@ -53,7 +47,7 @@ fn rows(info: &Info, archive: &Path, users: Users) -> Vec<(&'static str, String)
         ("content", format!("{} in files", human(info.file_bytes))),
     ];
     system(&info.system, &mut rows);
-    match users {
+    match &found.build_users {
         Some(Ok(users)) => {
             let caller = users
                 .caller
@@ -115,7 +109,7 @@ fn window_size(bytes: u64) -> String {
     }
 }
 
-fn all_members(info: &Info) -> String {
+fn all_members(info: &Description) -> String {
     let mut text = members::words(&info.members);
     for (count, what) in [
         (info.with_xattrs, "extended attributes"),

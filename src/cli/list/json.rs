@@ -1,8 +1,6 @@
 //! A member as JSON.
 
-use isar_tarball::archive::reader::Member;
-use isar_tarball::entry::Kind;
-use isar_tarball::tree::selection::clean;
+use isar_tarball::{Kind, Member};
 use serde_json::{Map, Value, json};
 
 /// The object that `list --json` documents.
@@ -10,7 +8,7 @@ pub fn member(member: &Member) -> Value {
     let entry = &member.entry;
     let mut object = Map::new();
     bytes(&mut object, "name", &member.name);
-    bytes(&mut object, "path", &clean(&entry.path));
+    bytes(&mut object, "path", &member.clean_path());
     object.insert("kind".into(), entry.kind.name().into());
     object.insert("mode".into(), format!("{:04o}", entry.mode).into());
     object.insert("uid".into(), entry.uid.into());

@@ -3,10 +3,7 @@
 
 use std::io::Write;
 
-use isar_tarball::archive::header::decode::Header;
-use isar_tarball::archive::reader::Member;
-use isar_tarball::entry::{Kind, Timestamp};
-use isar_tarball::sys::local_time;
+use isar_tarball::{Kind, Member, Timestamp, local_time};
 
 use crate::cli::quoting;
 
@@ -55,7 +52,7 @@ impl Lines {
 /// `-rwxr-xr-x`.
 fn mode(member: &Member) -> String {
     let mode = member.entry.mode;
-    let kind = match (&member.entry.kind, own_header(member).map(Header::typeflag)) {
+    let kind = match (&member.entry.kind, member.type_flag()) {
         (Kind::File { .. }, Some(b'7')) => 'C',
         (Kind::File { .. }, _) => '-',
         (Kind::Directory, _) => 'd',
@@ -88,15 +85,8 @@ fn size(member: &Member) -> String {
         Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
             format!("{major},{minor}")
         }
-        _ => own_header(member)
-            .and_then(|header| header.size().ok())
-            .unwrap_or(0)
-            .to_string(),
+        _ => member.stored_size().unwrap_or(0).to_string(),
     }
-}
-
-fn own_header(member: &Member) -> Option<Header<'_>> {
-    member.headers.last().map(|header| Header(&header.block))
 }
 
 /// Local time, with as many decimals as it has; seconds since 1970 where no calendar has the year.

@@ -6,22 +6,18 @@ mod line;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
-use isar_tarball::archive::reader::{Event, Limits, Member};
-use isar_tarball::error::Escaped;
-use isar_tarball::input::Input;
-use isar_tarball::member_stream;
-use isar_tarball::tree::selection::{Selection, clean};
+use anyhow::anyhow;
+use isar_tarball::{Escaped, List, Member};
 
 use super::report::{self, Status};
-use super::source::{self, Reading};
+use super::session::{ReadingArgs, archive};
 use super::{Globals, quoting};
 use line::Lines;
 
 /// List the members of an archive
 ///
-/// One name a line, as `tar -tf` prints it: what is not printable is escaped. A MEMBER is a path or
-/// a pattern (see pack --exclude), with or without ./ in front; a directory stands for all below
+/// One name per line, as `tar -tf` prints it: what is not printable is escaped. A MEMBER is a path
+/// or a pattern (see pack --exclude), with or without ./ in front; a directory includes all below
 /// it.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball list -l schroot.tar.zst usr/bin", after_long_help = DETAILS)]
@@ -37,7 +33,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
 
 const DETAILS: &str = "\
@@ -58,16 +54,21 @@ The exit status is 2 when a MEMBER is not in the archive; the others are listed 
   acls           \"access\", \"default\", or both
 Where a name is not UTF-8, name_hex, path_hex and target_hex have its bytes.";
 
-/// What stands in front of the first member.
+/// JSON before the first member.
 const JSON_BEGIN: &[u8] = b"{\"members\": [\n";
 
 /// How much is printed at once, in bytes.
 const BUFFER: usize = 256 << 10;
 
 pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
-    let mut selection = Selection::new(args.member.iter().map(String::as_str))?;
-    list(&args, &mut selection).with_context(|| format!("cannot list {:?}", args.archive))?;
-    let missing = selection.missing();
+    let list = List {
+        members: args.member.clone(),
+        reading: args.reading.into(),
+        ..List::new(archive(&args.archive))
+    };
+    let mut printer = Printer::new(&args);
+    let missing = list.run(|member| report::written(printer.print(member)))?;
+    report::written(printer.finish())?;
     for member in &missing {
         report::error(&anyhow!(
             "{:?}: {}: no such member",
@@ -75,27 +76,13 @@ pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
             Escaped(member)
         ));
     }
-    Ok(if missing.is_empty() {
-        Status::Done
-    } else {
-        Status::Failed
+    Ok(match missing.is_empty() {
+        true => Status::Done,
+        false => Status::Failed,
     })
 }
 
-fn list(args: &Args, selection: &mut Selection) -> anyhow::Result<()> {
-    let mut input = Input::open(source::open(&args.archive)?, &args.reading.options())?;
-    let mut printer = Printer::new(args);
-    let is_everything = selection.is_everything();
-    member_stream::read(&mut input, Limits::default(), |event| match event {
-        Event::Member(member) if is_everything || selection.takes(&clean(&member.entry.path)) => {
-            report::written(printer.print(&member))
-        }
-        _ => Ok(()),
-    })?;
-    report::written(printer.finish())
-}
-
-/// Puts members on stdout.
+/// Prints members on stdout.
 struct Printer {
     out: BufWriter<io::StdoutLock<'static>>,
     form: Form,

@@ -280,7 +280,7 @@ fn groups_of_hard_links_are_compared_whatever_name_comes_first() {
     ] {
         assert_eq!(found(&a, &b, STRICT), expected);
     }
-    // What all names of a file share is reported once.
+    // Properties that all names of a file share are reported once.
     let (a, mut b) = (linked(&[&["x", "y"]]), linked(&[&["x", "y"]]));
     b.files.first_mut().unwrap().uid = 1;
     assert_eq!(found(&a, &b, STRICT), ["x owner 0:0 -> 1:0"]);

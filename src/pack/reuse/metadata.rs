@@ -1,5 +1,6 @@
-//! What the walk saw of a frame's members: all that decides their bytes but the content and the
-//! extended attributes of files, and all that changes when those do (size, mtime, ctime, inode).
+//! The metadata of a frame's members as seen by the walk: everything that determines their bytes
+//! except file contents and extended attributes, and everything that changes when those do (size,
+//! mtime, ctime, inode).
 
 use std::ops::Range;
 
@@ -11,17 +12,17 @@ use crate::pack::members::PackContext;
 use crate::pack::plan::{Content, Frame};
 use crate::tree::walk::{NodeId, NodeKind, Tree};
 
-/// What was seen of a frame.
+/// The metadata of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Equal for equal members, options and pieces of them only.
+    /// A digest that is equal only for equal members, options and parts.
     pub digest: Digest,
     /// The last change of any member.
     pub changed: Timestamp,
 }
 
-/// What the walk saw of the members of `frame`. `is_last` says that the end of the archive stands
-/// in it too.
+/// The metadata of the members of `frame`. `is_last`: the frame also contains the end of the
+/// archive.
 pub fn seen(source: &PackContext<'_>, frame: &Frame, is_last: bool) -> Seen {
     let mut fields = Fields {
         hasher: Hasher::new(),
@@ -54,7 +55,7 @@ pub fn seen(source: &PackContext<'_>, frame: &Frame, is_last: bool) -> Seen {
     }
 }
 
-/// Feeds fields to a hash, each so that no two lists of fields give the same bytes.
+/// Feeds fields to a hash, encoded so that different lists of fields give different bytes.
 struct Fields {
     hasher: Hasher,
     changed: Timestamp,

@@ -1,15 +1,14 @@
-//! Taking over compressed frames of an older archive, so that the new one is byte for byte what it
-//! would be without.
+//! Reuse of compressed frames of an older archive. The new archive has the same bytes as without
+//! reuse.
 //!
-//! The pack that wrote the older archive has left a state: for each frame the digests of its
-//! content, of what decided its compression, and of the compressed bytes. A frame is taken over
-//! when the same content would be compressed in the same way by the same program, and when the
-//! bytes that stand in the older archive now are those that were written. Everything else, and
-//! every doubt, is compressed as always.
+//! The `pack` that wrote the older archive has left a state: for each frame the digests of its
+//! content, of its compression parameters, and of the compressed bytes. A frame is reused if the
+//! same program would compress the same content in the same way, and if its bytes in the older
+//! archive are still those that were written. All other frames are compressed.
 //!
-//! The bytes are read, hashed and written from memory rather than with `copy_file_range`: another
-//! process may write to the older archive between hashing and copying. Frames begin anywhere in a
-//! block, so no file system could share them between the two files either.
+//! The bytes are read, hashed and written from memory, not with `copy_file_range`: another process
+//! may write to the older archive between hashing and copying. Frames are not aligned to blocks, so
+//! a file system could not share them anyway.
 
 mod metadata;
 mod state;
@@ -26,22 +25,22 @@ use super::Format;
 use crate::entry::Timestamp;
 use crate::sys::pread_append;
 
-/// A change of a file may not show when it comes within this many seconds after another one: file
-/// systems' clocks tick, FAT's every two seconds.
+/// A change of a file within this many seconds of another one may not show in its times: file
+/// systems have coarse timestamps, FAT of two seconds.
 const CLOCK_TICK: i64 = 2;
 
-/// How frames of an older archive are taken over.
+/// Options and source of reuse.
 #[derive(Debug)]
 pub struct Reuse {
-    /// Who packs, see [`context`].
+    /// Digest of the program and namespace, see [`context`].
     pub context: Digest,
-    /// The older archive; without one everything is compressed, and the new archive's state is made
-    /// for the next time.
+    /// The older archive. Without one, all frames are compressed, and the state of the new archive
+    /// is recorded for the next time.
     pub old: Option<Old>,
-    /// Take over frames unread whose members have the metadata that they had when the older archive
-    /// was made.
+    /// Reuse a frame without reading its files if the metadata of its members is unchanged since
+    /// the older archive was written.
     pub trust_metadata: bool,
-    /// The time before the tree is walked, by the clock that the tree's file system has.
+    /// The time before the walk, by the clock of the tree's file system.
     pub started: Timestamp,
 }
 
@@ -49,28 +48,28 @@ pub struct Reuse {
 #[derive(Debug)]
 pub struct Old {
     file: File,
-    /// Its frames, each behind its place in the archive.
+    /// Its frames, each with its offset in the archive.
     frames: Vec<(u64, Record)>,
 }
 
-/// A frame that was looked for in an older archive.
+/// Result of the search for a frame in an older archive.
 #[derive(Debug)]
 pub enum Found {
-    /// It is there, and this is its record.
+    /// The frame is intact; this is its record.
     Intact(Record),
-    /// It was there once; something else stands in its place, or nothing can be read.
+    /// The state has the frame, but its bytes have changed or cannot be read.
     Damaged,
-    /// It is not there.
+    /// The state does not have the frame.
     Missing,
 }
 
-/// The digest of all that decides which bytes come out, beside the tree and the options: the
-/// program (its own bytes) and zstd's version; and of how ids look (the maps of the namespace),
-/// without which metadata say nothing about ACLs.
+/// The digest of everything except the tree and the options that determines the output: the program
+/// (its own bytes), the zstd version, and the id maps of the namespace, without which metadata
+/// cannot be compared with ACLs.
 ///
 /// # Errors
 ///
-/// The program cannot be read.
+/// If the program cannot be read.
 pub fn context(program: impl io::Read, id_maps: &[u8]) -> io::Result<Digest> {
     let program = blake3::Hasher::new().update_reader(program)?.finalize();
     let zstd = zstd::zstd_safe::version_number().to_le_bytes();
@@ -78,7 +77,7 @@ pub fn context(program: impl io::Read, id_maps: &[u8]) -> io::Result<Digest> {
     Ok(blake3::hash(parts.map(|part| *part.as_bytes()).as_flattened()).into())
 }
 
-/// The digest of how a frame of so many bytes of content is compressed.
+/// The digest of the compression parameters for a frame of this content size.
 pub fn recipe(format: Format, content_bytes: u64, is_large: bool) -> Digest {
     let text = match format {
         Format::Zstd(level) => level.recipe(
@@ -91,8 +90,8 @@ pub fn recipe(format: Format, content_bytes: u64, is_large: bool) -> Digest {
 }
 
 impl Reuse {
-    /// The frame of the older archive that was made of members with the same metadata, if such are
-    /// to be trusted. It comes into `bytes`.
+    /// Finds the frame of the older archive whose members have the same metadata, if metadata is
+    /// trusted, and reads it into `bytes`.
     pub fn by_metadata(
         &self,
         seen: &Seen,
@@ -108,8 +107,8 @@ impl Reuse {
         self.find(is_it, bytes)
     }
 
-    /// The frame of the older archive that has this content and was compressed in this way. It
-    /// comes into `bytes`.
+    /// Finds the frame of the older archive with this content and these compression parameters, and
+    /// reads it into `bytes`.
     pub fn by_content(&self, content: &Digest, recipe: &Digest, bytes: &mut Vec<u8>) -> Found {
         self.find(
             |record| record.content == *content && record.recipe == *recipe,
@@ -130,8 +129,8 @@ impl Reuse {
         }
     }
 
-    /// The digest to record of what was seen: none when a member has changed so shortly before that
-    /// a further change, after it was read, might not show.
+    /// The metadata digest to record: none if a member has changed so recently that a further
+    /// change, after it was read, might not show.
     pub fn lasting(&self, seen: &Seen) -> Option<Digest> {
         let limit = Timestamp {
             seconds: self.started.seconds.saturating_sub(CLOCK_TICK),
@@ -142,12 +141,12 @@ impl Reuse {
 }
 
 impl Old {
-    /// The archive in `file` with the state that its pack left in `state`. Only frames that were
-    /// written in `context` can be taken over.
+    /// Opens the archive in `file` with its `state`. Only frames that were written in `context` can
+    /// be reused.
     ///
     /// # Errors
     ///
-    /// Why nothing can be taken over.
+    /// The reason why no frame can be reused.
     pub fn new(file: File, state: &[u8], context: &Digest) -> Result<Old, Unusable> {
         let state = State::decode(state)?;
         if state.context != *context {
@@ -167,11 +166,10 @@ impl Old {
         Ok(Old { file, frames })
     }
 
-    /// Reads a frame into `bytes`, whose former content goes; false when it is not what was
-    /// written.
+    /// Reads a frame into `bytes`, replacing what it had. False if the frame has changed.
     fn read(&self, offset: u64, record: &Record, bytes: &mut Vec<u8>) -> io::Result<bool> {
-        // The archive was as long as all frames together when it was opened, so this is no more
-        // than it took on the disk.
+        // When opened, the archive had the total length of the frames, so this allocates no more
+        // than its size on disk.
         let length =
             usize::try_from(record.compressed_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         bytes.clear();

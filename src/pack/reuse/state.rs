@@ -1,79 +1,79 @@
-//! What a pack remembers of the frames that it wrote, and the file that this is kept in.
+//! The state: a record of the frames that `pack` wrote, and its file format.
 //!
 //! The file, numbers little-endian: [`MAGIC`]; the context (32 bytes); the number of frames (4);
 //! for each frame in the order of the archive the digests of its content, recipe, metadata (zeros:
 //! none) and compressed bytes (32 each), the lengths of content and compressed bytes and the count
-//! of attributes left out (8 each); at the end the digest of all that stands before it (32).
-//! Digests are BLAKE3.
+//! of attributes left out (8 each); at the end the digest of everything before it (32). Digests are
+//! BLAKE3.
 
-/// What the file begins with; the number goes up with the layout.
+/// Magic of the file; the number is increased when the layout changes.
 const MAGIC: &[u8; 24] = b"isar-tarball frames 1\n\0\0";
 
-/// A BLAKE3 digest. Not a faster, weaker hash: whoever writes files of a tree must not be able to
-/// make two contents that are taken for one another.
+/// A BLAKE3 digest. Not a faster, weaker hash: the authors of files in a tree must not be able to
+/// produce two contents with the same digest.
 pub type Digest = [u8; 32];
 
-/// Bytes of the file beside the frames: magic, context, number of frames, digest.
+/// Bytes of the file without the frames: magic, context, number of frames, digest.
 const FRAME_FREE: usize = MAGIC.len() + 32 + 4 + 32;
 
-/// Bytes for each frame.
+/// Bytes per frame.
 const FRAME: usize = 4 * 32 + 3 * 8;
 
-/// No state is longer, in bytes: more frames than this has no archive.
+/// Maximum length of a state, in bytes: that of an archive with the maximum number of frames.
 pub const LARGEST: u64 = (FRAME_FREE + (FRAME << 20)) as u64;
 
 /// A frame that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Of its content, the bytes of the tar stream.
+    /// Digest of its content, the bytes of the tar stream.
     pub content: Digest,
-    /// Of the parameters that it was compressed with.
+    /// Digest of its compression parameters.
     pub recipe: Digest,
-    /// Of what the walk saw of its members; `None` when one of them had changed so shortly before
-    /// that another change might not show.
+    /// Digest of the metadata of its members; `None` if one of them had changed so recently that a
+    /// further change might not show.
     pub metadata: Option<Digest>,
-    /// Of its bytes in the archive.
+    /// Digest of its compressed bytes.
     pub compressed: Digest,
     /// Length of its content in bytes.
     pub content_bytes: u64,
-    /// Length in the archive in bytes.
+    /// Compressed length in bytes.
     pub compressed_bytes: u64,
-    /// Extended attributes of its members that were left out.
+    /// Number of skipped extended attributes of its members.
     pub skipped_xattrs: u64,
 }
 
 /// An archive that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Of who wrote it, see [`super::context`].
+    /// Digest of the program and namespace that wrote it, see [`super::context`].
     pub context: Digest,
-    /// Its frames, together the whole archive.
+    /// Its frames, which make up the whole archive.
     pub frames: Vec<Record>,
 }
 
-/// Why nothing can be taken over from an archive.
+/// A reason why no frame of an archive can be reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// The file of the state is not what was written.
+    /// The state file is damaged.
     #[error("its state is damaged, or written by another version of isar-tarball")]
     State,
-    /// Another program, zstd library or namespace.
+    /// It was written by another program or zstd library, or in another namespace.
     #[error("another build of isar-tarball made it, or this one in another namespace")]
     Context,
-    /// The archive does not have the length that its frames come to.
+    /// The length of the archive is not the total of its frames.
     #[error("it has changed since its state was written")]
     Archive,
 }
 
 impl State {
-    /// The length of the archive in bytes; `None` when it is no number of 64 bits.
+    /// The length of the archive in bytes; `None` on overflow.
     pub fn archive_bytes(&self) -> Option<u64> {
         self.frames
             .iter()
             .try_fold(0u64, |sum, frame| sum.checked_add(frame.compressed_bytes))
     }
 
-    /// The file's content.
+    /// Encodes the state for its file.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = [
             &MAGIC[..],
@@ -103,7 +103,7 @@ impl State {
         out
     }
 
-    /// Reads what [`State::encode`] made, and nothing else.
+    /// Decodes the result of [`State::encode`], and refuses anything else.
     pub fn decode(bytes: &[u8]) -> Result<State, Unusable> {
         let (mut rest, digest) = bytes.split_last_chunk::<32>().ok_or(Unusable::State)?;
         if blake3::hash(rest).as_bytes() != digest {

@@ -40,13 +40,17 @@ struct Seen {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((_, stream)) = isar_tarball_fuzz::stream(bytes) else { return };
+    let Some((_, stream)) = isar_tarball_fuzz::stream(bytes) else {
+        return;
+    };
     let (members, is_whole) = read(&stream);
     let mut archive = Archive::new(stream.as_slice());
     let entries = archive.entries().expect("nothing is read yet");
     // They show global headers and labels as members.
     let mut theirs = entries.filter(|entry| {
-        !entry.as_ref().is_ok_and(|entry| matches!(entry.header().entry_type().as_byte(), b'g' | b'V'))
+        !entry
+            .as_ref()
+            .is_ok_and(|entry| matches!(entry.header().entry_type().as_byte(), b'g' | b'V'))
     });
     let mut has_global = false;
     for seen in &members {
@@ -60,12 +64,19 @@ fuzz_target!(|bytes: &[u8]| {
         match entry {
             Some(Ok(entry)) => compare(seen, entry, &records, has_global),
             Some(Err(_)) if typeflag(member) == b'S' => return,
-            other => panic!("{:?} is not there for them: {:?}", member.entry, other.map(|entry| entry.map(|_| ()))),
+            other => panic!(
+                "{:?} is not there for them: {:?}",
+                member.entry,
+                other.map(|entry| entry.map(|_| ()))
+            ),
         }
     }
     // An error can still come of a label behind the last member.
     if is_whole {
-        assert!(!matches!(theirs.next(), Some(Ok(_))), "they find another member");
+        assert!(
+            !matches!(theirs.next(), Some(Ok(_))),
+            "they find another member"
+        );
     }
 });
 
@@ -75,9 +86,18 @@ fn read(mut stream: &[u8]) -> (Vec<Seen>, bool) {
     let (mut members, mut current) = (Vec::new(), None);
     loop {
         match reader.next(&mut stream) {
-            Ok(Some(Event::Member(member))) => current = Some(Seen { member, data: Vec::new() }),
+            Ok(Some(Event::Member(member))) => {
+                current = Some(Seen {
+                    member,
+                    data: Vec::new(),
+                })
+            }
             Ok(Some(Event::Data(offset, data))) => {
-                current.as_mut().expect("a member before its data").data.push((offset, data.to_vec()));
+                current
+                    .as_mut()
+                    .expect("a member before its data")
+                    .data
+                    .push((offset, data.to_vec()));
             }
             Ok(Some(Event::MemberEnd)) => members.extend(current.take()),
             Ok(None) => return (members, reader.finish().is_ok()),
@@ -91,25 +111,44 @@ struct Records(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Records {
     fn of(member: &Member, stream: &[u8]) -> Records {
-        let headers = member.headers.iter().filter(|header| header.block[156] == b'x');
+        let headers = member
+            .headers
+            .iter()
+            .filter(|header| header.block[156] == b'x');
         let records = headers.flat_map(|header| {
             let data = &stream[header.offset as usize + 512..][..header.payload as usize];
             decode::records(data).map(|record| record.expect("read before"))
         });
-        Records(records.map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
+        Records(
+            records
+                .map(|(key, value)| (key.to_vec(), value.to_vec()))
+                .collect(),
+        )
     }
 
     fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
+        self.0
+            .iter()
+            .find(|(known, _)| known == key)
+            .map(|(_, value)| value.as_slice())
     }
 
     fn is_sparse(&self) -> bool {
-        self.0.iter().any(|(key, _)| key.starts_with(b"GNU.sparse."))
+        self.0
+            .iter()
+            .any(|(key, _)| key.starts_with(b"GNU.sparse."))
     }
 }
 
 fn own_header(member: &Member) -> &Header {
-    Header::from_byte_slice(member.headers.last().expect("a header of its own").block.as_slice())
+    Header::from_byte_slice(
+        member
+            .headers
+            .last()
+            .expect("a header of its own")
+            .block
+            .as_slice(),
+    )
 }
 
 fn typeflag(member: &Member) -> u8 {
@@ -129,13 +168,24 @@ fn parts_ways(member: &Member, records: &Records, stream: &[u8]) -> bool {
             .block
             .iter()
             .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    u32::from(*byte)
+                }
+            })
             .sum();
-        is_extension && !is_known || header.cksum().ok() != Some(sum) || raw.block[124..136] == [0; 12]
+        is_extension && !is_known
+            || header.cksum().ok() != Some(sum)
+            || raw.block[124..136] == [0; 12]
     });
     (!is_file && typeflag(member) != b'D' && says_size)
         || has_odd_header
-        || records.0.iter().any(|(key, value)| key.contains(&b'\n') || value.contains(&b'\n'))
+        || records
+            .0
+            .iter()
+            .any(|(key, value)| key.contains(&b'\n') || value.contains(&b'\n'))
         || (typeflag(member) == b'S' && has_odd_map(member, stream))
 }
 
@@ -149,16 +199,31 @@ fn has_odd_map(member: &Member, stream: &[u8]) -> bool {
         rest = &rest[512..];
     }
     let is_odd = |extent: &[u8]| extent[0] == 0 && extent[12] != 0;
-    blocks.iter().any(|(extents, goes_on)| *goes_on > 1 || extents.chunks(24).any(is_odd))
+    blocks
+        .iter()
+        .any(|(extents, goes_on)| *goes_on > 1 || extents.chunks(24).any(is_odd))
 }
 
 fn compare(seen: &Seen, mut entry: tar::Entry<'_, &[u8]>, records: &Records, has_global: bool) {
-    let Member { entry: ours, name, .. } = &*seen.member;
+    let Member {
+        entry: ours, name, ..
+    } = &*seen.member;
     let header = entry.header().clone();
-    assert_eq!(entry.raw_header_position(), seen.member.headers.last().expect("a header of its own").offset);
-    let has_other_version = header.as_bytes()[257..263] == *b"ustar\0" && header.as_ustar().is_none();
+    assert_eq!(
+        entry.raw_header_position(),
+        seen.member
+            .headers
+            .last()
+            .expect("a header of its own")
+            .offset
+    );
+    let has_other_version =
+        header.as_bytes()[257..263] == *b"ustar\0" && header.as_ustar().is_none();
     if records.get(b"GNU.sparse.name").is_none() && !has_other_version {
-        assert_eq!(without_nuls(&entry.path_bytes()).escape_ascii().to_string(), name.escape_ascii().to_string());
+        assert_eq!(
+            without_nuls(&entry.path_bytes()).escape_ascii().to_string(),
+            name.escape_ascii().to_string()
+        );
     }
     compare_kinds(&ours.kind, &entry);
     if let Ok(mode) = header.mode() {
@@ -167,11 +232,17 @@ fn compare(seen: &Seen, mut entry: tar::Entry<'_, &[u8]>, records: &Records, has
     if !has_global {
         let ids = [(header.uid(), ours.uid), (header.gid(), ours.gid)];
         assert!(
-            ids.iter().all(|(theirs, ours)| theirs.as_ref().map_or(true, |theirs| *theirs == u64::from(*ours))),
+            ids.iter().all(|(theirs, ours)| theirs
+                .as_ref()
+                .map_or(true, |theirs| *theirs == u64::from(*ours))),
             "{ids:?}"
         );
         if records.get(b"mtime").is_none() && ours.mtime.seconds >= 0 {
-            assert!(header.mtime().map_or(true, |mtime| mtime == ours.mtime.seconds as u64));
+            assert!(
+                header
+                    .mtime()
+                    .map_or(true, |mtime| mtime == ours.mtime.seconds as u64)
+            );
         }
     }
     if let Kind::File { size, .. } = ours.kind
@@ -202,7 +273,10 @@ fn compare_kinds(ours: &Kind, entry: &tar::Entry<'_, &[u8]>) {
         // Ours is without `./` in front and slashes behind.
         (Kind::HardLink { target: ours }, EntryType::Link) => {
             let theirs = target();
-            let end = theirs.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+            let end = theirs
+                .iter()
+                .rposition(|byte| *byte != b'/')
+                .map_or(0, |last| last + 1);
             assert!(theirs[..end.max(1)].ends_with(ours) || theirs.ends_with(ours));
         }
         (Kind::Fifo, EntryType::Fifo) => {}
@@ -218,5 +292,8 @@ fn compare_kinds(ours: &Kind, entry: &tar::Entry<'_, &[u8]>) {
 
 /// They leave NULs at the end of long names.
 fn without_nuls(name: &[u8]) -> &[u8] {
-    &name[..name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)]
+    &name[..name
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1)]
 }

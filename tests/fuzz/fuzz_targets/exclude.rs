@@ -5,10 +5,17 @@ use isar_tarball::tree::exclude::Patterns;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return;
+    };
     let (pattern, path) = (&bytes[..end], &bytes[end + 1..]);
-    let Ok(pattern) = str::from_utf8(pattern) else { return };
-    let Ok(patterns) = Patterns::new([pattern]) else { return };
-    let anchored = Patterns::new([format!("/{pattern}").as_str()]).expect("a slash in front changes nothing");
+    let Ok(pattern) = str::from_utf8(pattern) else {
+        return;
+    };
+    let Ok(patterns) = Patterns::new([pattern]) else {
+        return;
+    };
+    let anchored =
+        Patterns::new([format!("/{pattern}").as_str()]).expect("a slash in front changes nothing");
     assert_eq!(patterns.matches(path), anchored.matches(path));
 });

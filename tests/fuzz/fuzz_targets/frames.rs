@@ -23,7 +23,9 @@ const MOST: u64 = 1 << 20;
 
 // The first byte says how many bytes stand before the archive.
 fuzz_target!(|bytes: &[u8]| {
-    let Some((before, archive)) = bytes.split_first() else { return };
+    let Some((before, archive)) = bytes.split_first() else {
+        return;
+    };
     let start = u64::from(before % 4);
     let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
     file.write_all_at(archive, start).expect("written");
@@ -33,7 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
         // zstd has the last word on whether this is an archive. Of what it takes, these three are
         // refused here.
         Err(error) => assert!(
-            !zstd_finds_frames(archive) || matches!(error.fault, Fault::Dictionary(_) | Fault::Corrupt(_)),
+            !zstd_finds_frames(archive)
+                || matches!(error.fault, Fault::Dictionary(_) | Fault::Corrupt(_)),
             "{error}"
         ),
     }
@@ -53,12 +56,20 @@ fn check(archive: &[u8], frames: &[Frame]) {
         if frame.window > WIDEST {
             continue;
         }
-        assert_eq!(zstd_safe::find_frame_compressed_size(bytes).ok(), Some(bytes.len()), "{frame:?}");
+        assert_eq!(
+            zstd_safe::find_frame_compressed_size(bytes).ok(),
+            Some(bytes.len()),
+            "{frame:?}"
+        );
         if frame.is_skippable {
             assert_eq!((frame.content, frame.window), (Some(0), 0));
             continue;
         }
-        assert_eq!(zstd_safe::get_frame_content_size(bytes).ok(), Some(frame.content), "{frame:?}");
+        assert_eq!(
+            zstd_safe::get_frame_content_size(bytes).ok(),
+            Some(frame.content),
+            "{frame:?}"
+        );
         decode(&mut decoder, bytes, frame);
     }
     assert_eq!(end, archive.len() as u64);
@@ -66,7 +77,10 @@ fn check(archive: &[u8], frames: &[Frame]) {
 
 /// What is decoded piece by piece is what zstd decodes at once.
 fn decode(decoder: &mut Decoder, bytes: &[u8], frame: &Frame) {
-    let Some(size) = frame.content.filter(|content| *content <= MOST && frame.window <= 1 << WINDOW_LOG) else {
+    let Some(size) = frame
+        .content
+        .filter(|content| *content <= MOST && frame.window <= 1 << WINDOW_LOG)
+    else {
         return;
     };
     let mut whole = Vec::with_capacity(size as usize);
@@ -82,11 +96,18 @@ fn decode(decoder: &mut Decoder, bytes: &[u8], frame: &Frame) {
             Ok(length) => assert!(length == pieces.len() && whole == pieces, "other content"),
             // The other way round for an empty block that is said to be compressed: refused at
             // once, passed over piece by piece.
-            Err(_) => assert!(zstd_in_pieces(bytes).is_some_and(|content| content == pieces), "zstd refuses it"),
+            Err(_) => assert!(
+                zstd_in_pieces(bytes).is_some_and(|content| content == pieces),
+                "zstd refuses it"
+            ),
         }
     } else {
-        let is_corrupt = matches!(&streamed, Err(error) if matches!(error.fault, Fault::Corrupt(_)));
-        assert!(decoded.is_err() || is_corrupt, "{decoded:?} and {streamed:?}");
+        let is_corrupt =
+            matches!(&streamed, Err(error) if matches!(error.fault, Fault::Corrupt(_)));
+        assert!(
+            decoded.is_err() || is_corrupt,
+            "{decoded:?} and {streamed:?}"
+        );
     }
 }
 

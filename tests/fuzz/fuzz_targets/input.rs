@@ -30,7 +30,9 @@ struct Outcome {
 
 // The first byte says how wide windows may be and how much memory there is.
 fuzz_target!(|bytes: &[u8]| {
-    let Some((how, archive)) = bytes.split_first() else { return };
+    let Some((how, archive)) = bytes.split_first() else {
+        return;
+    };
     if archive.len() > PIPE {
         return;
     }
@@ -41,7 +43,8 @@ fuzz_target!(|bytes: &[u8]| {
         eager: how % 2 == 0,
     };
     let file = || {
-        let file = File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
+        let file =
+            File::from(memfd_create("archive", MemfdFlags::CLOEXEC).expect("a file in memory"));
         file.write_all_at(archive, 0).expect("written");
         file
     };
@@ -55,26 +58,45 @@ fuzz_target!(|bytes: &[u8]| {
     // What comes before an error differs: the frames of a file are looked at before any is decoded,
     // and what was decoded of a piece that has an error in it is lost.
     let common = one.content.len().min(piped.content.len());
-    assert!(one.content[..common] == piped.content[..common], "other content in a pipe");
+    assert!(
+        one.content[..common] == piped.content[..common],
+        "other content in a pipe"
+    );
     match (&one.error, &piped.error) {
         (None, piped_error) => {
-            assert!(one.content == piped.content && piped_error.is_none(), "{piped_error:?} in a pipe")
+            assert!(
+                one.content == piped.content && piped_error.is_none(),
+                "{piped_error:?} in a pipe"
+            )
         }
-        (Some(error), None) => assert!(error.starts_with("zstd frame"), "{error} in a file, and none in a pipe"),
+        (Some(error), None) => assert!(
+            error.starts_with("zstd frame"),
+            "{error} in a file, and none in a pipe"
+        ),
         _ => {}
     }
 });
 
 /// An error up to what zstd says is wrong, which depends on what its decoder did before.
 fn place(error: &Option<String>) -> Option<&str> {
-    error.as_deref().map(|text| text.split(": damaged").next().unwrap_or(text))
+    error
+        .as_deref()
+        .map(|text| text.split(": damaged").next().unwrap_or(text))
 }
 
 fn read(file: File, options: &Options) -> Outcome {
-    let mut outcome = Outcome { content: Vec::new(), error: None };
+    let mut outcome = Outcome {
+        content: Vec::new(),
+        error: None,
+    };
     let mut input = match Input::open(file, options) {
         Ok(input) => input,
-        Err(error) => return Outcome { error: Some(error.to_string()), ..outcome },
+        Err(error) => {
+            return Outcome {
+                error: Some(error.to_string()),
+                ..outcome
+            };
+        }
     };
     while outcome.content.len() < MOST {
         match input.next() {
@@ -90,7 +112,10 @@ fn read(file: File, options: &Options) -> Outcome {
         }
         // What is decoded ahead keeps to the memory; what is read now may not, with its window.
         let (_, peak) = input.held();
-        assert!(peak <= options.memory + BEYOND + (1 << options.window_log), "{peak} bytes");
+        assert!(
+            peak <= options.memory + BEYOND + (1 << options.window_log),
+            "{peak} bytes"
+        );
     }
     // Pieces end where decoders end them.
     outcome.content.truncate(MOST);

@@ -12,7 +12,10 @@ use libfuzzer_sys::fuzz_target;
 type Read = Vec<(Entry, Vec<(u64, u64)>)>;
 
 fn read(stream: &[u8], piece: usize) -> (Read, Result<End, Error>) {
-    let mut reader = Reader::new(Limits { extents: 1000, ..Limits::default() });
+    let mut reader = Reader::new(Limits {
+        extents: 1000,
+        ..Limits::default()
+    });
     let mut members = Read::new();
     for mut input in stream.chunks(piece) {
         loop {
@@ -32,13 +35,18 @@ fn take(members: &mut Read, event: Event<'_>) {
         Event::Member(member) => members.push((member.entry, Vec::new())),
         Event::Data(offset, data) => {
             let (entry, pieces) = members.last_mut().expect("a member before its data");
-            let Kind::File { size, .. } = entry.kind else { panic!("data of a {}", entry.kind.name()) };
+            let Kind::File { size, .. } = entry.kind else {
+                panic!("data of a {}", entry.kind.name())
+            };
             let end = offset + data.len() as u64;
             assert!(!data.is_empty() && end <= size);
             match pieces.last_mut() {
                 Some((_, last)) if *last == offset => *last = end,
                 last => {
-                    assert!(last.is_none_or(|(_, last)| *last < offset), "data goes back");
+                    assert!(
+                        last.is_none_or(|(_, last)| *last < offset),
+                        "data goes back"
+                    );
                     pieces.push((offset, end));
                 }
             }
@@ -48,18 +56,34 @@ fn take(members: &mut Read, event: Event<'_>) {
 }
 
 fn read_outline(outline: &Outline) -> (Vec<Entry>, End) {
-    let (mut reader, mut members) = (Reader::new(Limits { extents: 1000, ..Limits::default() }), Vec::new());
-    outline.read(&mut reader, |member| members.push(member.entry.clone())).expect("an outline fits its stream");
-    (members, reader.finish().expect("an outline ends as its stream does"))
+    let (mut reader, mut members) = (
+        Reader::new(Limits {
+            extents: 1000,
+            ..Limits::default()
+        }),
+        Vec::new(),
+    );
+    outline
+        .read(&mut reader, |member| members.push(member.entry.clone()))
+        .expect("an outline fits its stream");
+    (
+        members,
+        reader.finish().expect("an outline ends as its stream does"),
+    )
 }
 
 // The first byte says how the rest is read.
 fuzz_target!(|bytes: &[u8]| {
-    let Some((how, stream)) = isar_tarball_fuzz::stream(bytes) else { return };
+    let Some((how, stream)) = isar_tarball_fuzz::stream(bytes) else {
+        return;
+    };
     let whole = read(&stream, usize::MAX);
     assert_eq!(whole, read(&stream, 1 + usize::from(how) * 7));
     if let (members, Ok(end)) = whole {
         let entries = members.into_iter().map(|(entry, _)| entry).collect();
-        assert_eq!((entries, end), read_outline(&Outline::of(&stream).expect("what was read before")));
+        assert_eq!(
+            (entries, end),
+            read_outline(&Outline::of(&stream).expect("what was read before"))
+        );
     }
 });

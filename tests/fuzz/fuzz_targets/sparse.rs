@@ -9,7 +9,9 @@ const LIMIT: usize = 100;
 
 fn check(map: Map, size: u64, stored: u64) {
     assert!(map.count() <= LIMIT);
-    let Ok(extents) = map.finish(size, stored) else { return };
+    let Ok(extents) = map.finish(size, stored) else {
+        return;
+    };
     let mut end = 0;
     let mut data = 0;
     for extent in extents {
@@ -21,7 +23,9 @@ fn check(map: Map, size: u64, stored: u64) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((numbers, bytes)) = bytes.split_first_chunk::<4>() else { return };
+    let Some((numbers, bytes)) = bytes.split_first_chunk::<4>() else {
+        return;
+    };
     let size = u64::from(u16::from_le_bytes([numbers[0], numbers[1]]));
     let stored = u64::from(u16::from_le_bytes([numbers[2], numbers[3]]));
     let mut records = Map::new(LIMIT);
@@ -34,10 +38,22 @@ fuzz_target!(|bytes: &[u8]| {
     let rest = bytes.as_chunks::<512>().1;
     last[..rest.len()].copy_from_slice(rest);
     blocks.push(last);
-    if blocks.iter().map(|block| old.read_block(block)).take_while(|more| *more == Ok(true)).count() < blocks.len() {
+    if blocks
+        .iter()
+        .map(|block| old.read_block(block))
+        .take_while(|more| *more == Ok(true))
+        .count()
+        < blocks.len()
+    {
         check(old.map, size, stored);
     }
-    if blocks.iter().map(|block| text.read_block(block)).take_while(|more| *more == Ok(true)).count() < blocks.len() {
+    if blocks
+        .iter()
+        .map(|block| text.read_block(block))
+        .take_while(|more| *more == Ok(true))
+        .count()
+        < blocks.len()
+    {
         check(text.map, size, stored);
     }
 });

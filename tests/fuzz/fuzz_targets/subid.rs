@@ -5,8 +5,15 @@ use isar_tarball::ids::{Account, subid};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
-    let account = Account { name: Some(String::from("u")), uid: 1, gid: 1 };
-    let ranges = subid::parse(text, &account).ranges.into_iter().chain(subid::parse_getsubids(text));
+    let account = Account {
+        name: Some(String::from("u")),
+        uid: 1,
+        gid: 1,
+    };
+    let ranges = subid::parse(text, &account)
+        .ranges
+        .into_iter()
+        .chain(subid::parse_getsubids(text));
     for range in ranges {
         assert!(range.count > 0 && range.end() <= 1 << 32);
     }

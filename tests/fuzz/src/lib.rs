@@ -5,7 +5,12 @@ pub mod archives;
 /// Gives each block that is not zero the checksum of a header: without it no change would get any
 /// further.
 pub fn mend(stream: &mut [u8]) {
-    for block in stream.as_chunks_mut::<512>().0.iter_mut().filter(|block| **block != [0; 512]) {
+    for block in stream
+        .as_chunks_mut::<512>()
+        .0
+        .iter_mut()
+        .filter(|block| **block != [0; 512])
+    {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());

@@ -1,4 +1,4 @@
-//! Each way to be refused.
+//! Every reason to refuse an archive.
 
 use super::*;
 use crate::archive::number;
@@ -28,7 +28,7 @@ fn each_refusal_is_its_own() {
             }))
             .end()
     };
-    // What follows is data to some programs, a member to others.
+    // Some programs read the next bytes as data, others as a member.
     let sized = |typeflag| {
         let member = header::block(&Fields {
             typeflag,

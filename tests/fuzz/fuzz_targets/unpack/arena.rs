@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use isar_tarball::remove;
 use isar_tarball::unpack::TargetState;
+use isar_tarball::workdir::removal;
 
 /// A directory in memory with `canary` and, while something is unpacked, `tree`.
 pub struct Arena {
@@ -43,7 +43,10 @@ impl Arena {
         fs::write(canary.join("dir/file"), "canary").expect("made");
         fs::set_permissions(canary.join("file"), Permissions::from_mode(0o600)).expect("changed");
         symlink("file", canary.join("link")).expect("made");
-        Arena { canary: seen(&canary), place }
+        Arena {
+            canary: seen(&canary),
+            place,
+        }
     }
 
     /// The path of the directory above the canary, for members that would like to reach it.
@@ -66,21 +69,26 @@ impl Arena {
     }
 
     pub fn assert_empty(&self) {
-        let left: Vec<_> = fs::read_dir(self.place.join("tree")).expect("listed").collect();
+        let left: Vec<_> = fs::read_dir(self.place.join("tree"))
+            .expect("listed")
+            .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 
     pub fn assert_unchanged(&self) {
         assert_eq!(seen(&self.place.join("canary")), self.canary);
-        let mut names: Vec<_> =
-            fs::read_dir(&self.place).expect("listed").map(|entry| entry.expect("listed").file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(&self.place)
+            .expect("listed")
+            .map(|entry| entry.expect("listed").file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["canary", "tree"]);
     }
 
     pub fn remove(&self, tree: &File) {
-        let options = remove::Options { threads: 1, dry_run: false, take_group: false };
-        remove::contents(tree.as_fd(), &options).unwrap_or_else(|error| panic!("remove: {error}"));
+        let options = removal::Options::all(1);
+        removal::contents(tree.as_fd(), &options)
+            .unwrap_or_else(|failed| panic!("remove: {failed}"));
         fs::remove_dir(self.place.join("tree")).expect("removed");
     }
 }
@@ -96,7 +104,11 @@ fn seen(path: &Path) -> BTreeMap<PathBuf, Seen> {
     }
     let content = match () {
         () if kind.is_file() => fs::read(path).expect("read"),
-        () if kind.is_symlink() => fs::read_link(path).expect("read").as_os_str().as_bytes().to_vec(),
+        () if kind.is_symlink() => fs::read_link(path)
+            .expect("read")
+            .as_os_str()
+            .as_bytes()
+            .to_vec(),
         () => Vec::new(),
     };
     let seen = Seen {

@@ -65,9 +65,18 @@ const TARGETS: &[&str] = &[
 const RECORDS: &[(&str, &[u8])] = &[
     ("SCHILY.xattr.user.a", b"value\n\0"),
     ("SCHILY.xattr.trusted.a", b"value"),
-    ("SCHILY.xattr.security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
-    ("SCHILY.acl.access", b"user::rwx,user:7:r-x,group::r-x,mask::r-x,other::---"),
-    ("SCHILY.acl.default", b"user::rwx,user:7:r-x,group::r-x,mask::r-x,other::---"),
+    (
+        "SCHILY.xattr.security.capability",
+        b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    ),
+    (
+        "SCHILY.acl.access",
+        b"user::rwx,user:7:r-x,group::r-x,mask::r-x,other::---",
+    ),
+    (
+        "SCHILY.acl.default",
+        b"user::rwx,user:7:r-x,group::r-x,mask::r-x,other::---",
+    ),
     ("mtime", b"-1.25"),
     ("uid", b"65536"),
     ("GNU.sparse.size", b"100000"),
@@ -91,20 +100,33 @@ fn add(stream: Stream, &[kind, name, target, mode, owner, more]: &[u8; 6], place
     if kind >= 128 {
         records.extend(RECORDS.get(usize::from(more) % RECORDS.len()));
     }
-    let is_sparse = records.first().is_some_and(|(key, _)| key.starts_with("GNU.sparse"));
+    let is_sparse = records
+        .first()
+        .is_some_and(|(key, _)| key.starts_with("GNU.sparse"));
     if is_sparse && typeflag != b'0' {
         records.clear();
     } else if is_sparse {
-        records.extend([("GNU.sparse.numblocks", &b"2"[..]), ("GNU.sparse.map", b"5000,3,100000,0")]);
+        records.extend([
+            ("GNU.sparse.numblocks", &b"2"[..]),
+            ("GNU.sparse.map", b"5000,3,100000,0"),
+        ]);
     }
     let is_long = name.len() > 100 || target.len() > 100;
     if is_long {
         records.extend([("path", name.as_slice()), ("linkpath", target.as_slice())]);
     }
-    let stream = if records.is_empty() { stream } else { stream.records(b'x', &records) };
+    let stream = if records.is_empty() {
+        stream
+    } else {
+        stream.records(b'x', &records)
+    };
     let fields = Fields {
         name: &name[..name.len().min(100)],
-        linkname: if matches!(typeflag, b'1' | b'2') { &target[..target.len().min(100)] } else { b"" },
+        linkname: if matches!(typeflag, b'1' | b'2') {
+            &target[..target.len().min(100)]
+        } else {
+            b""
+        },
         mode: u32::from(mode) * 16 + u32::from(mode % 8),
         uid: u32::from(owner % 4) * 1000,
         gid: u32::from(owner / 4 % 4) * 1000,

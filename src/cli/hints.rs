@@ -1,0 +1,40 @@
+//! Options that help, for the errors and notices of the library, which knows no command line.
+
+use isar_tarball::{Error, ErrorKind, Notice};
+
+/// What helps against `error` of this command.
+pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
+    Some(match (command, error.kind()) {
+        ("unpack", ErrorKind::NotEmpty) => "--replace replaces it, --merge unpacks over it",
+        ("imager", ErrorKind::NotEmpty) => "remove it first, or name another one",
+        ("unpack", ErrorKind::SizeLimit) => "see --limit-size",
+        ("unpack", ErrorKind::MemberLimit) => "see --limit-members",
+        ("unpack", ErrorKind::AbsoluteName) => {
+            "--strip-leading-slash unpacks it below the directory"
+        }
+        ("unpack" | "pack", ErrorKind::Unsupported | ErrorKind::BadCapability) => {
+            "--no-xattrs leaves extended attributes out"
+        }
+        ("unpack", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",
+        ("pack", ErrorKind::UnmappedOwner) => {
+            "see --userns and --id-layout; --unmapped squash stores them as nobody"
+        }
+        ("pack", ErrorKind::MemoryLimit) => "see --memory",
+        ("grant-acl", ErrorKind::PermissionDenied) => "root can, with --userns NAME",
+        ("grant-acl", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",
+        ("chroot" | "imager" | "unshare", ErrorKind::PermissionDenied)
+            if error.to_string().contains("create the namespaces") =>
+        {
+            "only root may; leave out `--userns off` to be root of a user namespace"
+        }
+        _ => return None,
+    })
+}
+
+/// What helps against what `notice` tells.
+pub fn of_notice(notice: &Notice) -> Option<&'static str> {
+    match notice {
+        Notice::SetuidReachable { .. } => Some("or use --id-layout subid"),
+        _ => None,
+    }
+}

@@ -1,0 +1,76 @@
+//! The global options as values of the library.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use isar_tarball::{ArchivePath, Layout, Reading, Session, UserNamespace};
+use std::path::Path;
+
+use super::Globals;
+use super::values::size;
+
+/// The value of `--userns`.
+#[derive(Clone, Debug)]
+pub struct Userns(UserNamespace);
+
+impl FromStr for Userns {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Userns, Infallible> {
+        Ok(Userns(match text {
+            "auto" => UserNamespace::Auto,
+            "off" => UserNamespace::Off,
+            user => UserNamespace::User(user.to_owned()),
+        }))
+    }
+}
+
+/// The value of `--id-layout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LayoutName {
+    /// Id 0 of the tree is the first subordinate id, as in sbuild and mmdebstrap
+    Subid,
+    /// Id 0 of the tree is the caller
+    Caller,
+}
+
+impl Globals {
+    /// The session that the global options choose.
+    pub fn session(&self) -> Session {
+        Session {
+            userns: self.userns.0.clone(),
+            layout: match self.id_layout {
+                LayoutName::Subid => Layout::Subid,
+                LayoutName::Caller => Layout::Caller,
+            },
+        }
+    }
+}
+
+/// The archive that a command line names: a file, or `-`.
+pub fn archive(path: &Path) -> ArchivePath {
+    match path.as_os_str() == "-" {
+        true => ArchivePath::Stdio,
+        false => ArchivePath::File(path.to_owned()),
+    }
+}
+
+/// The options of everything that reads archives.
+#[derive(clap::Args, Clone, Copy)]
+pub struct ReadingArgs {
+    /// Threads that decompress; 0 = one per CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Limit of decompressed data that waits to be processed
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
+    memory: u64,
+}
+
+impl From<ReadingArgs> for Reading {
+    fn from(args: ReadingArgs) -> Reading {
+        Reading {
+            threads: args.threads,
+            memory: args.memory,
+        }
+    }
+}

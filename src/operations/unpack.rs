@@ -1,0 +1,398 @@
+//! An archive into a directory.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{Mode, fstat};
+use serde::{Deserialize, Serialize};
+
+use super::archive::{ArchivePath, open_tree, threads};
+use super::session::{self, Session};
+use crate::error::{Context, Error, ErrorKind, PathContext};
+use crate::ids::{IdMap, IdMaps, Layout};
+use crate::input::{self, Input};
+use crate::observer::{Notice, Observer};
+use crate::pack::hex;
+use crate::progress::Progress;
+use crate::tree::exclude::Patterns;
+use crate::tree::resolve::is_inside;
+use crate::tree::selection::Selection;
+use crate::unpack::names::Rules;
+use crate::unpack::{
+    self, Devices, Hashed, Options, OriginalAttributes, Summary, TargetState, UndoJournal,
+    Unpacking,
+};
+use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
+use crate::workdir::directory::{Purpose, WorkDir};
+use crate::zst::SBUILD_WINDOW_LOG;
+
+/// Unpacks an archive into a directory.
+#[derive(Clone, Debug)]
+pub struct Unpack {
+    /// The user namespace.
+    pub session: Session,
+    /// The archive.
+    pub archive: ArchivePath,
+    /// The directory. Directories above it are created if missing.
+    pub directory: PathBuf,
+    /// What happens to an existing directory.
+    pub mode: UnpackMode,
+    /// Paths or patterns of members; empty for all.
+    pub members: Vec<String>,
+    /// Patterns of what is left out, anchored at the root of the tree.
+    pub exclude: Vec<String>,
+    /// Create device nodes; `None` for yes as real root, no in a namespace.
+    pub devices: Option<bool>,
+    /// Leading components to strip from names; shorter names are skipped.
+    pub strip_components: usize,
+    /// Accept absolute names, as if they had no leading slash.
+    pub strip_leading_slash: bool,
+    /// Restore extended attributes, capabilities and ACLs.
+    pub xattrs: bool,
+    /// Threads that decode, and as many that write; 0 for one per CPU. The tree is the same for any
+    /// number.
+    pub threads: usize,
+    /// The SHA-256 that the archive must have.
+    pub sha256: Option<[u8; 32]>,
+    /// Limit of the tar stream, in bytes.
+    pub limit_size: Option<u64>,
+    /// Limit of members.
+    pub limit_members: Option<u64>,
+    /// The widest zstd window to accept, as a power of two, from 10 to 31.
+    pub window_log: u32,
+}
+
+/// What [`Unpack`] does to an existing directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnpackMode {
+    /// It must be empty.
+    #[default]
+    Empty,
+    /// The new tree takes its place once it is complete; the old one is removed.
+    Replace,
+    /// Files go over those in it.
+    Merge,
+}
+
+/// What decoded data may take with up to two threads, in bytes.
+const MEMORY: u64 = 256 << 20;
+
+/// What each further thread adds, in bytes.
+const MEMORY_PER_THREAD: u64 = 96 << 20;
+
+/// How much of it may be on its way to the disk, in bytes.
+const WRITING: u64 = 160 << 20;
+
+/// What the child asks the caller for.
+#[derive(Serialize, Deserialize)]
+enum Ask {
+    /// The directory is about to be filled: from here on there is something to undo in place.
+    Begin,
+}
+
+impl Unpack {
+    /// Unpacks all of `archive` into `directory`, which is missing or empty.
+    pub fn new(archive: impl Into<ArchivePath>, directory: impl Into<PathBuf>) -> Unpack {
+        Unpack {
+            session: Session::default(),
+            archive: archive.into(),
+            directory: directory.into(),
+            mode: UnpackMode::Empty,
+            members: Vec::new(),
+            exclude: Vec::new(),
+            devices: None,
+            strip_components: 0,
+            strip_leading_slash: false,
+            xattrs: true,
+            threads: 0,
+            sha256: None,
+            limit_size: None,
+            limit_members: None,
+            window_log: SBUILD_WINDOW_LOG,
+        }
+    }
+
+    /// Unpacks the archive. A new or replaced directory has its name only once it is complete.
+    ///
+    /// # Errors
+    ///
+    /// Any failure leaves the directory as it was. Only with [`UnpackMode::Merge`], files that were
+    /// replaced do not come back.
+    pub fn run(&self, observer: &mut dyn Observer) -> Result<Summary, Error> {
+        self.unpack(observer)
+            .context(|| format!("cannot unpack {}", self.archive))
+    }
+
+    fn unpack(&self, observer: &mut dyn Observer) -> Result<Summary, Error> {
+        let archive = self.archive.open()?;
+        let is_file = archive.metadata().at("the archive", "stat")?.is_file();
+        if let (Some(expected), true) = (self.sha256, is_file) {
+            let found = unpack::sha256(&archive).at("the archive", "read")?;
+            must_be(expected, found)?;
+        }
+        let namespaces = self.session.namespaces(observer)?;
+        let maps = session::maps(&namespaces.work)?;
+        // Mistakes in options are found before anything is created.
+        let options = self.options(&namespaces.work, maps)?;
+        let purpose = match self.mode {
+            UnpackMode::Empty => Purpose::Fill,
+            UnpackMode::Replace => Purpose::Replace,
+            UnpackMode::Merge => Purpose::Merge,
+        };
+        if purpose == Purpose::Replace {
+            self.must_lie_outside()?;
+        }
+        let progress = Progress::shared()?;
+        // A signal that comes before there is a process to clean up waits for it.
+        let _held = HeldSignals::new()?;
+        let target = WorkDir::claim(&self.directory, purpose, &namespaces)?;
+        let found = match (target.is_beside(), purpose) {
+            (true, _) => TargetState::New,
+            (false, Purpose::Merge) => TargetState::Tree,
+            (false, _) => TargetState::Empty,
+        };
+        let options = Options { found, ..options };
+        let journal = UndoJournal::new().at("the list of new files", "create")?;
+        let warns_of_setuid = self.session.layout == Layout::Caller
+            && namespaces.work != Isolation::None
+            && is_reachable(&self.directory);
+        let job = Job {
+            unpack: self,
+            archive,
+            options: &options,
+            target: &target,
+            journal: &journal,
+            progress: &progress,
+            warns_of_setuid,
+        };
+        let mut has_begun = false;
+        let unpacked = userns::supervise(
+            Supervision {
+                progress: Some(&progress),
+                ..Supervision::of_work(&namespaces.work, observer)
+            },
+            |Ask::Begin, _| {
+                has_begun = true;
+                Ok(().into())
+            },
+            || Ok(()),
+            |caller, ()| job.run(caller),
+        );
+        match unpacked {
+            Ok(summary) => target.publish().map(|()| summary),
+            Err(error) => {
+                let undone = self.undo(target, has_begun, &options, &journal);
+                // The first error is the one to report, unless something is left behind.
+                undone.context(|| format!("{error}; what was unpacked could not be removed"))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn undo(
+        &self,
+        target: WorkDir<'_>,
+        has_begun: bool,
+        options: &Options,
+        journal: &UndoJournal,
+    ) -> Result<(), Error> {
+        let original = OriginalAttributes {
+            uid: options.maps.uids.to_inner(target.original().st_uid),
+            gid: options.maps.gids.to_inner(target.original().st_gid),
+            mode: Mode::from_raw_mode(target.original().st_mode),
+        };
+        let journal = (options.found == TargetState::Tree).then_some(journal);
+        target.abandon(|root| match has_begun {
+            true => Ok(unpack::undo(root, journal, original, options.threads)?),
+            false => Ok(()),
+        })
+    }
+
+    fn options(&self, isolation: &Isolation, maps: IdMaps) -> Result<Options, Error> {
+        let creates_devices = self
+            .devices
+            .unwrap_or(*isolation == Isolation::None && is_real_root());
+        Ok(Options {
+            selection: Selection::new(self.members.iter().map(String::as_str))?,
+            exclude: Patterns::new(self.exclude.iter().map(String::as_str))?,
+            names: Rules {
+                strip_components: self.strip_components,
+                strip_leading_slash: self.strip_leading_slash,
+            },
+            devices: if creates_devices {
+                Devices::Create
+            } else {
+                Devices::Skip
+            },
+            xattrs: self.xattrs,
+            threads: threads(self.threads),
+            memory: WRITING,
+            limit_size: self.limit_size,
+            limit_members: self.limit_members,
+            maps,
+            found: TargetState::New,
+        })
+    }
+
+    /// The old tree is going to be removed: the archive must not go with it.
+    fn must_lie_outside(&self) -> Result<(), Error> {
+        let ArchivePath::File(archive) = &self.archive else {
+            return Ok(());
+        };
+        // A pipe, and a file that is removed by now, lies nowhere.
+        let (Ok(archive), Ok(directory)) = (archive.canonicalize(), open_tree(&self.directory))
+        else {
+            return Ok(());
+        };
+        if !is_inside(&archive, directory.as_fd())? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!(
+                "it lies inside {:?}, which is going to be replaced; move it out of there first",
+                self.directory
+            ),
+        ))
+    }
+}
+
+/// Options for a tree that belongs to an imager task: all members, no device nodes.
+pub(super) fn plain_options(isolation: &Isolation) -> Result<(input::Options, Options), Error> {
+    let plain = Unpack::new("", "");
+    let options = plain.options(isolation, session::maps(isolation)?)?;
+    Ok((plain.input(), options))
+}
+
+impl Unpack {
+    fn input(&self) -> input::Options {
+        let threads = threads(self.threads);
+        input::Options {
+            threads,
+            memory: MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64,
+            window_log: self.window_log,
+            eager: false,
+        }
+    }
+}
+
+fn must_be(expected: [u8; 32], found: [u8; 32]) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::WrongDigest,
+        format!(
+            "the SHA-256 of the archive is {}, not {} as demanded",
+            hex(&found),
+            hex(&expected)
+        ),
+    ))
+}
+
+/// True for root of the whole machine, rather than of a namespace.
+fn is_real_root() -> bool {
+    let map = fs::read("/proc/self/uid_map")
+        .ok()
+        .and_then(|text| IdMap::parse(&text).ok());
+    rustix::process::geteuid().is_root()
+        && map.is_some_and(|map| map.count() == u32::MAX && map.to_outer(0) == Some(0))
+}
+
+/// True if users other than the caller may go through all directories above `path`, by their modes.
+fn is_reachable(path: &Path) -> bool {
+    let Ok(path) = std::path::absolute(path) else {
+        return true;
+    };
+    let existing = path
+        .ancestors()
+        .skip(1)
+        .find_map(|above| above.canonicalize().ok());
+    existing.is_none_or(|above| {
+        above
+            .ancestors()
+            .all(|above| fs::metadata(above).is_ok_and(|directory| directory.mode() & 0o001 != 0))
+    })
+}
+
+/// The work of the child.
+struct Job<'a> {
+    unpack: &'a Unpack,
+    archive: File,
+    options: &'a Options,
+    target: &'a WorkDir<'a>,
+    journal: &'a UndoJournal,
+    progress: &'a Progress,
+    warns_of_setuid: bool,
+}
+
+impl Job<'_> {
+    fn run(self, caller: &mut Caller<Ask>) -> Result<Summary, Error> {
+        let Job {
+            target,
+            unpack,
+            warns_of_setuid,
+            ..
+        } = self;
+        let summary = self.unpack(caller)?;
+        let root = fstat(target.directory()).at("", "stat")?;
+        if warns_of_setuid && summary.setuid_root > 0 && root.st_mode & 0o001 != 0 {
+            caller.notice(Notice::SetuidReachable {
+                directory: unpack.directory.to_string_lossy().into_owned(),
+                count: summary.setuid_root,
+            });
+        }
+        target.finish()?;
+        Ok(summary)
+    }
+
+    fn unpack(self, caller: &mut Caller<Ask>) -> Result<Summary, Error> {
+        let metadata = self.archive.metadata().at("the archive", "stat")?;
+        if metadata.is_file() {
+            self.progress
+                .total()
+                .store(metadata.len(), Ordering::Relaxed);
+        }
+        let (hashed, archive) = match self.unpack.sha256 {
+            Some(expected) if !metadata.is_file() => {
+                let (hashed, pipe) = Hashed::begin(self.archive).at("the archive", "hash")?;
+                (Some((hashed, expected)), pipe)
+            }
+            _ => (None, self.archive),
+        };
+        let mut input = Input::open(archive, &self.unpack.input())?;
+        let root = self.target.directory();
+        let unpacking = Unpacking::prepare(root, input.content(), self.options)
+            .context(|| format!("{:?}", self.unpack.directory))?;
+        caller.ask(Ask::Begin)?;
+        self.target.begin()?;
+        let summary = unpacking.run(&mut input, Some(self.journal), self.progress)?;
+        drop(input);
+        if let Some((hashed, expected)) = hashed {
+            must_be(expected, hashed.finish().at("the archive", "read")?)?;
+        }
+        Ok(summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_closed_directory_above_keeps_others_out() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir_all(scratch.path().join("a/b")).unwrap();
+        let set =
+            |mode| fs::set_permissions(scratch.path(), fs::Permissions::from_mode(mode)).unwrap();
+        set(0o700);
+        assert!(!is_reachable(&scratch.path().join("a/b")));
+        assert!(!is_reachable(&scratch.path().join("a/missing/too")));
+    }
+}
