@@ -2,8 +2,7 @@
 //!
 //! A lock belongs to an open file description: every process that inherited or received the
 //! descriptor shares it, and the kernel releases it with the last of them. So a process that was
-//! killed leaves no stale lock. Locks work across user and mount namespaces, and on file systems
-//! that have flock: NFS refuses exclusive locks on directories.
+//! killed leaves no stale lock. Locks work across user and mount namespaces.
 
 use std::fmt;
 use std::os::fd::AsFd;

@@ -495,7 +495,7 @@ fn a_chroot_that_only_the_namespace_may_read_is_read_there() {
     fs::remove_file(root.join("etc/passwd")).unwrap();
     let error = fail(2, &mut with_chroot(&root, &top));
     assert!(
-        error.contains("etc/passwd") && error.contains("no chroot"),
+        error.contains("no file etc/passwd") && error.contains("sbuild cannot build"),
         "{error}"
     );
     assert_eq!(error.lines().count(), 1, "{error}");

@@ -42,4 +42,5 @@ mod unpack_faults;
 mod unpack_interop;
 mod unpack_security;
 mod unshare;
+mod workdir;
 mod world;
