@@ -11,7 +11,7 @@ use crate::chroot::{Bind, resolv_conf};
 use crate::error::{Context, Error, PathContext};
 use crate::observer::Observer;
 use crate::userns::{self, HeldSignals, SignalPolicy, Supervision};
-use crate::workdir::directory::in_use;
+use crate::workdir::lock::in_use;
 use crate::workdir::lock::{self, Holder, Mode};
 use crate::workdir::opening::open_directory;
 

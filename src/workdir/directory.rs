@@ -43,6 +43,7 @@ use rustix::process::geteuid;
 
 use super::leftovers::{self, NEW};
 use super::location::{self, Location};
+use super::lock::in_use;
 use super::opening::{lock_directory, names, open_path};
 use super::output::{is_random_name, random_name};
 use super::rename::{discard, exchange, remove_contents, rename_new};
@@ -375,12 +376,6 @@ fn no_undo(_: BorrowedFd<'_>) -> Result<(), Error> {
 
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
-}
-
-/// The error of a directory that another operation holds.
-pub fn in_use(path: &Path, detail: &str) -> Error {
-    let text = format!("{path:?} is in use{detail}: wait for the other operation to end");
-    Error::new(ErrorKind::InUse, text)
 }
 
 /// An existing directory that is filled under its own name.

@@ -6,9 +6,12 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock, fstat, major, minor};
 use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
 
 /// Who else may hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,12 @@ impl fmt::Display for Holder {
             None => Ok(()),
         }
     }
+}
+
+/// The error of a directory that another operation holds.
+pub fn in_use(path: &Path, detail: &str) -> Error {
+    let text = format!("{path:?} is in use{detail}: wait for the other operation to end");
+    Error::new(ErrorKind::InUse, text)
 }
 
 /// The first holder of a flock(2) lock in the text of `/proc/locks` (see proc_locks(5)):

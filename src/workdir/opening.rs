@@ -7,8 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
 use rustix::io::Errno;
 
 use super::Namespaces;
-use super::directory::in_use;
-use super::lock::{self, Holder, Mode as LockMode};
+use super::lock::{self, Holder, Mode as LockMode, in_use};
 use crate::error::{Error, FileError, PathContext};
 use crate::userns::{self, Isolation, SignalPolicy, Supervision};
 

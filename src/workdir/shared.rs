@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::directory::in_use;
-use super::lock::{self, Holder, Mode as LockMode};
+use super::lock::{self, Holder, Mode as LockMode, in_use};
 use super::trust::Trust;
 use super::{Namespaces, handover};
 use crate::error::{Context, Error, FileError, PathContext};
