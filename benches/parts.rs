@@ -10,16 +10,16 @@ use std::hint::black_box;
 use std::os::fd::AsFd;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use isar_tarball::archive::header::{self, Fields};
-use isar_tarball::archive::reader::{Limits, Reader};
-use isar_tarball::archive::{header::decode::Header, pax, writer};
-use isar_tarball::entry::{Entry, Timestamp};
-use isar_tarball::ids::{IdMap, Layout, Range};
-use isar_tarball::input::{self, Input};
-use isar_tarball::pack::plan;
-use isar_tarball::tree::walk;
-use isar_tarball::zst::compress::{Compressor, Level};
-use isar_tarball::zst::frames;
+use isar_tarball::internals::archive::header::{self, Fields};
+use isar_tarball::internals::archive::reader::{Limits, Reader};
+use isar_tarball::internals::archive::{header::decode::Header, pax, writer};
+use isar_tarball::internals::entry::{Entry, Timestamp};
+use isar_tarball::internals::ids::{IdMap, Layout, Range};
+use isar_tarball::internals::input::{self, Input};
+use isar_tarball::internals::pack::plan;
+use isar_tarball::internals::tree::walk;
+use isar_tarball::internals::zst::compress::{Compressor, Level};
+use isar_tarball::internals::zst::frames;
 
 /// Members of a made-up tree.
 const MEMBERS: u64 = 10_000;

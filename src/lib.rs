@@ -75,144 +75,48 @@
 //! *Unpacking*: one thread creates all names, in that order; workers fill the files through
 //! descriptors; modes and times of directories come last.
 
-// The modules are private. The feature `internals` opens them to the crate's own tests, benchmarks
-// and fuzz targets. rustfmt finds modules only where they are written out like this.
-#[cfg(not(feature = "internals"))]
 mod acl;
-#[cfg(not(feature = "internals"))]
 mod archive;
-#[cfg(not(feature = "internals"))]
 mod chroot;
-#[cfg(not(feature = "internals"))]
 mod diff;
-#[cfg(not(feature = "internals"))]
 mod doctor;
-#[cfg(not(feature = "internals"))]
 mod entry;
-#[cfg(not(feature = "internals"))]
 mod error;
-#[cfg(not(feature = "internals"))]
 mod export;
-#[cfg(not(feature = "internals"))]
 mod grant;
-#[cfg(not(feature = "internals"))]
 mod ids;
-#[cfg(not(feature = "internals"))]
 mod imager;
-#[cfg(not(feature = "internals"))]
 mod info;
-#[cfg(not(feature = "internals"))]
 mod input;
-#[cfg(not(feature = "internals"))]
 mod member_stream;
-#[cfg(not(feature = "internals"))]
 mod members;
-#[cfg(not(feature = "internals"))]
 mod observer;
-#[cfg(not(feature = "internals"))]
 mod operations;
-#[cfg(not(feature = "internals"))]
 mod pack;
-#[cfg(not(feature = "internals"))]
 mod parallel;
-#[cfg(not(feature = "internals"))]
 mod progress;
-#[cfg(not(feature = "internals"))]
 mod sbuild;
-#[cfg(not(feature = "internals"))]
 mod sys;
-#[cfg(not(feature = "internals"))]
 mod tree;
-#[cfg(not(feature = "internals"))]
 mod unpack;
-#[cfg(not(feature = "internals"))]
 mod userns;
-#[cfg(not(feature = "internals"))]
 mod workdir;
-#[cfg(not(feature = "internals"))]
 mod zst;
 
+/// Modules for the crate's own tests, benchmarks and fuzz targets, which need more than the
+/// interface.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
-pub mod acl;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod archive;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod chroot;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod diff;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod doctor;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod entry;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod error;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod export;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod grant;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod ids;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod imager;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod info;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod input;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod member_stream;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod members;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod observer;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod operations;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod pack;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod parallel;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod progress;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod sbuild;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod sys;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod tree;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod unpack;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod userns;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod workdir;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod zst;
+pub mod internals {
+    macro_rules! open {
+        ($($module:ident)*) => {
+            $(pub mod $module {
+                pub use crate::$module::*;
+            })*
+        };
+    }
+    open!(acl archive entry error ids input pack progress sbuild sys tree unpack workdir zst);
+}
 
 pub use archive::reader::Member;
 pub use chroot::Bind;

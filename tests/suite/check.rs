@@ -11,9 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use isar_tarball::archive::outline::Outline;
-use isar_tarball::sbuild::check::{self, StreamingCheck};
-use isar_tarball::sbuild::rules::{self, Loader};
+use isar_tarball::internals::archive::outline::Outline;
+use isar_tarball::internals::sbuild::check::{self, StreamingCheck};
+use isar_tarball::internals::sbuild::rules::{self, Loader};
 use serde_json::Value;
 
 use crate::world::{Scratch, as_namespace_root, chroot, isar, require, run, text};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use isar_tarball::archive::header::{Fields, block, padding};
-use isar_tarball::archive::pax::record;
+use isar_tarball::internals::archive::header::{Fields, block, padding};
+use isar_tarball::internals::archive::pax::record;
 
 use crate::world::Scratch;
 

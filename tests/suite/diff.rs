@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use isar_tarball::error::Escaped;
+use isar_tarball::internals::error::Escaped;
 use serde_json::Value;
 
 use crate::rootfs::{LEFT_OUT, Snapshot, rich, snapshot};

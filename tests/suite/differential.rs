@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use isar_tarball::archive::reader::{Event, Limits, Reader};
-use isar_tarball::entry::{Entry, Kind};
+use isar_tarball::internals::archive::reader::{Event, Limits, Reader};
+use isar_tarball::internals::entry::{Entry, Kind};
 use sha2::{Digest, Sha256};
 
 use crate::world::{Scratch, require, succeed};

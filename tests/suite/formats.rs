@@ -8,9 +8,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, lchow
 use std::path::Path;
 use std::process::Command;
 
-use isar_tarball::acl;
-use isar_tarball::archive::reader::{Event, Limits, Reader};
-use isar_tarball::entry::{Entry, Kind};
+use isar_tarball::internals::acl;
+use isar_tarball::internals::archive::reader::{Event, Limits, Reader};
+use isar_tarball::internals::entry::{Entry, Kind};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mknodat, utimensat};
 
 use crate::world::{Scratch, require, succeed};

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use isar_tarball::ids::{IdMap, IdMaps};
-use isar_tarball::workdir::handover;
+use isar_tarball::internals::ids::{IdMap, IdMaps};
+use isar_tarball::internals::workdir::handover;
 use rustix::process::WaitOptions;
 
 use crate::world::{self, Scratch, as_user, user};

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use isar_tarball::pack::plan::FrameSizing;
-use isar_tarball::pack::{Format, Memory, Options, Unmapped};
-use isar_tarball::zst::compress::Level;
+use isar_tarball::internals::pack::plan::FrameSizing;
+use isar_tarball::internals::pack::{Format, Memory, Options, Unmapped};
+use isar_tarball::internals::zst::compress::Level;
 use serde_json::Value;
 
 use crate::pack::summary;

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use isar_tarball::entry::Timestamp;
-use isar_tarball::pack::plan::FrameSizing;
-use isar_tarball::pack::reuse::{self, Old, Record, Reuse, State, Unusable};
-use isar_tarball::pack::{Format, Memory, Options, Progress, Summary, Unmapped, pack};
-use isar_tarball::tree::walk;
-use isar_tarball::zst::compress::Level;
+use isar_tarball::internals::entry::Timestamp;
+use isar_tarball::internals::pack::plan::FrameSizing;
+use isar_tarball::internals::pack::reuse::{self, Old, Record, Reuse, State, Unusable};
+use isar_tarball::internals::pack::{Format, Memory, Options, Progress, Summary, Unmapped, pack};
+use isar_tarball::internals::tree::walk;
+use isar_tarball::internals::zst::compress::Level;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};

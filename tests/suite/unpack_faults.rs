@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use isar_tarball::archive::header::Fields;
+use isar_tarball::internals::archive::header::Fields;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isar_tarball::archive::header::Fields;
+use isar_tarball::internals::archive::header::Fields;
 
 use crate::crafted::Tar;
 use crate::rootfs::{assert_equal, nothing, root_snapshot};

@@ -114,7 +114,7 @@ pub fn program() -> &'static Path {
         // Whoever started the tests may ignore some, as nohup does; the program leaves ignored
         // signals alone.
         for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::QUIT] {
-            isar_tarball::sys::set_default_action(signal.as_raw()).unwrap();
+            isar_tarball::internals::sys::set_default_action(signal.as_raw()).unwrap();
         }
         let built = Path::new(env!("CARGO_BIN_EXE_isar-tarball"));
         let place = base().join(format!("isar-tarball.{}", std::process::id()));

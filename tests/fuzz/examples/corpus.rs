@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use isar_tarball::zst::compress::{Compressor, Level};
+use isar_tarball::internals::zst::compress::{Compressor, Level};
 use isar_tarball_fuzz::archives;
 
 fn main() {

@@ -24,9 +24,9 @@
 
 use std::io::Read;
 
-use isar_tarball::archive::pax::decode;
-use isar_tarball::archive::reader::{Event, Limits, Member, Reader};
-use isar_tarball::entry::Kind;
+use isar_tarball::internals::archive::pax::decode;
+use isar_tarball::internals::archive::reader::{Event, Limits, Member, Reader};
+use isar_tarball::internals::entry::Kind;
 use libfuzzer_sys::fuzz_target;
 use tar::{Archive, EntryType, Header};
 

@@ -1,7 +1,7 @@
 //! Any text as a pattern, any bytes as a path. The first line is the pattern, the rest the path.
 #![no_main]
 
-use isar_tarball::tree::exclude::Patterns;
+use isar_tarball::internals::tree::exclude::Patterns;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

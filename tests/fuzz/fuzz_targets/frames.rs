@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use isar_tarball::zst::decode::{Decoder, Stream};
-use isar_tarball::zst::frames::{self, Fault, Frame};
+use isar_tarball::internals::zst::decode::{Decoder, Stream};
+use isar_tarball::internals::zst::frames::{self, Fault, Frame};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use zstd_safe::{DCtx, InBuffer, OutBuffer};

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use isar_tarball::input::{Input, Options};
+use isar_tarball::internals::input::{Input, Options};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::pipe;

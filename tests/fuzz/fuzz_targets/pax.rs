@@ -2,7 +2,7 @@
 //! to zeros in front of a length.
 #![no_main]
 
-use isar_tarball::archive::{number, pax};
+use isar_tarball::internals::archive::{number, pax};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -2,9 +2,9 @@
 //! whatever pieces the stream comes, and the same members in its outline.
 #![no_main]
 
-use isar_tarball::archive::outline::Outline;
-use isar_tarball::archive::reader::{End, Error, Event, Limits, Reader};
-use isar_tarball::entry::{Entry, Kind};
+use isar_tarball::internals::archive::outline::Outline;
+use isar_tarball::internals::archive::reader::{End, Error, Event, Limits, Reader};
+use isar_tarball::internals::entry::{Entry, Kind};
 use libfuzzer_sys::fuzz_target;
 
 /// A member, and where each piece of data lies that it has: first byte and the one behind the last,

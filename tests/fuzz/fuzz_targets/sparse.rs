@@ -2,7 +2,7 @@
 //! few enough and as large as the data.
 #![no_main]
 
-use isar_tarball::archive::sparse::decode::{Map, OldGnu, Text, list};
+use isar_tarball::internals::archive::sparse::decode::{Map, OldGnu, Text, list};
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 100;

@@ -1,7 +1,7 @@
 //! Any bytes as `/etc/subuid`: ranges that are given are not empty and end by 2^32.
 #![no_main]
 
-use isar_tarball::ids::{Account, subid};
+use isar_tarball::internals::ids::{Account, subid};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -16,13 +16,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
 use arena::Arena;
-use isar_tarball::ids::{Extent, IdMap, IdMaps};
-use isar_tarball::input::{self, Input};
-use isar_tarball::progress::Progress;
-use isar_tarball::tree::exclude::Patterns;
-use isar_tarball::tree::selection::Selection;
-use isar_tarball::unpack::names::Rules;
-use isar_tarball::unpack::{
+use isar_tarball::internals::ids::{Extent, IdMap, IdMaps};
+use isar_tarball::internals::input::{self, Input};
+use isar_tarball::internals::progress::Progress;
+use isar_tarball::internals::tree::exclude::Patterns;
+use isar_tarball::internals::tree::selection::Selection;
+use isar_tarball::internals::unpack::names::Rules;
+use isar_tarball::internals::unpack::{
     Devices, Error, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking, undo,
 };
 use libfuzzer_sys::fuzz_target;

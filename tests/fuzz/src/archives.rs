@@ -3,8 +3,8 @@
 //! The corpus of the fuzz targets is made of them (`cargo run --example corpus`), and
 //! `tests/suite/differential.rs` reads them with Python.
 
-use isar_tarball::archive::header::{Fields, block, padding};
-use isar_tarball::archive::pax::record;
+use isar_tarball::internals::archive::header::{Fields, block, padding};
+use isar_tarball::internals::archive::pax::record;
 
 /// The bytes of a tar stream.
 #[derive(Clone, Default)]

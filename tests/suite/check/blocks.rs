@@ -1,7 +1,7 @@
 //! Archives made by hand, block by block.
 
-use isar_tarball::archive::header::{Fields, block, padding};
-use isar_tarball::archive::pax;
+use isar_tarball::internals::archive::header::{Fields, block, padding};
+use isar_tarball::internals::archive::pax;
 
 /// The two zero blocks.
 pub const END: [u8; 1024] = [0; 1024];

@@ -872,7 +872,11 @@ fn capability() -> Vec<u8> {
     let mut value = vec![1, 0, 0, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     value.extend(100_000_u32.to_le_bytes());
     let mut data = Vec::new();
-    isar_tarball::archive::pax::record(&mut data, b"SCHILY.xattr.security.capability", &value);
+    isar_tarball::internals::archive::pax::record(
+        &mut data,
+        b"SCHILY.xattr.security.capability",
+        &value,
+    );
     [
         sized("././@PaxHeader", b'x', data.len() as u64),
         padded(&data),

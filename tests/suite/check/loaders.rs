@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use isar_tarball::archive::reader::{Event, Limits, Reader};
-use isar_tarball::entry::{Kind, Timestamp};
-use isar_tarball::sbuild::extraction::safe_suffix;
-use isar_tarball::sbuild::rules::Loader;
+use isar_tarball::internals::archive::reader::{Event, Limits, Reader};
+use isar_tarball::internals::entry::{Kind, Timestamp};
+use isar_tarball::internals::sbuild::extraction::safe_suffix;
+use isar_tarball::internals::sbuild::rules::Loader;
 
 use crate::world::{Sbuild, Scratch, require, succeed, with_sbuild};
 

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use isar_tarball::unpack::TargetState;
-use isar_tarball::workdir::removal;
+use isar_tarball::internals::unpack::TargetState;
+use isar_tarball::internals::workdir::removal;
 
 /// A directory in memory with `canary` and, while something is unpacked, `tree`.
 pub struct Arena {

@@ -1,6 +1,6 @@
 //! Bytes as members: few names, so that one member meets another.
 
-use isar_tarball::archive::header::Fields;
+use isar_tarball::internals::archive::header::Fields;
 use isar_tarball_fuzz::archives::Stream;
 
 /// Below DIR, in its place, and where they must not lead; `@` stands for the directory above.
