@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -203,6 +204,11 @@ impl FileError {
             cause: cause.into(),
         }
     }
+}
+
+/// A path as [`FileError::new`] and [`PathContext::at`] take it.
+pub fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
 }
 
 /// Adds path and act to the error of a system call.

@@ -7,11 +7,11 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::error::{Classify, Error, ErrorKind, describe};
 use crate::input;
+use crate::workdir::opening::open_path;
 use crate::zst::SBUILD_WINDOW_LOG;
 
 /// An archive by name, or a standard stream.
@@ -70,8 +70,7 @@ pub(super) fn open_error(act: &'static str, cause: impl Into<io::Error>) -> Erro
 
 /// Opens a tree as the caller, who need not be able to read it.
 pub(super) fn open_tree(rootfs: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat(CWD, rootfs, flags, Mode::empty()) {
+    match open_path(rootfs) {
         Ok(root) => Ok(root),
         Err(Errno::NOTDIR) => Err(Error::new(
             ErrorKind::InvalidInput,

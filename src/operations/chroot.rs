@@ -11,8 +11,7 @@ use crate::chroot::{Bind, resolv_conf};
 use crate::error::{Context, Error, PathContext};
 use crate::observer::Observer;
 use crate::userns::{self, HeldSignals, SignalPolicy, Supervision};
-use crate::workdir::lock::in_use;
-use crate::workdir::lock::{self, Holder, Mode};
+use crate::workdir::lock::{self, Mode};
 use crate::workdir::opening::open_directory;
 
 /// Runs a command in a tree.
@@ -77,9 +76,7 @@ impl Chroot {
             |caller, sources| {
                 let init = init()?;
                 let locked = open_directory(sources.root(), b".").at("", "open the directory")?;
-                if !lock::try_lock(&locked, Mode::Shared).at("", "lock")? {
-                    return Err(in_use(&self.rootfs, &Holder::of(&locked).to_string()));
-                }
+                lock::claim(&locked, Mode::Shared, &self.rootfs)?;
                 if let Some(text) = &resolv_conf {
                     resolv_conf::write(sources.root(), text)?;
                 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::session::Session;
 use crate::doctor::probe::{self, PROBES, Probe};
 use crate::doctor::{self, Finding, Machine, State};
-use crate::error::{Error, ErrorKind, Escaped, PathContext};
+use crate::error::{Error, ErrorKind, Escaped, PathContext, bytes};
 use crate::ids::subid_files::SubidFiles;
 use crate::observer::Observer;
 use crate::userns::{self, HeldSignals, Isolation, SignalPolicy, Supervision, id_programs};
@@ -139,7 +139,7 @@ fn try_in(
 /// In the new mount namespace: an overlay takes no descriptor from another one.
 fn reopen(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::empty()).at(path.as_os_str().as_encoded_bytes(), "open")?)
+    Ok(openat(CWD, path, flags, Mode::empty()).at(bytes(path), "open")?)
 }
 
 /// The finding of a namespace that cannot be entered.

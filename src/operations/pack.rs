@@ -29,8 +29,9 @@ use crate::sys;
 use crate::tree::exclude::Patterns;
 use crate::tree::walk;
 use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
+use crate::workdir::Namespaces;
 use crate::workdir::directory::is_unfinished;
-use crate::workdir::lock::{self, Holder, Mode as LockMode, in_use};
+use crate::workdir::lock::{self, Mode as LockMode};
 use crate::workdir::opening::open_directory;
 use crate::workdir::output::{OutputFile, WritebackWriter, refuse_inside};
 use crate::workdir::removal;
@@ -149,7 +150,7 @@ impl Pack {
         self.refuse_contradictions()?;
         let options = self.options()?;
         let namespaces = self.session.namespaces(observer)?;
-        let root = self.open_root()?;
+        let root = self.open_root(&namespaces)?;
         // A pipe is opened once it has a reader. Until then a signal may stop this.
         let outputs = Outputs::open(self, &root, &namespaces.whole)?;
         let inputs = ReuseInputs::open(self, &namespaces.whole)?;
@@ -258,20 +259,22 @@ impl Pack {
         })
     }
 
-    fn open_root(&self) -> Result<OwnedFd, Error> {
+    fn open_root(&self, namespaces: &Namespaces) -> Result<OwnedFd, Error> {
         open_tree(&self.rootfs).map_err(|error| match error.kind() {
-            ErrorKind::NotFound if self.remove_source => self.gone(),
+            ErrorKind::NotFound if self.remove_source => {
+                // An earlier run may have left a part of it under its hidden name, which goes too.
+                // No error counts: the missing tree is one already.
+                if let Ok(_held) = HeldSignals::new() {
+                    let _ = Retired::claim(&self.rootfs, namespaces);
+                }
+                self.gone()
+            }
             _ => error,
         })
     }
 
     /// The error of a tree that an earlier run may have removed.
     fn gone(&self) -> Error {
-        // What is left of it under its hidden name goes too. No error counts: this is one already.
-        if let (Ok(namespaces), Ok(_held)) = (self.session.namespaces(&mut ()), HeldSignals::new())
-        {
-            let _ = Retired::claim(&self.rootfs, &namespaces);
-        }
         let found = match &self.archive {
             ArchivePath::File(path) if path.exists() => {
                 format!(": {path:?} exists, so an earlier run may have packed and removed the tree")
@@ -590,12 +593,10 @@ impl Job<'_> {
                 "the tree is incomplete: an operation that filled it was killed; fill it again",
             ));
         }
-        let is_free =
-            self.pack.remove_source || lock::try_lock(&root, LockMode::Shared).at("", "lock")?;
-        match is_free {
-            true => Ok(Some(root)),
-            false => Err(in_use(&self.pack.rootfs, &Holder::of(&root).to_string())),
+        if !self.pack.remove_source {
+            lock::claim(&root, LockMode::Shared, &self.pack.rootfs)?;
         }
+        Ok(Some(root))
     }
 
     /// Checks what was just written against sbuild's loading rules. A violation is a bug of this

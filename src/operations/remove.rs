@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive::threads;
 use super::session::Session;
-use crate::error::{Context, Error, ErrorKind, PathContext};
+use crate::error::{Context, Error, ErrorKind, PathContext, bytes};
 use crate::observer::Observer;
 use crate::userns::{self, Answer, Caller, HeldSignals, Supervision};
 use crate::workdir::Namespaces;
@@ -118,7 +118,7 @@ impl Caretaker<'_> {
         self.current = Retired::claim(path, self.namespaces)?;
         let current = self.current.as_ref().map(|retired| {
             let again = retired.directory().try_clone_to_owned();
-            again.at(path.as_os_str().as_encoded_bytes(), "open once more")
+            again.at(bytes(path), "open once more")
         });
         Ok(current.transpose()?)
     }

@@ -237,6 +237,16 @@ impl Unpack {
         })
     }
 
+    fn input(&self) -> input::Options {
+        let threads = threads(self.threads);
+        input::Options {
+            threads,
+            memory: MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64,
+            window_log: self.window_log,
+            eager: false,
+        }
+    }
+
     /// The old tree is going to be removed: the archive must not go with it.
     fn must_lie_outside(&self) -> Result<(), Error> {
         let ArchivePath::File(archive) = &self.archive else {
@@ -265,18 +275,6 @@ pub(super) fn plain_options(isolation: &Isolation) -> Result<(input::Options, Op
     let plain = Unpack::new("", "");
     let options = plain.options(isolation, session::maps(isolation)?)?;
     Ok((plain.input(), options))
-}
-
-impl Unpack {
-    fn input(&self) -> input::Options {
-        let threads = threads(self.threads);
-        input::Options {
-            threads,
-            memory: MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64,
-            window_log: self.window_log,
-            eager: false,
-        }
-    }
 }
 
 fn must_be(expected: [u8; 32], found: [u8; 32]) -> Result<(), Error> {

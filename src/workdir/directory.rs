@@ -49,7 +49,7 @@ use super::output::{is_random_name, random_name};
 use super::rename::{discard, exchange, remove_contents, rename_new};
 use super::trust::Trust;
 use super::{Namespaces, handover};
-use crate::error::{Context, Error, ErrorKind, FileError, PathContext};
+use crate::error::{Context, Error, ErrorKind, FileError, PathContext, bytes};
 use crate::userns::{self, Isolation};
 
 /// The extended attribute of a directory whose content is not complete; its value is empty.
@@ -374,10 +374,6 @@ fn no_undo(_: BorrowedFd<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
-}
-
 /// An existing directory that is filled under its own name.
 fn in_place<'n>(
     path: &Path,
@@ -385,13 +381,9 @@ fn in_place<'n>(
     purpose: Purpose,
     namespaces: &'n Namespaces,
 ) -> Result<Option<WorkDir<'n>>, Error> {
-    if purpose == Purpose::Occupy {
-        // It is removed in the end, so it must be one that may be removed.
-        let location = Location::of(path)?.ok_or_else(|| in_use(path, ""))?;
-        let Some(named) = location.open()? else {
-            return Ok(None);
-        };
-        location.refuse_precious(named.as_fd(), &location::homes())?;
+    // It is removed in the end, so it must be one that may be removed.
+    if purpose == Purpose::Occupy && removable(path)?.is_none() {
+        return Ok(None);
     }
     let trust = Trust::new(&namespaces.whole);
     let stat = trust.own(found.as_fd(), path)?;
@@ -414,6 +406,16 @@ fn in_place<'n>(
     WorkDir::own(path, directory, place, namespaces).map(Some)
 }
 
+/// Opens the directory at `path`, which must be one that may be removed; `None` if it is gone.
+fn removable(path: &Path) -> Result<Option<OwnedFd>, Error> {
+    let location = Location::of(path)?.ok_or_else(|| in_use(path, ""))?;
+    let named = location.open()?;
+    if let Some(named) = &named {
+        location.refuse_precious(named.as_fd(), &location::homes())?;
+    }
+    Ok(named)
+}
+
 /// True for a directory of the caller where a namespace with another root works: an operation
 /// leaves only files of that root.
 fn is_other_owner(stat: &Stat, namespaces: &Namespaces) -> bool {
@@ -429,11 +431,9 @@ fn replace<'n>(
     found: &OwnedFd,
     namespaces: &'n Namespaces,
 ) -> Result<Option<WorkDir<'n>>, Error> {
-    let location = Location::of(path)?.ok_or_else(|| in_use(path, ""))?;
-    let Some(named) = location.open()? else {
+    let Some(named) = removable(path)? else {
         return Ok(None);
     };
-    location.refuse_precious(named.as_fd(), &location::homes())?;
     Trust::new(&namespaces.whole).own(named.as_fd(), path)?;
     let Some(old) = lock_directory(found.as_fd(), path, namespaces)? else {
         return Ok(None);

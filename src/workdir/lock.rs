@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock, fstat, major, minor};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, PathContext, bytes};
 
 /// Who else may hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,18 @@ impl fmt::Display for Holder {
             Some(pid) => write!(out, " by process {pid}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Locks the directory at `path`, which is open as `directory`.
+///
+/// # Errors
+///
+/// `InUse`, with the holder, if another process holds a lock that forbids it.
+pub fn claim(directory: impl AsFd, mode: Mode, path: &Path) -> Result<(), Error> {
+    match try_lock(&directory, mode).at(bytes(path), "lock")? {
+        true => Ok(()),
+        false => Err(in_use(path, &Holder::of(&directory).to_string())),
     }
 }
 

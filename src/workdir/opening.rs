@@ -7,8 +7,8 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
 use rustix::io::Errno;
 
 use super::Namespaces;
-use super::lock::{self, Holder, Mode as LockMode, in_use};
-use crate::error::{Error, FileError, PathContext};
+use super::lock::{self, Mode as LockMode};
+use crate::error::{Error, FileError, PathContext, bytes};
 use crate::userns::{self, Isolation, SignalPolicy, Supervision};
 
 /// The directory `found`, open for reading and with the exclusive lock; `None` if it was removed
@@ -19,9 +19,7 @@ pub fn lock_directory(
     namespaces: &Namespaces,
 ) -> Result<Option<OwnedFd>, Error> {
     let directory = open_readable(found, path, &namespaces.whole)?;
-    if !lock::try_lock(&directory, LockMode::Exclusive).at(bytes(path), "lock")? {
-        return Err(in_use(path, &Holder::of(&directory).to_string()));
-    }
+    lock::claim(&directory, LockMode::Exclusive, path)?;
     let stat = fstat(&directory).at(bytes(path), "stat")?;
     Ok((stat.st_nlink > 0).then_some(directory))
 }
@@ -92,8 +90,4 @@ pub fn names(directory: impl AsFd, path: impl AsRef<Path>) -> Result<Vec<Vec<u8>
         }
     }
     Ok(names)
-}
-
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
 }

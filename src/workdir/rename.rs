@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, RenameFlags, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use super::Namespaces;
 use super::location::Location;
 use super::opening::names;
 use super::removal;
-use crate::error::{Error, ErrorKind, PathContext};
+use crate::error::{Error, ErrorKind, PathContext, bytes};
 use crate::userns::{self, Isolation};
 
 /// Threads that remove what a failed or killed operation left.
@@ -41,26 +42,20 @@ pub fn discard(
         return Ok(());
     }
     if !location.is_name_of(name, directory) {
-        return Err(replaced(location));
+        return Err(replaced(location.path()));
     }
     let remove = || match unlinkat(location.parent(), name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),
     };
-    Ok(by_either(namespaces, remove).at(
-        location.path().as_os_str().as_encoded_bytes(),
-        "remove the directory itself",
-    )?)
+    Ok(by_either(namespaces, remove).at(bytes(location.path()), "remove the directory itself")?)
 }
 
 /// The error of a name that another process has given to something else.
-pub fn replaced(location: &Location) -> Error {
+pub fn replaced(path: &Path) -> Error {
     Error::new(
         ErrorKind::Changed,
-        format!(
-            "{:?}: another process has replaced the directory",
-            location.path()
-        ),
+        format!("{path:?}: another process has replaced the directory"),
     )
 }
 

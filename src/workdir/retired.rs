@@ -20,7 +20,7 @@ use super::leftovers::{self, OLD};
 use super::location::{self, Location};
 use super::opening::lock_directory;
 use super::rename::{discard, rename, replaced};
-use crate::error::{Error, FileError};
+use crate::error::{Error, FileError, bytes};
 
 /// A directory that may be removed, and that this operation has locked.
 pub struct Retired<'n> {
@@ -80,11 +80,11 @@ impl<'n> Retired<'n> {
             }
             Ok(()) => {
                 let _ = rename(&self.location, &old, self.location.name(), self.namespaces);
-                Err(replaced(&self.location))
+                Err(replaced(self.location.path()))
             }
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::XDEV | Errno::INVAL) => Ok(()),
             Err(error) => {
-                let path = self.location.path().as_os_str().as_encoded_bytes();
+                let path = bytes(self.location.path());
                 Err(FileError::new(path, "rename it to a hidden name", error).into())
             }
         }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::lock::{self, Holder, Mode as LockMode, in_use};
+use super::lock::{self, Mode as LockMode};
 use super::trust::Trust;
 use super::{Namespaces, handover};
-use crate::error::{Context, Error, FileError, PathContext};
+use crate::error::{Context, Error, FileError, PathContext, bytes};
 use crate::userns::Isolation;
 
 /// How often the lock on a new directory is tried.
@@ -42,9 +42,7 @@ impl SharedDir {
     pub fn claim(whole: &Path, name: &str, namespaces: &Namespaces) -> Result<SharedDir, Error> {
         let trust = Trust::new(&namespaces.whole);
         let lock = trust.open_or_create(whole)?;
-        if !lock::try_lock(&lock, LockMode::Shared).at(bytes(whole), "lock")? {
-            return Err(in_use(whole, &Holder::of(&lock).to_string()));
-        }
+        lock::claim(&lock, LockMode::Shared, whole)?;
         let path = whole.join(name);
         let owner = match &namespaces.work {
             Isolation::Namespace(maps) => maps.uids.to_outer(0),
@@ -97,16 +95,14 @@ fn hand_over(
         opened => opened?,
     };
     // Another run holds the lock for as long as this takes it, some milliseconds.
-    let is_locked = || lock::try_lock(&directory, LockMode::Exclusive).at(bytes(path), "lock");
     for _ in 0..LOCK_TRIES {
-        if is_locked()? {
+        if lock::try_lock(&directory, LockMode::Exclusive).at(bytes(path), "lock")? {
             break;
         }
         std::thread::sleep(LOCK_INTERVAL);
     }
-    if !is_locked()? {
-        return Err(in_use(path, &Holder::of(&directory).to_string()));
-    }
+    // Keeps the lock, or names the process that still has it.
+    lock::claim(&directory, LockMode::Exclusive, path)?;
     match is_ready() {
         true => Ok(()),
         false => handover::to_root(directory.as_fd(), maps),
@@ -116,8 +112,4 @@ fn hand_over(
 fn open(path: &Path, mode: OFlags) -> Result<OwnedFd, FileError> {
     let flags = mode | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).at(bytes(path), "open")
-}
-
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
 }

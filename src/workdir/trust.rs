@@ -21,7 +21,7 @@ use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use crate::error::{Error, ErrorKind, FileError, PathContext};
+use crate::error::{Error, ErrorKind, FileError, PathContext, bytes};
 use crate::userns::Isolation;
 
 /// The ids that a caller trusts.
@@ -60,7 +60,7 @@ impl<'a> Trust<'a> {
 
     /// Rule 1: `file` belongs to the caller or to an id of the namespace.
     pub fn own(&self, file: BorrowedFd<'_>, path: &Path) -> Result<Stat, Error> {
-        let stat = fstat(file).at(path.as_os_str().as_encoded_bytes(), "stat")?;
+        let stat = fstat(file).at(bytes(path), "stat")?;
         let is_real_root = self.uid == 0 && *self.isolation == Isolation::None;
         if is_real_root || self.is_own(stat.st_uid) {
             return Ok(stat);
@@ -78,7 +78,7 @@ impl<'a> Trust<'a> {
     /// Rule 1 for a directory with a name that this program chose: even real root uses none of
     /// another user, who may have created it to own a part of the result.
     pub fn created(&self, file: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
-        let stat = fstat(file).at(path.as_os_str().as_encoded_bytes(), "stat")?;
+        let stat = fstat(file).at(bytes(path), "stat")?;
         match self.is_own(stat.st_uid) {
             true => Ok(()),
             false => Err(Error::new(
@@ -94,7 +94,7 @@ impl<'a> Trust<'a> {
     /// Rule 1 for a directory or file whose content is believed: only its owner can write to it.
     /// Files of real root are believed, too.
     pub fn own_and_closed(&self, file: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
-        let stat = fstat(file).at(path.as_os_str().as_encoded_bytes(), "stat")?;
+        let stat = fstat(file).at(bytes(path), "stat")?;
         if stat.st_uid != 0 && !self.is_own(stat.st_uid) {
             return Err(untrusted(
                 path,
@@ -115,7 +115,7 @@ impl<'a> Trust<'a> {
     /// Opens a directory that keeps files for later runs, for reading, and creates what is missing
     /// of its path. Both rules hold for it; where rule 2 does not, nothing is created.
     pub fn open_or_create(&self, path: &Path) -> Result<OwnedFd, Error> {
-        let shown = path.as_os_str().as_encoded_bytes();
+        let shown = bytes(path);
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             openat(CWD, path, flags, Mode::empty())
@@ -145,9 +145,9 @@ impl<'a> Trust<'a> {
     /// Rule 2: no other user can exchange `directory`, opened by `path`.
     pub fn reached_safely(&self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
         self.own_and_closed(directory, path)?;
-        let own = fstat(directory).at(path.as_os_str().as_encoded_bytes(), "stat")?;
+        let own = fstat(directory).at(bytes(path), "stat")?;
         let above = open_above(directory, path)?;
-        let found = fstat(&above).at(path.as_os_str().as_encoded_bytes(), "stat")?;
+        let found = fstat(&above).at(bytes(path), "stat")?;
         match (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino) {
             // It is `/`.
             true => Ok(()),
@@ -162,7 +162,7 @@ impl<'a> Trust<'a> {
         mut owner: u32,
         path: &Path,
     ) -> Result<(), Error> {
-        let stat = |fd: &OwnedFd| fstat(fd).at(path.as_os_str().as_encoded_bytes(), "stat");
+        let stat = |fd: &OwnedFd| fstat(fd).at(bytes(path), "stat");
         let is_trusted = |uid: u32| uid == 0 || self.is_own(uid);
         let mut found = stat(&directory)?;
         for _ in 0..MAX_LEVELS {
@@ -191,10 +191,7 @@ impl<'a> Trust<'a> {
 
 fn open_above(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, FileError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(directory, c"..", flags, Mode::empty()).at(
-        path.as_os_str().as_encoded_bytes(),
-        "open a directory above it",
-    )
+    openat(directory, c"..", flags, Mode::empty()).at(bytes(path), "open a directory above it")
 }
 
 /// The path of an open directory as the kernel knows it, for messages.

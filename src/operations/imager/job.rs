@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use super::{Ask, Imager, ImagerDirectory, Reply, TreeLocation};
+use super::{Ask, Imager, Reply, TreeLocation};
 use crate::chroot::points::{self, Kind};
 use crate::chroot::{MountSources, resolv_conf, search_path};
 use crate::error::{Context, Error, ErrorKind, Escaped, PathContext, describe};
@@ -43,16 +43,15 @@ pub struct ImagerJob<'a> {
 impl ImagerJob<'_> {
     /// Everything, in the directory and with the files of `sources`. Gives the exit status.
     pub fn run(&self, caller: &mut Caller, sources: &MountSources) -> Result<u8, Error> {
-        match (&self.imager.directory, self.location) {
-            (ImagerDirectory::Cache { directory, limit }, _) => {
-                self.run_in_cache(caller, sources, directory, *limit)
-            }
-            (_, TreeLocation::Root(target)) => {
+        match self.location {
+            TreeLocation::Root(target) => {
                 caller.ask(Ask::Begin)?;
                 target.begin()?;
                 self.run_at_root(caller, sources)
             }
-            (_, TreeLocation::Cache(_)) => Err(Error::new(ErrorKind::Died, "no directory")),
+            TreeLocation::Cache {
+                directory, limit, ..
+            } => self.run_in_cache(caller, sources, directory, *limit),
         }
     }
 

@@ -6,7 +6,7 @@ mod packages;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::container::{CommandStatus, host_resolv_conf, mount_sources};
 use super::session::{self, Session};
 use super::unpack::plain_options;
 use crate::chroot::{Bind, MountSources};
-use crate::error::{Context, Error, ErrorKind};
+use crate::error::{Context, Error};
 use crate::ids::IdMaps;
 use crate::imager::cache::{self, Cache};
 use crate::observer::Observer;
@@ -25,6 +25,7 @@ use crate::userns::init::own_mounts;
 use crate::userns::{self, Answer, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::directory::{Purpose, WorkDir};
+use crate::workdir::rename::replaced;
 use crate::workdir::shared::SharedDir;
 use job::ImagerJob;
 use packages::Packages;
@@ -204,13 +205,20 @@ impl Imager {
 enum TreeLocation<'n> {
     /// For one tree.
     Root(Box<WorkDir<'n>>),
-    /// For copies and runs: the part of the cache for the maps of this run.
-    Cache(SharedDir),
+    /// For copies and runs.
+    Cache {
+        /// The part of the cache for the maps of this run.
+        shared: SharedDir,
+        /// The cache.
+        directory: &'n Path,
+        /// See [`ImagerDirectory::Cache`].
+        limit: Option<u64>,
+    },
 }
 
 impl<'n> TreeLocation<'n> {
     fn claim(
-        directory: &ImagerDirectory,
+        directory: &'n ImagerDirectory,
         namespaces: &'n Namespaces,
         maps: &IdMaps,
     ) -> Result<TreeLocation<'n>, Error> {
@@ -227,23 +235,25 @@ impl<'n> TreeLocation<'n> {
             ImagerDirectory::Root(path) => {
                 TreeLocation::Root(Box::new(WorkDir::claim(path, Purpose::Occupy, namespaces)?))
             }
-            ImagerDirectory::Cache { directory, .. } => {
-                TreeLocation::Cache(SharedDir::claim(directory, &cache::name(maps), namespaces)?)
-            }
+            ImagerDirectory::Cache { directory, limit } => TreeLocation::Cache {
+                shared: SharedDir::claim(directory, &cache::name(maps), namespaces)?,
+                directory,
+                limit: *limit,
+            },
         })
     }
 
     fn path(&self) -> PathBuf {
         match self {
             TreeLocation::Root(target) => target.working_path(),
-            TreeLocation::Cache(shared) => shared.path().to_owned(),
+            TreeLocation::Cache { shared, .. } => shared.path().to_owned(),
         }
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
             TreeLocation::Root(target) => target.directory(),
-            TreeLocation::Cache(shared) => shared.directory(),
+            TreeLocation::Cache { shared, .. } => shared.directory(),
         }
     }
 
@@ -258,13 +268,13 @@ impl<'n> TreeLocation<'n> {
         match self {
             TreeLocation::Root(target) if has_begun => target.remove(),
             TreeLocation::Root(target) => target.abandon(|_| Ok(())),
-            TreeLocation::Cache(shared) if has_begun && !is_cleared => {
+            TreeLocation::Cache { shared, .. } if has_begun && !is_cleared => {
                 userns::clean_up(&namespaces.work, || {
                     Cache::open(shared.directory())?.clear_leftovers(threads)
                 })
                 .context(|| "remove what the run has left")
             }
-            TreeLocation::Cache(_) => Ok(()),
+            TreeLocation::Cache { .. } => Ok(()),
         }
     }
 }
@@ -289,9 +299,6 @@ fn sources(
     );
     match is_same {
         true => Ok(sources),
-        false => Err(Error::new(
-            ErrorKind::Changed,
-            format!("{path:?}: another process has replaced the directory"),
-        )),
+        false => Err(replaced(&path)),
     }
 }

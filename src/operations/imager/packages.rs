@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, fstat};
 
 use super::Imager;
-use crate::error::{Error, ErrorKind, FileError, PathContext};
+use crate::error::{Error, ErrorKind, FileError, PathContext, bytes};
 use crate::export;
 use crate::imager::apt::is_package;
 use crate::operations::export::copy_out;
@@ -124,5 +124,5 @@ fn packages(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn failed(path: &Path, act: &'static str, cause: impl Into<io::Error>) -> Error {
-    FileError::new(path.as_os_str().as_encoded_bytes(), act, cause).into()
+    FileError::new(bytes(path), act, cause).into()
 }

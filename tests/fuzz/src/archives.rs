@@ -57,7 +57,7 @@ impl Stream {
     pub fn member(self, fields: &Fields<'_>, data: &[u8]) -> Stream {
         self.header(&Fields {
             size: data.len() as u64,
-            ..copied(fields)
+            ..*fields
         })
         .data(data)
     }
@@ -119,33 +119,6 @@ fn fields(name: &[u8], typeflag: u8) -> Fields<'_> {
         mtime: 1_600_000_000,
         typeflag,
         ..Fields::default()
-    }
-}
-
-fn copied<'a>(fields: &Fields<'a>) -> Fields<'a> {
-    let Fields {
-        name,
-        prefix,
-        mode,
-        uid,
-        gid,
-        size,
-        mtime,
-        typeflag,
-        linkname,
-        device,
-    } = *fields;
-    Fields {
-        name,
-        prefix,
-        mode,
-        uid,
-        gid,
-        size,
-        mtime,
-        typeflag,
-        linkname,
-        device,
     }
 }
 
