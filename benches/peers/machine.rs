@@ -185,8 +185,7 @@ impl Machine {
         self.script(&self.pipeline("zstd -q -8 -T2", archive))
     }
 
-    /// GNU tar into a compressor, with isar's options. The archive stands in a directory of the
-    /// user's.
+    /// GNU tar into a compressor, with isar's options. The user must be able to create `archive`.
     pub fn pipeline(&self, compressor: &str, archive: &Path) -> String {
         let (tree, archive) = (shown(&self.tree), shown(archive));
         format!(

@@ -11,11 +11,11 @@
 //! cargo bench --bench peers -- --write DIR        # peers.md and peers.svg as well
 //! ```
 //!
-//! Started by root it works as the ordinary user of the tests, else as whoever starts it. It needs
-//! mmdebstrap, GNU tar, zstd and GNU time. Root has the rows on clean ext4 run on a file system
-//! that is made anew for each run, which needs mkfs.ext4 and a loop device. Both sides run in the
-//! same namespace of subordinate ids; the peers enter it through `isar-tarball unshare`, so that
-//! neither has an advantage.
+//! If root starts it, it works as the ordinary user of the tests; otherwise as the user who starts
+//! it. It needs mmdebstrap, GNU tar, zstd and GNU time. Only root can run the rows on clean ext4:
+//! each run creates a new file system, which needs mkfs.ext4 and a loop device. Both sides run in
+//! the same namespace of subordinate ids. The peers enter it through `isar-tarball unshare`, so
+//! that neither has an advantage.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod large;

@@ -210,9 +210,9 @@ fn succeed(machine: &Machine, words: &[String]) {
     assert!(status.success(), "{words:?}: {status}");
 }
 
-/// Brings what a run reads into the page cache, and memory into the machine: on a virtual one that
-/// gives free pages back, whoever touches memory first pays for it. That comes last, because such a
-/// machine takes only seconds to give them back.
+/// Reads what a run reads into the page cache, then touches memory. A virtual machine may return
+/// free pages to its host, and the first process to touch such memory pays for getting it back.
+/// Memory comes last because the machine returns it within seconds.
 fn warm(reads: &[std::path::PathBuf]) {
     let _ = Command::new("sync").status();
     for path in reads {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// One side of a row. In the scripts and words `{n}` stands for the number of the run.
+/// One side of a row. The number of the run replaces `{n}` in scripts and arguments.
 #[derive(Default)]
 pub struct Side {
     /// What is run and timed.

@@ -41,8 +41,7 @@ pub struct Args {
     /// differences
     #[arg(long, default_value = "skip")]
     devices: Devices,
-    /// Enter other file systems and bind mounts in a directory, of which else only the mount point
-    /// is compared
+    /// Cross mount points in a directory. By default only the empty mount point is compared
     #[arg(long)]
     cross_mounts: bool,
     /// Print the differences as JSON

@@ -186,8 +186,8 @@ impl SubidFiles {
         })
     }
 
-    /// Finds 65536 ids, from 100000 on, that neither file assigns to a user. Falls back to 100000
-    /// if there are none.
+    /// Finds 65536 ids, from 100000 on, that neither file assigns to a user. Returns those from
+    /// 100000 on if it finds none.
     pub fn free(&self) -> Range {
         const FIRST: u32 = 100_000;
         const COUNT: u32 = 65536;

@@ -54,11 +54,11 @@ impl SystemFiles {
             return;
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let room = start
+        let target = start
             .checked_add(data.len())
             .and_then(|end| content.get_mut(start..end));
-        if let Some(room) = room {
-            room.copy_from_slice(data);
+        if let Some(target) = target {
+            target.copy_from_slice(data);
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Ahead {
     /// Signals that there is something to read, or nothing more to wait for.
     ready: Condvar,
     /// Signals that memory was released, or that there is nothing more to wait for.
-    room: Condvar,
+    released: Condvar,
 }
 
 /// A part that is taken early.
@@ -119,7 +119,7 @@ impl Drop for Buffer {
         // Freeing memory takes time: do it without the lock.
         drop(bytes);
         self.ahead.ready.notify_all();
-        self.ahead.room.notify_all();
+        self.ahead.released.notify_all();
     }
 }
 
@@ -178,7 +178,7 @@ impl<T> Kept<T> {
     fn let_go(&mut self) {
         self.value = None;
         self.ahead.lock().give_back(&mut self.charged);
-        self.ahead.room.notify_all();
+        self.ahead.released.notify_all();
     }
 }
 
@@ -193,21 +193,21 @@ pub(super) struct Part {
     /// Index of the part.
     pub(super) index: usize,
     /// A buffer for all of its content, if it was taken early.
-    room: Option<Buffer>,
+    whole: Option<Buffer>,
     ahead: Arc<Ahead>,
 }
 
 impl Part {
     /// True if the part was taken early, with a buffer for all of its content.
     pub(super) fn is_early(&self) -> bool {
-        self.room.is_some()
+        self.whole.is_some()
     }
 
     /// Returns a buffer for `size` bytes, waiting for memory. `None` if the reader has gone.
     pub(super) fn buffer(&mut self, size: usize) -> Option<Buffer> {
         let size = size.max(SMALLEST);
-        if let Some(room) = self.room.take_if(|room| room.bytes.capacity() >= size) {
-            return Some(room);
+        if let Some(buffer) = self.whole.take_if(|buffer| buffer.bytes.capacity() >= size) {
+            return Some(buffer);
         }
         let ahead = &self.ahead;
         let mut state = ahead.lock();
@@ -219,7 +219,7 @@ impl Part {
             if let Some(bytes) = state.allowed(self.index, size, budget) {
                 return Some(ahead.charged(state, bytes, size));
             }
-            state = wait(&ahead.room, state);
+            state = wait(&ahead.released, state);
         }
     }
 
@@ -262,7 +262,7 @@ impl Drop for Part {
         };
         drop(state);
         self.ahead.ready.notify_all();
-        self.ahead.room.notify_all();
+        self.ahead.released.notify_all();
         drop(unused);
     }
 }
@@ -363,7 +363,7 @@ impl Ahead {
             budget,
             state,
             ready: Condvar::new(),
-            room: Condvar::new(),
+            released: Condvar::new(),
         })
     }
 
@@ -410,10 +410,10 @@ impl Ahead {
                 return None;
             }
             if let Some((index, bytes, size)) = state.take_early(&self.early, self.budget) {
-                let room = Some(self.charged(state, bytes, size));
+                let whole = Some(self.charged(state, bytes, size));
                 return Some(Part {
                     index,
-                    room,
+                    whole,
                     ahead: Arc::clone(self),
                 });
             }
@@ -431,12 +431,12 @@ impl Ahead {
                 state.trim(self.budget);
                 return Some(Part {
                     index,
-                    room: None,
+                    whole: None,
                     ahead: Arc::clone(self),
                 });
             }
             if kept.charged == 0 {
-                state = wait(&self.room, state);
+                state = wait(&self.released, state);
                 continue;
             }
             // Release memory that would be idle here.
@@ -465,20 +465,20 @@ impl Ahead {
                 state.latest = buffer.charged;
                 drop(state);
                 // The decoder of the part being read may wait for this piece to be taken.
-                self.room.notify_all();
+                self.released.notify_all();
                 return Ok(Some((Chunk(Arc::new(buffer)), consumed)));
             }
             match state.slots.front_mut().and_then(|slot| slot.outcome.take()) {
                 Some(Ok(())) => {
                     state.slots.pop_front();
                     state.head += 1;
-                    self.room.notify_all();
+                    self.released.notify_all();
                 }
                 Some(Err(error)) => {
                     state.stopped = true;
                     // A further call returns the end.
                     state.head = self.parts;
-                    self.room.notify_all();
+                    self.released.notify_all();
                     return Err(error);
                 }
                 None if state.broken => return Err(Error::Broken),
@@ -511,7 +511,7 @@ impl Ahead {
         drop(state);
         drop(unused);
         self.ready.notify_all();
-        self.room.notify_all();
+        self.released.notify_all();
     }
 
     /// Drops unread pieces. Call it when no decoder is left: the pieces and this queue reference

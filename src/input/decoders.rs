@@ -64,7 +64,7 @@ impl Frames {
             })?),
         };
         let is_whole = part.is_early() || self.is_whole(frame);
-        let room = self.room(frame, is_whole);
+        let size = self.buffer_size(frame, is_whole);
         decoder.in_one_place(is_whole).map_err(|fault| FrameError {
             offset: frame.offset,
             fault,
@@ -73,7 +73,7 @@ impl Frames {
         let source = ByteSource::range(Arc::clone(&self.file), start, start + frame.compressed);
         let mut stream = Stream::new(decoder, source, frame.offset);
         loop {
-            let Some(mut buffer) = part.buffer(room) else {
+            let Some(mut buffer) = part.buffer(size) else {
                 return Ok(());
             };
             let goes_on = stream.fill(&mut buffer.bytes)?;
@@ -85,7 +85,7 @@ impl Frames {
     }
 
     /// Buffer size for the next piece of the frame, in bytes.
-    fn room(&self, frame: &Frame, is_whole: bool) -> usize {
+    fn buffer_size(&self, frame: &Frame, is_whole: bool) -> usize {
         let content = frame
             .content
             .and_then(|content| usize::try_from(content).ok());
@@ -145,7 +145,7 @@ impl Frames {
                 early.push(Early {
                     part,
                     due: part - before,
-                    size: self.room(frame, true),
+                    size: self.buffer_size(frame, true),
                 });
             }
         }

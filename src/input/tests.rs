@@ -696,9 +696,9 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
     let mut parts = [take(&ahead).unwrap(), take(&ahead).unwrap()];
     assert_eq!(parts.each_ref().map(|part| part.index), [0, 3]);
     assert_eq!(ahead.held().0, 4 * MIB as u64, "charged when it is taken");
-    let room = parts[1].buffer(4 * MIB).unwrap();
+    let buffer = parts[1].buffer(4 * MIB).unwrap();
     assert_eq!(
-        (room.bytes.capacity(), ahead.held().0),
+        (buffer.bytes.capacity(), ahead.held().0),
         (4 * MIB, 4 * MIB as u64),
         "and not once more"
     );
@@ -721,7 +721,9 @@ fn a_part_is_taken_before_its_turn_when_it_is_due_and_room_for_it_is_kept_until_
     let (mut first, mut second) = (take(&ahead).unwrap(), take(&ahead).unwrap());
     let first = first.buffer(5 * MIB).unwrap();
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(second.buffer(5 * MIB).map(|room| room.bytes.capacity())));
+    thread::spawn(move || {
+        sender.send(second.buffer(5 * MIB).map(|buffer| buffer.bytes.capacity()))
+    });
     assert!(
         receiver.recv_timeout(Duration::from_millis(100)).is_err(),
         "5 of 10 are taken, and 4 are kept"

@@ -72,7 +72,7 @@ fn open_named(path: &Path) -> Result<(File, Option<Vec<u8>>), Error> {
 fn stdin() -> Result<File, Error> {
     let file = ArchivePath::Stdio.open()?;
     let mut position = &file;
-    // What a shell has read of a file is no part of the archive.
+    // A shell may have read the beginning of the file. The archive is what follows.
     let is_whole = file.metadata().at("stdin", "stat")?.is_file()
         && position.stream_position().is_ok_and(|at| at == 0);
     if is_whole { Ok(file) } else { spooled(file) }

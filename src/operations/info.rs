@@ -21,8 +21,8 @@ pub struct Info {
 pub struct InfoReport {
     /// The archive, its members, and the system in it.
     pub description: Description,
-    /// The uids that sbuild builds as for the caller, or the reason why there are none; `None`
-    /// where the archive has no users.
+    /// The uids that sbuild builds as when the caller starts it, or why they cannot be told. `None`
+    /// if the archive has no users.
     pub build_users: Option<Result<BuildUsers, String>>,
 }
 

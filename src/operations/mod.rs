@@ -1,8 +1,8 @@
 //! Whole jobs, one type per command.
 //!
 //! Each type has public options and a method `run`, which opens what the caller named, enters the
-//! namespace, does the work, publishes the result and cleans up. Where two processes work together,
-//! the requests of the child and the caller's answers stand in the same file.
+//! namespace, does the work, publishes the result and cleans up. If the child sends requests to
+//! the caller, one file defines the requests and answers them.
 
 mod archive;
 mod check;

@@ -161,7 +161,7 @@ impl Pack {
             false => None,
         };
         let root = match &source {
-            // What is packed is what is removed.
+            // Pack the same directory that is removed afterwards.
             Some(source) => source
                 .directory()
                 .try_clone_to_owned()
@@ -204,7 +204,7 @@ impl Pack {
                 Ok(()) => Err(error),
                 Err(_) => Err(error.context(format!(
                     "the archive is complete, but the tree could not be removed; \
-                     what is left is {:?}",
+                     its remaining files are in {:?}",
                     source.path()
                 ))),
             },
@@ -338,7 +338,7 @@ impl Pack {
 struct Outputs {
     archive: OutputFile,
     digest: Option<OutputFile>,
-    /// With which a later pack can reuse frames.
+    /// The state of the archive: a later pack needs it to reuse frames.
     state: Option<OutputFile>,
 }
 

@@ -160,8 +160,8 @@ impl Remove {
         let outcomes = match (outcomes, &caretaker.current) {
             // A tree without its name would be forgotten.
             (Err(error), Some(current)) if current.is_aside() => Err(error.context(format!(
-                "{:?} is not removed as a whole: what is left is {:?}; \
-                 the same command removes it",
+                "{:?} is only partly removed: its remaining files are in {:?}; \
+                 the same command removes them",
                 current.original_path(),
                 current.path()
             ))),

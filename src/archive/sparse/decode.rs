@@ -103,7 +103,7 @@ impl Map {
         self.read
     }
 
-    /// Returns the extents of a file of `size` bytes, of which the archive stores `stored`.
+    /// Returns the extents of a file of `size` bytes. The archive stores `stored` bytes of it.
     pub fn finish(self, size: u64, stored: u64) -> Result<Vec<Extent>, Error> {
         if self.end > size {
             return Err(Error::BeyondSize {
