@@ -215,7 +215,6 @@ fn scratch(path: &Path) -> PathBuf {
     if rustix::process::geteuid().is_root() {
         chown(path, Some(0), Some(0)).unwrap();
     }
-    // Sticky: isar-tarball uses no cache in a directory where another user could exchange it.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     path.to_owned()
 }

@@ -342,7 +342,8 @@ fn rest(machine: &Machine) -> Vec<Row> {
         clean: format!("rm -rf {tree}"),
         ..Side::default()
     };
-    let cache = shown(&disk.join("cache"));
+    // Beside the scratch directory: isar-tarball uses no cache where another user could exchange it.
+    let cache = format!("{}-cache", shown(disk));
     let root = format!("{}/imager-{{n}}", shown(disk));
     let by_shell = format!(
         "mkdir {root}; tar -xf {archive} -C {root}; /usr/sbin/chroot {root} true; rm -rf {root}"
