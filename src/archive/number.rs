@@ -23,7 +23,8 @@ pub enum Error {
 /// trailing NUL or blanks (POSIX.1-2017), or GNU's base-256.
 ///
 /// Base-256 is a big-endian two's complement number whose first byte is 0x80 or, below zero, 0xff
-/// (GNU tar manual, "Extensions"). A field of NULs alone is 0.
+/// (GNU tar manual, "Extensions"). A field of NULs alone is 0, and so is one of blanks before a NUL:
+/// Java programs write ids like that, and GNU tar and bsdtar read 0.
 pub fn field(field: &[u8]) -> Result<i64, Error> {
     match field.split_first() {
         Some((0x80, digits)) => base_256(digits, 0),
@@ -45,7 +46,8 @@ fn base_256(digits: &[u8], start: i128) -> Result<i64, Error> {
     i64::try_from(value).map_err(|_| Error::TooLarge)
 }
 
-fn octal(field: &[u8]) -> Result<i64, Error> {
+/// Decodes a field that must be octal, as the checksum (POSIX.1-2017, `pax`).
+pub fn octal(field: &[u8]) -> Result<i64, Error> {
     let end = field
         .iter()
         .position(|byte| *byte == 0)
@@ -61,7 +63,12 @@ fn octal(field: &[u8]) -> Result<i64, Error> {
     }
     let digits = text.trim_ascii();
     if digits.is_empty() {
-        return Err(Error::Malformed);
+        // GNU tar refuses blanks up to the end of the field.
+        return if rest.is_empty() {
+            Err(Error::Malformed)
+        } else {
+            Ok(0)
+        };
     }
     let mut value: i64 = 0;
     for digit in digits {
@@ -172,6 +179,8 @@ mod tests {
             (b"\x81\0\0\0\0\0\0\0\0\0\0\0", Err(Error::Malformed)),
             (b"\xff\0\0\0\0\0\0\0\0\0\0\0", Err(Error::TooLarge)),
             (b"        ", Err(Error::Malformed)),
+            (b"       \0", Ok(0)),
+            (b" \0     \0", Ok(0)),
             (b"\x00000644\0", Err(Error::Malformed)),
             (b"0000648\0", Err(Error::Malformed)),
             (b"64 4   \0", Err(Error::Malformed)),
@@ -181,6 +190,7 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(field(bytes), *expected, "{}", bytes.escape_ascii());
         }
+        assert_eq!(octal(b"\x80\0\0\0\0\0\x01\0"), Err(Error::Malformed));
         assert_eq!(
             unsigned_field(b"\xff\xff\xff\xff\xff\xff\xff\xfe"),
             Err(Error::Negative)

@@ -7,7 +7,7 @@ mod records;
 
 use super::header::decode::Header;
 use super::header::{BLOCK, padding};
-use super::sparse::decode::{Error as MapError, OldGnu, Text};
+use super::sparse::decode::{Error as MapError, Misread, OldGnu, Text};
 use crate::entry::{Entry, Extent};
 pub use error::{Error, Fault};
 use member::{Content, Pending, describe, long_name, sparse_file};
@@ -68,6 +68,19 @@ pub struct Member {
     pub other_records: Vec<Vec<u8>>,
     /// True if there is a global PAX header between the previous member and this one.
     pub global_header: bool,
+    /// Number of extended attributes and ACLs in such headers. They apply to no member, as in GNU
+    /// tar and bsdtar.
+    pub global_attributes: u64,
+    /// What GNU tar makes of a sparse file otherwise than its map says.
+    pub misread: Option<Misread>,
+}
+
+impl Member {
+    /// True if POSIX or GNU tar defines its type. A member of another type is a file.
+    pub fn has_known_type(&self) -> bool {
+        let own = self.headers.last();
+        own.is_none_or(|own| Header(&own.block).has_known_type())
+    }
 }
 
 /// An event: the next part of a member.
@@ -380,7 +393,7 @@ impl Reader {
             return Err(Fault::Checksum);
         }
         match header.typeflag() {
-            b'x' | b'g' | b'L' | b'K' | b'V' => self.begin_extension(header).map(|()| None),
+            b'x' | b'X' | b'g' | b'L' | b'K' | b'V' => self.begin_extension(header).map(|()| None),
             _ => self.begin_member(header),
         }
     }
@@ -427,7 +440,8 @@ impl Reader {
     /// Processes the complete data of an extension header.
     fn extension(&mut self, typeflag: u8, data: &[u8]) -> Result<(), Fault> {
         match typeflag {
-            b'x' => {
+            // Solaris has its own letter for the same header.
+            b'x' | b'X' => {
                 self.pending.records =
                     Some(Box::new(interpret(data, Scope::OneMember, &self.limits)?))
             }
@@ -435,6 +449,7 @@ impl Reader {
                 let records = interpret(data, Scope::AllMembers, &self.limits)?;
                 self.global = records.ownership.or(&self.global);
                 self.pending.has_global_header = true;
+                self.pending.global_attributes += records.ignored_attributes;
             }
             b'L' => self.pending.long_name = Some(long_name(data, "path", &self.limits)?),
             b'K' => self.pending.long_target = Some(long_name(data, "link target", &self.limits)?),
@@ -463,7 +478,7 @@ impl Reader {
                 others: Vec::new().into_iter(),
                 padding: padding(size) as u64,
             },
-            Content::Extents(extents) => {
+            Content::Extents(extents, _) => {
                 let size = extents.iter().map(|extent| extent.length).sum();
                 data(extents, size)
             }
@@ -536,6 +551,7 @@ impl Reader {
                 return Ok(None);
             }
         };
+        member.misread = map.misread(size);
         let extents = map.finish(size, stored)?;
         member.entry.kind = sparse_file(size, &extents);
         self.state = data(extents, stored);

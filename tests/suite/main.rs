@@ -13,6 +13,7 @@ mod differential;
 mod doctor;
 mod export;
 mod formats;
+mod fuzz;
 mod grant_acl;
 mod handover;
 mod idmap;

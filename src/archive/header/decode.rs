@@ -42,10 +42,11 @@ impl<'a> Header<'a> {
     }
 
     /// True if the checksum is right. Sums of signed bytes, as written by some old programs, are
-    /// accepted too, as in GNU tar.
+    /// accepted too, as in GNU tar. It must be octal: GNU tar and bsdtar skip a member whose
+    /// checksum is in base-256.
     pub fn has_valid_checksum(self) -> bool {
         let stored = &self.0[148..156];
-        let Ok(expected) = number::field(stored) else {
+        let Ok(expected) = number::octal(stored) else {
             return false;
         };
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
@@ -58,6 +59,11 @@ impl<'a> Header<'a> {
     /// The type of the member.
     pub fn typeflag(self) -> u8 {
         self.0[156]
+    }
+
+    /// True if POSIX or GNU tar defines the type.
+    pub fn has_known_type(self) -> bool {
+        matches!(self.typeflag(), b'\0' | b'0'..=b'7' | b'D' | b'S')
     }
 
     /// The name, preceded by the prefix in a POSIX header.
@@ -137,6 +143,7 @@ fn text(field: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::{Fields, block};
     use super::*;
 
@@ -175,6 +182,19 @@ mod tests {
                 "{stored}"
             );
         }
+    }
+
+    #[test]
+    fn a_checksum_in_base_256_is_none() {
+        let mut block = block(&Fields {
+            name: b"a",
+            ..Fields::default()
+        });
+        assert!(Header(&block).has_valid_checksum());
+        let sum = number::octal(&block[148..156]).unwrap();
+        block[148] = 0x80;
+        block[149..156].copy_from_slice(&sum.to_be_bytes()[1..]);
+        assert!(!Header(&block).has_valid_checksum());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From headers to a member: precedence of the headers.
 
 use super::super::header::decode::{Dialect, Header};
-use super::super::sparse::decode::{Error as MapError, OldGnu, Text};
+use super::super::sparse::decode::{Error as MapError, Map, Misread, OldGnu, Text};
 use super::error::Fault;
 use super::records::{Ownership, Records, SparseForm, name};
 use super::{Limits, Member, RawHeader};
@@ -23,6 +23,8 @@ pub struct Pending {
     pub long_target: Option<Vec<u8>>,
     /// True if there was a `g` header.
     pub has_global_header: bool,
+    /// Number of extended attributes and ACLs in `g` headers.
+    pub global_attributes: u64,
 }
 
 impl Pending {
@@ -62,7 +64,7 @@ pub enum Content {
     /// The file's bytes.
     Whole(u64),
     /// The bytes of the extents.
-    Extents(Vec<Extent>),
+    Extents(Vec<Extent>, Option<Misread>),
     /// Further blocks of the map, then `stored` bytes of data of the extents.
     OldGnuMap { map: OldGnu, size: u64, stored: u64 },
     /// The map and the data of the extents, `stored` bytes in total.
@@ -142,6 +144,11 @@ pub fn describe(
         headers,
         other_records: records.other,
         global_header: pending.has_global_header,
+        global_attributes: pending.global_attributes,
+        misread: match content {
+            Content::Extents(_, misread) => misread,
+            _ => None,
+        },
     };
     Ok((Box::new(member), content))
 }
@@ -152,7 +159,7 @@ impl Content {
         match self {
             Content::None => 0,
             Content::Ignored(size) | Content::Whole(size) => *size,
-            Content::Extents(extents) => extents.iter().map(|extent| extent.length).sum(),
+            Content::Extents(extents, _) => extents.iter().map(|extent| extent.length).sum(),
             Content::OldGnuMap { stored, .. } | Content::TextMap { stored, .. } => *stored,
         }
     }
@@ -171,8 +178,8 @@ fn first_name(names: [Option<Vec<u8>>; 3], own: Vec<u8>) -> Vec<u8> {
 
 /// The file type by typeflag and name; the size and extents of a file are set later.
 ///
-/// POSIX treats an unknown typeflag as a file. Programs use such typeflags for things that are not
-/// files of the tree (volumes, ACLs of Solaris, dumps), so they are refused.
+/// An unknown typeflag is a file (POSIX.1-2017, `pax`), unless its name ends with a slash: then GNU
+/// tar makes a file of it and bsdtar a directory.
 fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
     let typeflag = header.typeflag();
     let file = Kind::File {
@@ -205,6 +212,7 @@ fn kind(header: Header<'_>, name: &[u8], target: &[u8]) -> Result<Kind, Fault> {
         b'5' | b'D' => Ok(Kind::Directory),
         b'6' => Ok(Kind::Fifo),
         b'M' => Err(Fault::MultiVolume),
+        _ if !header.has_known_type() && !name.ends_with(b"/") => Ok(file),
         _ => Err(Fault::UnknownType { typeflag }),
     }
 }
@@ -238,13 +246,11 @@ fn content(
             if map.read(extents, continued)? {
                 return Ok((file(size, None), Content::OldGnuMap { map, size, stored }));
             }
-            mapped(size, map.map.finish(size, stored)?)
+            mapped(map.map, size, stored)
         }
         (Kind::File { .. }, None) => Ok((file(stored, None), Content::Whole(stored))),
         (Kind::File { .. }, Some(_)) if is_old_gnu => Err(MapError::Version.into()),
-        (Kind::File { .. }, Some((SparseForm::InRecords(map), size))) => {
-            mapped(size, map.finish(size, stored)?)
-        }
+        (Kind::File { .. }, Some((SparseForm::InRecords(map), size))) => mapped(map, size, stored),
         (Kind::File { .. }, Some((SparseForm::InData, size))) => Ok((
             file(size, None),
             Content::TextMap {
@@ -265,8 +271,11 @@ fn content(
 }
 
 /// A sparse file whose map is complete.
-fn mapped(size: u64, extents: Vec<Extent>) -> Result<(Kind, Content), Fault> {
-    Ok((sparse_file(size, &extents), Content::Extents(extents)))
+fn mapped(map: Map, size: u64, stored: u64) -> Result<(Kind, Content), Fault> {
+    let misread = map.misread(size);
+    let extents = map.finish(size, stored)?;
+    let kind = sparse_file(size, &extents);
+    Ok((kind, Content::Extents(extents, misread)))
 }
 
 /// A file with these extents, which may have no holes.

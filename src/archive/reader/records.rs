@@ -92,6 +92,8 @@ pub struct Records {
     pub sparse: Sparse,
     /// Keys of records that are not interpreted.
     pub other: Vec<Vec<u8>>,
+    /// Number of extended attributes and ACLs in a global header, which no program restores.
+    pub ignored_attributes: u64,
     schily: Vec<Xattr>,
     libarchive: Vec<Xattr>,
 }
@@ -118,7 +120,11 @@ pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, 
         if !matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
             keys.push(key);
         }
-        records.take(key, value, limits)?;
+        if scope == Scope::AllMembers && is_attribute(key) {
+            records.ignored_attributes += 1;
+        } else {
+            records.take(key, value, limits)?;
+        }
     }
     keys.sort_unstable();
     match keys
@@ -132,13 +138,11 @@ pub fn interpret(data: &[u8], scope: Scope, limits: &Limits) -> Result<Records, 
 }
 
 fn is_about_one_file(key: &[u8]) -> bool {
-    matches!(key, b"path" | b"linkpath" | b"size")
-        || [
-            &b"GNU.sparse."[..],
-            b"SCHILY.xattr.",
-            b"SCHILY.acl.",
-            b"LIBARCHIVE.xattr.",
-        ]
+    matches!(key, b"path" | b"linkpath" | b"size") || key.starts_with(b"GNU.sparse.")
+}
+
+fn is_attribute(key: &[u8]) -> bool {
+    [&b"SCHILY.xattr."[..], b"SCHILY.acl.", b"LIBARCHIVE.xattr."]
         .iter()
         .any(|prefix| key.starts_with(prefix))
 }

@@ -463,6 +463,66 @@ fn a_size_record_says_where_the_next_header_stands() {
 }
 
 #[test]
+fn attributes_in_global_headers_are_counted_and_apply_to_no_member() {
+    let archive = archive()
+        .global(&[
+            ("SCHILY.xattr.user.k", b"v"),
+            ("SCHILY.acl.access", b"user::rw-"),
+        ])
+        .global(&[("LIBARCHIVE.xattr.user.l", b"dg==")])
+        .file(b"a", b"")
+        .file(b"b", b"")
+        .end();
+    let (members, _) = read(&archive).unwrap();
+    let counts: Vec<_> = members
+        .iter()
+        .map(|(member, _)| member.global_attributes)
+        .collect();
+    assert_eq!(counts, [3, 0]);
+    assert!(members.iter().all(|(member, _)| {
+        member.entry.xattrs.is_empty() && member.entry.access_acl.is_none()
+    }));
+}
+
+#[test]
+fn a_member_of_unknown_type_is_a_file() {
+    for typeflag in *b"AEINQZaz" {
+        let block = edited(header::block(&file(b"f", 3)), &[(156, &[typeflag])]);
+        let (members, _) = read(&archive().block(block).data(b"abc").end()).unwrap();
+        let (member, data) = &members[0];
+        assert!(matches!(member.entry.kind, Kind::File { size: 3, .. }));
+        assert_eq!(data, b"abc", "{}", typeflag as char);
+    }
+}
+
+#[test]
+fn a_solaris_header_is_an_extended_header() {
+    let records = encoded(&[("mtime", b"7")]);
+    let archive = archive().extension(b'X', &records).file(b"f", b"").end();
+    let (members, _) = read(&archive).unwrap();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].0.entry.mtime.seconds, 7);
+}
+
+#[test]
+fn numbers_of_blanks_are_zero() {
+    let blanks: [(usize, &[u8]); 5] = [
+        (100, b"       \0"),
+        (108, b"       \0"),
+        (116, b"       \0"),
+        (124, b"           \0"),
+        (136, b"           \0"),
+    ];
+    let block = edited(header::block(&file(b"f", 0)), &blanks);
+    let (members, _) = read(&archive().block(block).end()).unwrap();
+    let entry = &members[0].0.entry;
+    assert_eq!(
+        (entry.mode, entry.uid, entry.gid, entry.mtime.seconds),
+        (0, 0, 0, 0)
+    );
+}
+
+#[test]
 fn global_records_hold_for_all_that_follow() {
     let archive = archive()
         .file(b"a", b"")

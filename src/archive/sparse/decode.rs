@@ -4,6 +4,7 @@
 //! (GNU tar manual, "Storing Sparse Files".) Each form feeds a [`Map`], which keeps extents sorted,
 //! disjoint and few enough.
 
+use crate::archive::header::BLOCK;
 use crate::archive::number;
 use crate::entry::Extent;
 
@@ -62,6 +63,22 @@ pub enum Error {
     NotAFile,
 }
 
+/// What GNU tar makes of a sparse file otherwise than its map says (measured with 1.34).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misread {
+    /// The extent at this offset begins within a block of the archive. GNU tar reads each extent
+    /// from a block of its own.
+    SharedBlock {
+        /// Offset in the file, in bytes.
+        offset: u64,
+    },
+    /// The map ends before the file does. GNU tar makes the file as long as the map.
+    ShortMap {
+        /// End of the map in the file, in bytes.
+        end: u64,
+    },
+}
+
 /// A partly read map.
 #[derive(Debug)]
 pub struct Map {
@@ -101,6 +118,19 @@ impl Map {
     /// The number of extents added.
     pub fn count(&self) -> usize {
         self.read
+    }
+
+    /// How GNU tar misreads a file of `size` bytes with this map.
+    pub fn misread(&self, size: u64) -> Option<Misread> {
+        let shared = self
+            .extents
+            .windows(2)
+            .find_map(|pair| match pair {
+                [one, other] if !one.length.is_multiple_of(BLOCK as u64) => Some(other.offset),
+                _ => None,
+            })
+            .map(|offset| Misread::SharedBlock { offset });
+        shared.or((self.end < size).then_some(Misread::ShortMap { end: self.end }))
     }
 
     /// Returns the extents of a file of `size` bytes. The archive stores `stored` bytes of it.
@@ -265,6 +295,25 @@ mod tests {
                 length: *length,
             })
             .collect()
+    }
+
+    #[test]
+    fn what_gnu_tar_misreads_is_known() {
+        for (text, size, misread) in [
+            (&b"0,512,1024,3"[..], 1027, None),
+            (b"0,512,1024,3,4000,0", 4000, None),
+            (b"4000,0", 4000, None),
+            (b"0,0,8,2", 10, None),
+            (b"0,2,8,2", 10, Some(Misread::SharedBlock { offset: 8 })),
+            (b"0,2,2,2", 4, Some(Misread::SharedBlock { offset: 2 })),
+            (b"0,512", 9000, Some(Misread::ShortMap { end: 512 })),
+            (b"", 8, Some(Misread::ShortMap { end: 0 })),
+            (b"", 0, None),
+        ] {
+            let mut map = Map::new(LIMIT);
+            list(&mut map, text).unwrap();
+            assert_eq!(map.misread(size), misread, "{}", text.escape_ascii());
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! | what | theirs | ours, and why |
 //! |---|---|---|
 //! | a directory, link, device or pipe with a size in its header | data of that size follows | no data, as GNU tar and the loaders of sbuild have it |
-//! | an extension header without a magic, or with one of another version | a member | an extension, as in GNU tar |
-//! | a checksum of signed bytes, or in base 256 | refused | taken: old programs wrote the first, GNU tar reads both |
+//! | an extension header without a magic, with one of another version, or of type `X` | a member | an extension, as in GNU tar |
+//! | a checksum of signed bytes | refused | taken: old programs wrote it, GNU tar reads it |
+//! | an id of blanks, or another number of them | refused | 0, as in GNU tar and bsdtar |
 //! | a size field of NULs alone | refused | 0, as in GNU tar |
 //! | a PAX record with a newline in it | malformed, and the records behind it are lost | a record by its length, as POSIX says |
 //! | an old-GNU map with an extent that does not end on a block and is not the last, or that ends before the file does | refused | taken: bsdtar writes such |
@@ -164,6 +165,10 @@ fn parts_ways(member: &Member, records: &Records, stream: &[u8]) -> bool {
         let header = Header::from_byte_slice(raw.block.as_slice());
         let is_known = header.as_ustar().is_some() || header.as_gnu().is_some();
         let is_extension = matches!(header.as_bytes()[156], b'x' | b'L' | b'K');
+        let has_blanks = raw.block[100..148].split(|byte| *byte == 0).any(|field| {
+            field.first().is_some_and(|byte| byte.is_ascii_whitespace())
+                && field.trim_ascii().is_empty()
+        });
         let sum: u32 = raw
             .block
             .iter()
@@ -177,6 +182,8 @@ fn parts_ways(member: &Member, records: &Records, stream: &[u8]) -> bool {
             })
             .sum();
         is_extension && !is_known
+            || header.as_bytes()[156] == b'X'
+            || has_blanks
             || header.cksum().ok() != Some(sum)
             || raw.block[124..136] == [0; 12]
     });
@@ -266,6 +273,8 @@ fn compare_kinds(ours: &Kind, entry: &tar::Entry<'_, &[u8]>) {
     let device = || (entry.header().device_major(), entry.header().device_minor());
     match (ours, entry.header().entry_type()) {
         (Kind::File { .. }, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse) => {}
+        // POSIX has files of unknown types.
+        (Kind::File { .. }, kind) if !b"1234567DS".contains(&kind.as_byte()) => {}
         // Told by the slash at the end of its name.
         (Kind::Directory, EntryType::Regular | EntryType::Continuous) => {}
         (Kind::Directory, kind) => assert!(kind.is_dir() || kind.as_byte() == b'D'),

@@ -7,8 +7,6 @@
 
 #[path = "unpack/arena.rs"]
 mod arena;
-#[path = "unpack/members.rs"]
-mod members;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -25,6 +23,7 @@ use isar_tarball::internals::unpack::names::Rules;
 use isar_tarball::internals::unpack::{
     Devices, Error, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking, undo,
 };
+use isar_tarball_fuzz::members;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 

@@ -503,13 +503,209 @@ pub fn odd() -> Vec<(&'static str, Stream)> {
                 .end(),
         ),
         ("root that is a file", new().file(b".", b"x").end()),
+        (
+            "unknown type",
+            new().member(&fields(b"f", b'Z'), b"x").end(),
+        ),
+        (
+            "ids of blanks",
+            new()
+                .other(b"f", b'0', b"")
+                .change(UID, b"       \0       \0")
+                .end(),
+        ),
+        (
+            "records of solaris",
+            new()
+                .records(b'X', &[("mtime", b"7")])
+                .file(b"f", b"x")
+                .end(),
+        ),
+        (
+            "global attributes",
+            new()
+                .records(b'g', &[("SCHILY.xattr.user.k", b"v")])
+                .file(b"f", b"x")
+                .end(),
+        ),
+        (
+            "sparse in shared blocks",
+            new_sparse(10, b"2\n0\n2\n8\n2\n", b"abcd"),
+        ),
+        (
+            "sparse with a short map",
+            new_sparse(9000, b"1\n0\n2\n", b"ab"),
+        ),
+        (
+            "acl by name",
+            with_records(&[(
+                "SCHILY.acl.access",
+                b"user::rw-,user:bob:r--,group::r--,mask::r--,other::r--",
+            )]),
+        ),
+        (
+            "acl without a mask",
+            with_records(&[(
+                "SCHILY.acl.access",
+                b"user::rw-,user:7:r--,group::r--,other::r--",
+            )]),
+        ),
+        (
+            "acl without a mask on a link",
+            new()
+                .records(b'x', &[("SCHILY.acl.access", b"user::rw-,user:7:r--")])
+                .other(b"l", b'2', b"f")
+                .end(),
+        ),
+        (
+            "deepest path",
+            with_records(&[("path", deep(1024).as_bytes())]),
+        ),
+        (
+            "too deep a path",
+            with_records(&[("path", deep(1025).as_bytes())]),
+        ),
+        (
+            "longest name",
+            with_records(&[("path", "n".repeat(255).as_bytes())]),
+        ),
+        (
+            "too long a name",
+            with_records(&[("path", "n".repeat(256).as_bytes())]),
+        ),
+        (
+            "longest attribute name",
+            with_records(&[(&attribute(255), b"v")]),
+        ),
+        (
+            "too long an attribute name",
+            with_records(&[(&attribute(256), b"v")]),
+        ),
+        (
+            "attribute without a name",
+            with_records(&[("SCHILY.xattr.user.", b"v")]),
+        ),
+        (
+            "longest target",
+            new()
+                .records(b'x', &[("linkpath", "t".repeat(4095).as_bytes())])
+                .other(b"l", b'2', b"t")
+                .end(),
+        ),
+        (
+            "too long a target",
+            new()
+                .records(b'x', &[("linkpath", "t".repeat(4096).as_bytes())])
+                .other(b"l", b'2', b"t")
+                .end(),
+        ),
+        ("largest id", with_records(&[("uid", b"65535")])),
+        ("too large an id", with_records(&[("uid", b"65536")])),
+        (
+            "too large a group in an acl",
+            with_records(&[(
+                "SCHILY.acl.access",
+                b"user::rw-,group::r--,group:65536:r--,mask::r--,other::r--",
+            )]),
+        ),
+        (
+            "file over a directory",
+            new()
+                .other(b"d/", b'5', b"")
+                .file(b"d/f", b"x")
+                .file(b"d", b"x")
+                .end(),
+        ),
+        (
+            "link to a device",
+            new()
+                .other(b"d", b'3', b"")
+                .other(b"l", b'1', b"d")
+                .other(b"m", b'1', b"l")
+                .end(),
+        ),
+        (
+            "below a device, and a file over it",
+            new()
+                .other(b"a/d", b'4', b"")
+                .file(b"a/d/f", b"x")
+                .other(b"e", b'3', b"")
+                .file(b"e", b"x")
+                .other(b"l", b'1', b"e")
+                .file(b"a", b"x")
+                .end(),
+        ),
+        (
+            "device over a directory",
+            new().file(b"d/f", b"x").other(b"d", b'3', b"").end(),
+        ),
+        (
+            "capability of another root on a link",
+            new()
+                .records(
+                    b'x',
+                    &[(
+                        "SCHILY.xattr.security.capability",
+                        b"\x01\0\0\x03\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0",
+                    )],
+                )
+                .other(b"l", b'2', b"f")
+                .end(),
+        ),
     ]
+}
+
+/// A file with these PAX records.
+fn with_records(records: &[(&str, &[u8])]) -> Stream {
+    Stream::default()
+        .records(b'x', records)
+        .file(b"f", b"x")
+        .end()
+}
+
+/// A sparse file of format 1.0.
+fn new_sparse(size: u64, map: &[u8], data: &[u8]) -> Stream {
+    Stream::default()
+        .records(
+            b'x',
+            &[
+                ("GNU.sparse.major", b"1"),
+                ("GNU.sparse.minor", b"0"),
+                ("GNU.sparse.name", b"s"),
+                ("GNU.sparse.realsize", size.to_string().as_bytes()),
+            ],
+        )
+        .header(&Fields {
+            size: 512 + data.len() as u64,
+            ..fields(b"GNUSparseFile.0/s", b'0')
+        })
+        .data(map)
+        .data(data)
+        .end()
+}
+
+/// A path of `count` components.
+fn deep(count: usize) -> String {
+    vec!["d"; count].join("/")
+}
+
+/// The record of an attribute whose name has `length` bytes.
+fn attribute(length: usize) -> String {
+    format!("SCHILY.xattr.user.{}", "n".repeat(length - 5))
 }
 
 /// What is refused.
 pub fn bad() -> Vec<(&'static str, Stream)> {
     let new = Stream::default;
     let x = |records: &[(&str, &[u8])]| new().records(b'x', records).file(b"f", b"x").end();
+    let sum_in_base_256 = {
+        let mut stream = new().file(b"f", b"x").end();
+        let sum: u64 = stream.0[..512].iter().map(|byte| u64::from(*byte)).sum();
+        let written = &stream.0[CHECKSUM..CHECKSUM + 8];
+        let sum = sum - written.iter().map(|byte| u64::from(*byte)).sum::<u64>() + 8 * 32;
+        stream.0[CHECKSUM..CHECKSUM + 8].copy_from_slice(&base_256(sum as i64, 8));
+        stream
+    };
     let old = |first: &[(u64, u64)]| {
         old_sparse(new(), 4000, 515, first, &[])
             .data(&[b'x'; 515])
@@ -613,7 +809,18 @@ pub fn bad() -> Vec<(&'static str, Stream)> {
                 ("GNU.sparse.realsize", b"1"),
             ]),
         ),
-        ("unknown type", new().other(b"f", b'A', b"").end()),
+        (
+            "unknown type of a directory",
+            new().other(b"d/", b'Q', b"").end(),
+        ),
+        ("checksum in base 256", sum_in_base_256),
+        (
+            "global size of a sparse file",
+            new()
+                .records(b'g', &[("GNU.sparse.size", b"4000")])
+                .file(b"f", b"x")
+                .end(),
+        ),
         (
             "other volume",
             new().other(b"f", b'M', b"").change(MAGIC, GNU).end(),

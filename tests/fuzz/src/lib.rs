@@ -1,6 +1,7 @@
 //! What the fuzz targets share: archives to begin with, and ways to get past a checksum.
 
 pub mod archives;
+pub mod members;
 
 /// Gives each block that is not zero the checksum of a header: without it no change would get any
 /// further.

@@ -326,8 +326,8 @@ fn each_refusal_is_its_own() {
             Fault::DanglingExtension { typeflag: b'K' },
         ),
         (
-            "unknown type",
-            with(&[(156, b"Q")]),
+            "unknown type of a directory",
+            with(&[(0, b"f/"), (156, b"Q")]),
             Fault::UnknownType { typeflag: b'Q' },
         ),
         (

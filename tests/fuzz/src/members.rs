@@ -1,7 +1,8 @@
 //! Bytes as members: few names, so that one member meets another.
 
 use isar_tarball::internals::archive::header::Fields;
-use isar_tarball_fuzz::archives::Stream;
+
+use super::archives::Stream;
 
 /// Below DIR, in its place, and where they must not lead; `@` stands for the directory above.
 const NAMES: &[&str] = &[
