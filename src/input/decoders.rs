@@ -1,9 +1,14 @@
 //! The threads that decode ahead: one for a stream, several for the frames of a file.
 
 use std::fs::File;
+#[cfg(feature = "gzip")]
+use std::io::BufRead;
 #[cfg(any(feature = "gzip", feature = "xz"))]
 use std::io::{self, Read};
 use std::sync::Arc;
+
+#[cfg(feature = "gzip")]
+use flate2::bufread::GzDecoder;
 
 use super::ahead::{Ahead, Early, Kept, Part};
 use super::byte_source::ByteSource;
@@ -203,15 +208,73 @@ fn zstd(part: &mut Part, source: ByteSource, window_log: u32) -> Result<(), Erro
 
 #[cfg(feature = "gzip")]
 fn gzip(part: &mut Part, source: ByteSource) -> Result<(), Error> {
-    let mut decoder = flate2::bufread::MultiGzDecoder::new(source);
+    let mut decoder = Gzip::Member(Box::new(GzDecoder::new(source)));
     pieces(part, |out| {
         let goes_on = read_into(&mut decoder, out).map_err(|cause| Error::Damaged {
             format: "gzip",
-            offset: decoder.get_ref().consumed(),
+            offset: decoder.consumed(),
             cause,
         })?;
-        Ok((goes_on, decoder.get_ref().consumed()))
+        Ok((goes_on, decoder.consumed()))
     })
+}
+
+/// The content of one or more gzip members. As gzip does, it ignores zeros after the last one,
+/// which fill blocks of tapes and disks.
+#[cfg(feature = "gzip")]
+enum Gzip {
+    /// Within a member.
+    Member(Box<GzDecoder<ByteSource>>),
+    /// After the last one; so many bytes were read.
+    End(u64),
+}
+
+#[cfg(feature = "gzip")]
+impl Gzip {
+    /// Bytes read of the archive.
+    fn consumed(&self) -> u64 {
+        match self {
+            Gzip::Member(decoder) => decoder.get_ref().consumed(),
+            Gzip::End(consumed) => *consumed,
+        }
+    }
+
+    /// Goes on after a member.
+    fn after_member(mut source: ByteSource) -> io::Result<Gzip> {
+        let is_member = source.fill_buf()?.first().is_some_and(|byte| *byte != 0);
+        if is_member {
+            return Ok(Gzip::Member(Box::new(GzDecoder::new(source))));
+        }
+        loop {
+            let padding = source.fill_buf()?;
+            if padding.iter().any(|byte| *byte != 0) {
+                let text = "data follows the zeros that end it";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            let length = padding.len();
+            if length == 0 {
+                return Ok(Gzip::End(source.consumed()));
+            }
+            source.consume(length);
+        }
+    }
+}
+
+#[cfg(feature = "gzip")]
+impl Read for Gzip {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Gzip::Member(decoder) = self {
+            let count = decoder.read(out)?;
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            let consumed = self.consumed();
+            if let Gzip::Member(decoder) = std::mem::replace(self, Gzip::End(consumed)) {
+                *self = Gzip::after_member(decoder.into_inner())?;
+            }
+        }
+        Ok(0)
+    }
 }
 
 #[cfg(feature = "xz")]

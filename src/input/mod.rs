@@ -76,6 +76,9 @@ pub enum Error {
     /// There is nothing in it.
     #[error("it is empty (0 bytes): the program that wrote it failed; create it again")]
     Empty,
+    /// There is nothing in it but its compression.
+    #[error("its content is empty (0 bytes): the program that wrote it failed; create it again")]
+    EmptyContent,
     /// It has an unsupported format.
     #[error(
         "it is {0}; only tar archives are read, plain or compressed with zstd, gzip or xz: convert it first"
@@ -143,6 +146,7 @@ pub struct Input {
     threads: Vec<JoinHandle<()>>,
     consumed: u64,
     content: Option<u64>,
+    is_empty: bool,
 }
 
 impl Input {
@@ -216,6 +220,7 @@ impl Input {
             threads: Vec::new(),
             consumed: 0,
             content,
+            is_empty: true,
         };
         match parallel {
             Some(frames) => {
@@ -259,10 +264,15 @@ impl Input {
         reason = "an iterator could not be asked for anything else in between"
     )]
     pub fn next(&mut self) -> Result<Option<Chunk>, Error> {
-        Ok(self.ahead.next()?.map(|(chunk, consumed)| {
-            self.consumed = consumed;
-            chunk
-        }))
+        match self.ahead.next()? {
+            Some((chunk, consumed)) => {
+                self.consumed = consumed;
+                self.is_empty = false;
+                Ok(Some(chunk))
+            }
+            None if self.is_empty => Err(Error::EmptyContent),
+            None => Ok(None),
+        }
     }
 
     #[cfg(any(test, feature = "internals"))]
@@ -291,12 +301,19 @@ impl Input {
     }
 }
 
+/// Returns the compression of the archive in a regular file. Does not change the position of the
+/// file.
+pub fn compression(file: &File) -> Result<Compression, Error> {
+    let length = file.metadata().map_err(Error::Read)?.len();
+    let source = file.try_clone().map_err(Error::Read)?;
+    detect(&mut ByteSource::range(Arc::new(source), 0, length))
+}
+
 /// Returns the compression of the archive in a regular file and its zstd frames. Decodes nothing,
 /// and does not change the position of the file.
 pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
     let length = file.metadata().map_err(Error::Read)?.len();
-    let source = file.try_clone().map_err(Error::Read)?;
-    let compression = detect(&mut ByteSource::range(Arc::new(source), 0, length))?;
+    let compression = compression(file)?;
     let frames = match compression {
         Compression::Zstd => Some(frames::scan(file, 0, length)?),
         _ => None,

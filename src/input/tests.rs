@@ -153,6 +153,14 @@ fn fault(result: Result<Vec<u8>, Error>) -> (u64, Fault) {
     }
 }
 
+/// True if the content was read. An archive without content is an error.
+fn is(read: Result<Vec<u8>, Error>, content: &[u8]) -> bool {
+    match read {
+        Err(Error::EmptyContent) => content.is_empty(),
+        read => read.unwrap() == content,
+    }
+}
+
 fn cuts() -> impl Strategy<Value = Vec<Cut>> {
     let frame = (0..200_000_usize, any::<bool>(), any::<bool>(), 17..24_u32).prop_map(
         |(size, says_size, has_checksum, window_log)| Cut::Frame {
@@ -175,10 +183,10 @@ proptest! {
     fn any_framing_gives_the_same_bytes_at_any_thread_count_and_budget(cuts in cuts()) {
         let (content, archive) = archive(&cuts);
         for (threads, memory) in [(1, 0), (2, 0), (8, 0), (1, 300 << 10), (2, 300 << 10), (8, 1 << 20), (8, 1 << 30)] {
-            prop_assert!(read(file(&archive), options(threads, memory)).unwrap() == content, "{threads} {memory}");
+            prop_assert!(is(read(file(&archive), options(threads, memory)), &content), "{threads} {memory}");
         }
         for memory in [0, 3 << 20] {
-            prop_assert!(read(pipe(&archive), options(2, memory)).unwrap() == content, "pipe");
+            prop_assert!(is(read(pipe(&archive), options(2, memory)), &content), "pipe");
         }
     }
 
