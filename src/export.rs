@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{FileType, OFlags, fstat};
 
 use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
-use crate::tree::exclude::Patterns;
+use crate::tree::pattern::Pattern;
 use crate::tree::resolve;
 use crate::tree::walk::{self, NodeId, NodeKind, Tree};
 
@@ -91,13 +91,13 @@ fn matching(
     pattern: &[u8],
     found: &mut Vec<(Vec<u8>, OwnedFd)>,
 ) -> Result<(), Error> {
-    // A pattern that is malformed or not UTF-8 matches nothing.
-    let Ok(patterns) = Patterns::new(std::str::from_utf8(pattern)) else {
+    // A malformed pattern matches nothing.
+    let Ok(pattern) = Pattern::new(pattern) else {
         return Ok(());
     };
     for id in 0..tree.nodes.len() as NodeId {
         let path = tree.path(id);
-        if tree.node(id).kind == NodeKind::File && patterns.matches(&path) {
+        if tree.node(id).kind == NodeKind::File && pattern.matches(&path) {
             found.extend(open(root, &path)?.map(|file| (path, file)));
         }
     }

@@ -1,5 +1,6 @@
 //! `isar-tarball unpack`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ pub struct Args {
     dir: PathBuf,
     /// Unpack only these members (paths or patterns), each with all below it
     #[arg(value_name = "MEMBER")]
-    members: Vec<String>,
+    members: Vec<OsString>,
     /// Unpack beside DIR, then exchange the two and remove the old tree
     #[arg(long, conflicts_with = "merge")]
     replace: bool,

@@ -1,5 +1,7 @@
 //! The members of an archive.
 
+use std::ffi::OsString;
+
 use super::archive::{ArchivePath, Reading};
 use crate::archive::header::decode::Header;
 use crate::archive::reader::{Event, Limits, Member};
@@ -14,7 +16,7 @@ pub struct List {
     /// The archive.
     pub archive: ArchivePath,
     /// Paths or patterns of members; empty for all.
-    pub members: Vec<String>,
+    pub members: Vec<OsString>,
     /// How the archive is read.
     pub reading: Reading,
 }
@@ -38,10 +40,9 @@ impl List {
     pub fn run<E: From<Error>>(
         &self,
         mut visit: impl FnMut(&Member) -> Result<(), E>,
-    ) -> Result<Vec<String>, E> {
+    ) -> Result<Vec<OsString>, E> {
         let context = |error: Error| error.context(format!("cannot list {}", self.archive));
-        let mut selection =
-            Selection::new(self.members.iter().map(String::as_str)).map_err(Error::from)?;
+        let mut selection = Selection::new(&self.members).map_err(Error::from)?;
         let file = self.archive.open().map_err(context)?;
         let mut input =
             Input::open(file, &self.reading.options()).map_err(|error| context(error.into()))?;

@@ -1,5 +1,6 @@
 //! An archive into a directory.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -41,7 +42,7 @@ pub struct Unpack {
     /// What happens to an existing directory.
     pub mode: UnpackMode,
     /// Paths or patterns of members; empty for all.
-    pub members: Vec<String>,
+    pub members: Vec<OsString>,
     /// Patterns of what is left out, anchored at the root of the tree.
     pub exclude: Vec<String>,
     /// Create device nodes; `None` for yes as real root, no in a namespace.
@@ -216,7 +217,7 @@ impl Unpack {
             .devices
             .unwrap_or(*isolation == Isolation::None && is_real_root());
         Ok(Options {
-            selection: Selection::new(self.members.iter().map(String::as_str))?,
+            selection: Selection::new(&self.members)?,
             exclude: Patterns::new(self.exclude.iter().map(String::as_str))?,
             names: Rules {
                 strip_components: self.strip_components,

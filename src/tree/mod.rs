@@ -2,6 +2,7 @@
 
 pub mod exclude;
 pub mod mounts;
+pub mod pattern;
 pub mod resolve;
 pub mod selection;
 pub mod walk;

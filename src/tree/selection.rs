@@ -1,6 +1,10 @@
 //! Files selected by path or pattern, each with everything below it.
 
-use super::exclude::{self, Patterns};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use super::exclude;
+use super::pattern::Pattern;
 
 /// The selected files; all files if no name is given.
 #[derive(Clone, Debug, Default)]
@@ -10,18 +14,20 @@ pub struct Selection {
 
 #[derive(Clone, Debug)]
 struct Wanted {
-    text: String,
+    text: OsString,
     /// The name as a path: `[` is also a valid file name.
     literal: Vec<u8>,
-    pattern: Option<Patterns>,
+    pattern: Option<Pattern>,
     is_found: bool,
 }
 
 impl Selection {
     /// Selects the files in `names`, with or without a leading `/` or `./`.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Selection, exclude::Error> {
-        let wanted = |text: &str| {
-            let pattern = match Patterns::new([text]) {
+    pub fn new<S: AsRef<OsStr>>(
+        names: impl IntoIterator<Item = S>,
+    ) -> Result<Selection, exclude::Error> {
+        let wanted = |text: &OsStr| {
+            let pattern = match Pattern::new(text.as_bytes()) {
                 Ok(pattern) => Some(pattern),
                 // A malformed pattern may still be a path. The root selects all files.
                 Err(exclude::Error::Malformed { .. }) => None,
@@ -36,7 +42,10 @@ impl Selection {
             })
         };
         Ok(Selection {
-            wanted: names.into_iter().map(wanted).collect::<Result<_, _>>()?,
+            wanted: names
+                .into_iter()
+                .map(|name| wanted(name.as_ref()))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -66,7 +75,7 @@ impl Selection {
     }
 
     /// The names that matched no file.
-    pub fn missing(&self) -> Vec<String> {
+    pub fn missing(&self) -> Vec<OsString> {
         self.wanted
             .iter()
             .filter(|wanted| !wanted.is_found)
@@ -119,6 +128,16 @@ mod tests {
                 expected,
                 "{name} and {path}"
             );
+        }
+        for (name, path, expected) in [
+            (&b"a/\xff"[..], &b"a/\xff/b"[..], true),
+            (b"a/\xff", b"a/\xfe", false),
+            (b"*/\xff?[x-y]", b"a/\xff\xfex", true),
+            (b"*/\xff?[x-y]", b"a/\xff\xfez", false),
+            (b"\xff*", b"\xff\xc3\xbc/b", true),
+        ] {
+            let mut selection = Selection::new([OsStr::from_bytes(name)]).unwrap();
+            assert_eq!(selection.takes(path), expected, "{}", name.escape_ascii());
         }
         assert!(Selection::default().takes(b"anything"));
         assert!(Selection::new(["."]).unwrap().takes(b"anything"));

@@ -1,6 +1,8 @@
 //! Errors of unpacking.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use super::names;
 use crate::acl;
@@ -50,8 +52,8 @@ pub enum Error {
         free: u64,
     },
     /// Selected members that the archive does not have.
-    #[error("not found in the archive: {}", .0.iter().map(|name| Escaped(name).to_string()).collect::<Vec<_>>().join(", "))]
-    NotFound(Vec<String>),
+    #[error("not found in the archive: {}", .0.iter().map(|name| Escaped(name.as_bytes()).to_string()).collect::<Vec<_>>().join(", "))]
+    NotFound(Vec<OsString>),
     /// A new file could not be noted in the undo journal.
     #[error("write the undo journal: {}", describe(.0))]
     Note(io::Error),

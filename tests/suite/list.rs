@@ -179,6 +179,14 @@ fn json_has_every_member_with_the_documented_keys() {
 }
 
 #[test]
+fn json_does_not_depend_on_the_long_form() {
+    let scratch = Scratch::new();
+    let archive = small(&scratch);
+    let list = |args: &[&str]| succeed(isar(["list"]).args(args).arg(&archive));
+    assert_eq!(list(&["-l", "--json"]), list(&["--json"]));
+}
+
+#[test]
 fn stdin_is_an_archive_too_and_a_damaged_one_is_an_error() {
     let scratch = Scratch::new();
     let archive = small(&scratch);

@@ -3,7 +3,9 @@
 mod json;
 mod line;
 
+use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
@@ -25,9 +27,10 @@ pub struct Args {
     /// The tarball, compressed or not, or - for stdin
     archive: PathBuf,
     /// Only these, with all below them
-    member: Vec<String>,
-    /// Kind, mode, owner, size and time too, as `tar -tv --numeric-owner --full-time` prints them
-    #[arg(short, long, conflicts_with = "json")]
+    member: Vec<OsString>,
+    /// Kind, mode, owner, size and time too, as `tar -tv --numeric-owner --full-time` prints them;
+    /// --json prints them anyway
+    #[arg(short, long)]
     long: bool,
     /// Print them as JSON
     #[arg(long)]
@@ -73,7 +76,7 @@ pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
         report::error(&anyhow!(
             "{:?}: {}: no such member",
             args.archive,
-            Escaped(member)
+            Escaped(member.as_bytes())
         ));
     }
     Ok(match missing.is_empty() {
@@ -102,9 +105,9 @@ enum Form {
 impl Printer {
     fn new(args: &Args) -> Printer {
         let is_utf8 = quoting::is_utf8_locale();
-        let form = match (args.long, args.json) {
-            (true, _) => Form::Lines(Lines::new(is_utf8)),
-            (_, true) => Form::Json(true),
+        let form = match (args.json, args.long) {
+            (true, _) => Form::Json(true),
+            (_, true) => Form::Lines(Lines::new(is_utf8)),
             _ => Form::Names { is_utf8 },
         };
         Printer {
