@@ -57,7 +57,14 @@ impl ArchivePath {
             ArchivePath::Stdio => io::stdin().as_fd().try_clone_to_owned().map(File::from),
             ArchivePath::File(path) => File::open(path),
         };
-        file.map_err(|error| open_error("open", error))
+        let file = file.map_err(|error| open_error("open", error))?;
+        match file.metadata() {
+            Ok(about) if about.is_dir() => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "it is a directory, not an archive; pack it first",
+            )),
+            _ => Ok(file),
+        }
     }
 }
 

@@ -45,7 +45,7 @@ impl Check {
         let mut check = || -> Result<Report, Error> {
             let (file, name) = match &self.archive {
                 ArchivePath::Stdio => (stdin()?, None),
-                ArchivePath::File(path) => open_named(path)?,
+                ArchivePath::File(path) => named(self.archive.open()?, path)?,
             };
             let report = check::check_watched(&file, name.as_deref(), &options, |done, total| {
                 observer.progress(done, total);
@@ -58,9 +58,8 @@ impl Check {
 }
 
 /// The archive, and the name that sbuild sees: it follows symbolic links first.
-fn open_named(path: &Path) -> Result<(File, Option<Vec<u8>>), Error> {
+fn named(file: File, path: &Path) -> Result<(File, Option<Vec<u8>>), Error> {
     let failed = |error: io::Error| open_error("open", error);
-    let file = File::open(path).map_err(failed)?;
     let name = fs::canonicalize(path).map_err(failed)?;
     let name = name.file_name().map(|name| name.as_bytes().to_vec());
     match file.metadata().map_err(failed)?.is_file() {
@@ -81,10 +80,6 @@ fn stdin() -> Result<File, Error> {
 /// The content of a pipe in a file without a name: the frames of an archive are found by its end as
 /// well as by its beginning.
 fn spooled(mut pipe: File) -> Result<File, Error> {
-    if pipe.metadata().is_ok_and(|about| about.is_dir()) {
-        let text = "it is a directory, not an archive";
-        return Err(Error::new(ErrorKind::InvalidInput, text));
-    }
     let directory = std::env::temp_dir();
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = openat(CWD, &directory, flags, Mode::RUSR | Mode::WUSR);

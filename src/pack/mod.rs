@@ -342,7 +342,10 @@ pub fn pack(
         skipped_xattrs: written.skipped_xattrs,
         tar_bytes: written.tar_bytes,
         archive_bytes: written.archive_bytes,
-        frames: written.frames,
+        frames: match options.format {
+            Format::Zstd(_) => written.frames,
+            Format::Tar => 0,
+        },
         sha256: written.sha256,
         reused_frames: written.reused_frames,
         reused_bytes: written.reused_bytes,

@@ -289,6 +289,24 @@ fn colour_comes_when_it_is_asked_for_or_on_a_terminal() {
 }
 
 #[test]
+fn a_directory_is_not_an_archive_for_any_command() {
+    let scratch = Scratch::new();
+    scratch.user_dir("tree", 0o755);
+    for command in [
+        &["info", "tree"][..],
+        &["list", "tree"],
+        &["check", "tree"],
+        &["unpack", "tree", "new"],
+    ] {
+        let said = fail(2, isar(command).current_dir(scratch.path()));
+        assert!(
+            said.contains("it is a directory, not an archive; pack it first"),
+            "{command:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_damaged_archive_is_an_error_that_names_it() {
     let scratch = Scratch::new();
     let archive = rootfs(&scratch, "a.tar.zst", "zstd -q");

@@ -461,6 +461,17 @@ fn a_mount_point_whose_owner_the_namespace_does_not_have_is_kept_as_root_s() {
 }
 
 #[test]
+fn a_plain_tar_has_no_frames() {
+    let scratch = Scratch::new();
+    let (tree, archive) = (scratch.user_dir("tree", 0o755), scratch.join("x.tar"));
+    let said = succeed(isar(["pack"]).args([&tree, &archive]));
+    assert!(!said.contains("frame"), "{said}");
+    let said = succeed(isar(["pack", "--json"]).args([&tree, &archive]));
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["frames"], 0);
+}
+
+#[test]
 fn smaller_frames_are_more_frames_of_the_same_tree() {
     let scratch = Scratch::new();
     let tree = made_by(
