@@ -61,6 +61,8 @@ pub enum Notice {
         /// How many files are setuid root or setgid root.
         count: u64,
     },
+    /// `unpack`: so many members of an unknown type became regular files.
+    UnknownTypes(u64),
     /// `chroot`, `imager`, `unshare`: the command sees the `/proc` of the surrounding container.
     ProcMasked,
     /// `imager`: the cached copy of the archive is used.
@@ -119,6 +121,10 @@ impl fmt::Display for Notice {
                 out,
                 "{directory:?}: {count} files run with the caller's own rights for every user who \
                  starts them: close a directory above it to others (chmod o-x)"
+            ),
+            Notice::UnknownTypes(count) => write!(
+                out,
+                "members of an unknown type, unpacked as regular files: {count}"
             ),
             Notice::ProcMasked => out.write_str(PROC_MASKED),
             Notice::CopyFound => out.write_str("the copy in the cache is used"),

@@ -182,6 +182,7 @@ fn as_json(summary: &UnpackSummary, took: Duration, args: &Args) -> serde_json::
             "devices": summary.skipped_devices,
             "xattrs": summary.skipped_xattrs,
         },
+        "unknown_types": summary.unknown_types,
     })
 }
 

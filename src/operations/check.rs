@@ -4,13 +4,18 @@ use std::fs::{self, File};
 use std::io::{self, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::archive::{ArchivePath, open_error, threads};
+use crate::archive::reader::Member;
 use crate::error::{Context, Error, ErrorKind, FileError, PathContext, describe};
+use crate::ids::{Extent as IdExtent, IdMap, IdMaps};
 use crate::observer::Observer;
 use crate::sbuild::check::{self, Report};
+use crate::sbuild::rules::{self, Rule};
+use crate::unpack::{self, Refusal};
 
 /// Checks whether sbuild loads an archive, and whether it is intact and safe to unpack.
 #[derive(Clone, Debug)]
@@ -41,6 +46,7 @@ impl Check {
         let options = check::Options {
             threads: threads(self.threads),
             memory: self.memory,
+            refuses: refused_by_unpack,
         };
         let mut check = || -> Result<Report, Error> {
             let (file, name) = match &self.archive {
@@ -55,6 +61,33 @@ impl Check {
         };
         check().context(|| format!("cannot check {}", self.archive))
     }
+}
+
+/// Why [`Unpack`](super::Unpack) refuses a member, with default options and 65536 subordinate ids.
+fn refused_by_unpack(member: &Member) -> Option<(&'static Rule, String)> {
+    let refusal = unpack::refusal(member, default_maps()?)?;
+    let rule = match refusal {
+        Refusal::Capability(_) => &rules::FOREIGN_CAPABILITY,
+        _ => &rules::UNPACK_REFUSES,
+    };
+    Some((rule, refusal.to_string()))
+}
+
+/// The ids that a namespace of 65536 subordinate ids has.
+fn default_maps() -> Option<&'static IdMaps> {
+    static MAPS: LazyLock<Option<IdMaps>> = LazyLock::new(|| {
+        let ids = IdExtent {
+            inner: 0,
+            outer: 0,
+            count: 65536,
+        };
+        let map = IdMap::from_extents(vec![ids]).ok()?;
+        Some(IdMaps {
+            uids: map.clone(),
+            gids: map,
+        })
+    });
+    MAPS.as_ref()
 }
 
 /// The archive, and the name that sbuild sees: it follows symbolic links first.

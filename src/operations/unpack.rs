@@ -344,6 +344,9 @@ impl Job<'_> {
                 count: summary.setuid_root,
             });
         }
+        if summary.unknown_types > 0 {
+            caller.notice(Notice::UnknownTypes(summary.unknown_types));
+        }
         target.finish()?;
         Ok(summary)
     }

@@ -6,6 +6,7 @@ use std::mem;
 use std::os::unix::fs::FileExt;
 
 use super::examination::Examination;
+pub use super::examination::Refuses;
 use super::filter;
 use super::findings::{Finding, Findings};
 use super::rules::{self, Loader, Rule};
@@ -24,6 +25,9 @@ pub struct Options {
     pub threads: usize,
     /// Memory for decoding, in bytes. In addition, the check keeps about 34 bytes per member.
     pub memory: u64,
+    /// What `unpack` refuses of a member alone. What it refuses because of other members is among
+    /// the rules.
+    pub refuses: Refuses,
 }
 
 /// Results of a check, with the findings.
@@ -105,9 +109,52 @@ pub fn check_watched(
             Some(format!("{} bytes", about.len()))
         });
     }
-    let mut input = match open(archive, options) {
+    // Accept wider windows and dictionaries than sbuild and unpack if there is memory for them, to
+    // check the other rules as well. The window of a zstd frame is known beforehand, the dictionary
+    // of xz is not.
+    let widest = options
+        .memory
+        .checked_ilog2()
+        .unwrap_or(0)
+        .clamp(SBUILD_WINDOW_LOG, 31);
+    let is_xz = matches!(input::compression(archive), Ok(Compression::Xz));
+    let window_log = if is_xz { SBUILD_WINDOW_LOG } else { widest };
+    let mut examine = |findings: &Findings, window_log| {
+        let watch = |done| watch(done, about.len());
+        examine(archive, name, options, window_log, findings.clone(), watch)
+    };
+    let examined = match examine(&findings, window_log)? {
+        Examined::Ended(_, input::Error::XzMemory { .. }) if window_log < widest => {
+            findings.add(&rules::XZ_DICTIONARY, None, || None);
+            examine(&findings, widest)?
+        }
+        examined => examined,
+    };
+    match examined {
+        Examined::Whole(findings) => Ok(findings.into()),
+        Examined::Ended(findings, error) => ended(findings, error).map(Report::from),
+    }
+}
+
+/// The findings in an archive.
+enum Examined {
+    /// All of them.
+    Whole(Findings),
+    /// Those up to an error of the input.
+    Ended(Findings, input::Error),
+}
+
+fn examine(
+    archive: &File,
+    name: Option<&[u8]>,
+    options: &Options,
+    window_log: u32,
+    mut findings: Findings,
+    mut watch: impl FnMut(u64),
+) -> Result<Examined, Error> {
+    let mut input = match open(archive, options, window_log) {
         Ok(input) => input,
-        Err(error) => return ended(findings, error).map(Report::from),
+        Err(error) => return Ok(Examined::Ended(findings, error)),
     };
     file_rules(
         archive,
@@ -116,30 +163,33 @@ pub fn check_watched(
         input.frames(),
         &mut findings,
     )?;
-    let mut examination = Examination::new(findings);
+    let mut examination = Examination::of_stream(findings, options.refuses);
     let mut reader = Reader::new(Limits::default());
     loop {
         let chunk = match input.next() {
             Ok(Some(chunk)) => chunk,
             Ok(None) => break,
-            Err(error) => return ended(examination.findings, error).map(Report::from),
+            Err(error) => return Ok(Examined::Ended(examination.findings, error)),
         };
-        watch(input.consumed(), about.len());
-        let mut bytes: &[u8] = &chunk;
+        watch(input.consumed());
+        let mut rest: &[u8] = &chunk;
         loop {
-            match reader.next(&mut bytes) {
+            let before = rest;
+            let event = reader.next(&mut rest);
+            let read = before.len() - rest.len();
+            examination.bytes(before.get(..read).unwrap_or_default());
+            match event {
                 Ok(Some(Event::Member(member))) => examination.member(&member),
                 Ok(Some(Event::Data(..) | Event::MemberEnd)) => {}
                 Ok(None) => break,
-                Err(error) => return Ok(examination.broken(&error).into()),
+                Err(error) => return Ok(Examined::Whole(examination.broken(&error))),
             }
         }
     }
-    Ok(match reader.finish() {
+    Ok(Examined::Whole(match reader.finish() {
         Ok(end) => examination.end(&end),
         Err(error) => examination.broken(&error),
-    }
-    .into())
+    }))
 }
 
 /// Applies the rules to an archive while it is written: first to outlines of its members, then to
@@ -214,16 +264,9 @@ impl StreamingCheck {
 }
 
 /// Opens the stream of the whole file without changing its position.
-fn open(mut archive: &File, options: &Options) -> Result<Input, input::Error> {
+fn open(mut archive: &File, options: &Options, window_log: u32) -> Result<Input, input::Error> {
     let position = archive.stream_position().map_err(input::Error::Read)?;
     archive.rewind().map_err(input::Error::Read)?;
-    // Accept wider windows than sbuild if there is memory for them, to check the other rules as
-    // well.
-    let window_log = options
-        .memory
-        .checked_ilog2()
-        .unwrap_or(0)
-        .clamp(SBUILD_WINDOW_LOG, 31);
     let options = input::Options {
         threads: options.threads,
         memory: options.memory,
@@ -283,7 +326,9 @@ const MAX_WINDOW: u64 = (1 << SBUILD_WINDOW_LOG) + 1;
 /// the archive.
 fn ended(mut findings: Findings, error: input::Error) -> Result<Findings, Error> {
     let rule = match &error {
-        input::Error::Empty | input::Error::Unknown => &rules::NOT_AN_ARCHIVE,
+        input::Error::Empty | input::Error::EmptyContent | input::Error::Unknown => {
+            &rules::NOT_AN_ARCHIVE
+        }
         input::Error::Zstd(frame) => match frame.fault {
             Fault::Read(_) | Fault::TooMany | Fault::Memory => return Err(Error::Input(error)),
             Fault::Window { .. } => &rules::WIDE_WINDOW,

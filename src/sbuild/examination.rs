@@ -1,12 +1,13 @@
 //! Applies the rules to the members of an archive. No I/O.
 
 use super::extraction::{self, Extraction, Place, Standing, Way};
-use super::filter::{self, Seen};
+use super::filter::{self, Seen, Step, Walk};
 use super::findings::Findings;
 use super::owners::{self, Owner};
 use super::rules::{self, Rule};
 use crate::archive::header::decode::Header;
 use crate::archive::reader::{End, Error, Fault, Member, RawHeader};
+use crate::archive::sparse::decode::Misread;
 use crate::entry::Kind;
 
 /// The largest id that the namespace maps.
@@ -23,6 +24,9 @@ const SKIPPED_DEVICES: [&[u8]; 8] = [
     b"urandom", b"random", b"full", b"null", b"console", b"zero", b"tty", b"ptmx",
 ];
 
+/// The reason why `unpack` refuses a member, if it does: a rule and the details.
+pub type Refuses = fn(&Member) -> Option<(&'static Rule, String)>;
+
 /// The examination of an archive.
 #[derive(Debug)]
 pub struct Examination {
@@ -31,6 +35,7 @@ pub struct Examination {
     tree: Extraction,
     root: Option<Root>,
     filter: FilterState,
+    refuses: Option<Refuses>,
 }
 
 /// The root directory, by its last entry.
@@ -38,11 +43,18 @@ pub struct Examination {
 struct Root {
     name: Vec<u8>,
     mode: u32,
+    owner: (u32, u32),
 }
 
 /// State of the filter of sbuild 0.89 that affects further members.
 #[derive(Debug, Default)]
 struct FilterState {
+    /// Its way through the stream. Without it, each header after which the filter expects another
+    /// number of blocks is a finding.
+    walk: Option<Walk>,
+    /// The rule and the member of a header after which the filter has expected another number of
+    /// blocks, until it comes upon a header again.
+    astray: Option<(&'static Rule, Vec<u8>)>,
     /// The device node at which it stopped.
     stopped: Option<Vec<u8>>,
     /// A device node that it dropped without its PAX records.
@@ -52,25 +64,56 @@ struct FilterState {
 }
 
 impl Examination {
-    /// Starts an examination. `findings` has the findings about the file itself.
+    /// Starts an examination of members alone, without their data. `findings` has the findings
+    /// about the file itself.
     pub fn new(findings: Findings) -> Examination {
         Examination {
             findings,
             tree: Extraction::default(),
             root: None,
             filter: FilterState::default(),
+            refuses: None,
+        }
+    }
+
+    /// Starts an examination of a whole stream, whose bytes go to [`Examination::bytes`] too.
+    pub fn of_stream(findings: Findings, refuses: Refuses) -> Examination {
+        Examination {
+            filter: FilterState {
+                walk: Some(Walk::default()),
+                ..FilterState::default()
+            },
+            refuses: Some(refuses),
+            ..Examination::new(findings)
+        }
+    }
+
+    /// Examines the next bytes of the stream, up to the end of the next member's headers at most.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        if let Some(walk) = &mut self.filter.walk {
+            walk.add(bytes);
         }
     }
 
     /// Examines the next member.
     pub fn member(&mut self, member: &Member) {
+        let refusals = self.findings.refusals();
         self.blocks(member);
         self.owners(member);
-        self.capability(member);
+        self.sparse_map(member);
         if member.global_header {
             self.found(&rules::GLOBAL_HEADER, member);
         }
+        if !member.has_known_type() {
+            self.found(&rules::UNKNOWN_TYPE, member);
+        }
         self.name(member);
+        // Most refusals have a rule of their own.
+        if self.findings.refusals() == refusals
+            && let Some((rule, detail)) = self.refuses.and_then(|refuses| refuses(member))
+        {
+            self.found_that(rule, member, || detail);
+        }
     }
 
     /// Ends the examination.
@@ -80,14 +123,27 @@ impl Examination {
             1 => self.findings.add(&rules::SHORT_END, None, || None),
             _ => {}
         }
+        let steps = self.filter.walk.as_mut().map(Walk::take_steps);
+        self.strays(steps.as_deref().unwrap_or_default(), &[]);
+        let is_there = |path| self.tree.has_program(path) || self.tree.is_full();
+        if !is_there(b"bin/sh") && !is_there(b"usr/bin/sh") {
+            self.findings.add(&rules::NO_SHELL, None, || None);
+        }
         match self.root {
             None => self.findings.add(&rules::NO_ROOT, None, || None),
-            Some(root) if root.mode & 0o001 == 0 => {
-                let detail = || Some(format!("mode {:04o}", root.mode));
-                self.findings
-                    .add(&rules::ROOT_MODE, Some(&root.name), detail);
+            Some(root) => {
+                if root.mode & 0o001 == 0 {
+                    let detail = || Some(format!("mode {:04o}", root.mode));
+                    self.findings
+                        .add(&rules::ROOT_MODE, Some(&root.name), detail);
+                }
+                if root.owner != (0, 0) {
+                    let (uid, gid) = root.owner;
+                    let detail = || Some(format!("user {uid}, group {gid}"));
+                    self.findings
+                        .add(&rules::ROOT_OWNER, Some(&root.name), detail);
+                }
             }
-            Some(_) => {}
         }
         self.findings
     }
@@ -126,7 +182,14 @@ impl Examination {
 
     /// Applies the rules about header blocks.
     fn blocks(&mut self, member: &Member) {
-        for header in &member.headers {
+        let steps = self.filter.walk.as_mut().map(Walk::take_steps);
+        self.strays(steps.as_deref().unwrap_or_default(), &member.headers);
+        let is_seen = |header: &RawHeader| match &steps {
+            Some(steps) => steps.iter().any(|step| step.offset == header.offset),
+            None => true,
+        };
+        for header in member.headers.iter().filter(|header| is_seen(header)) {
+            self.filter.astray = None;
             let data = header.payload.div_ceil(512);
             match filter::see(&header.block) {
                 Seen::NoMagic => self.found(&rules::NO_MAGIC, member),
@@ -135,17 +198,20 @@ impl Examination {
                     self.found_that(&rules::SIZE_FIELD, member, || format!("size \"{field}\""));
                 }
                 Seen::Header { data: seen } if seen != data => {
-                    self.found(wrong_size(member, header), member)
+                    self.goes_astray(wrong_size(member, header), member)
                 }
                 Seen::Header { .. } if header.block[156] == b'S' && header.block[482] != 0 => {
-                    self.found(&rules::OLD_GNU_SPARSE, member);
+                    self.goes_astray(&rules::OLD_GNU_SPARSE, member);
                 }
                 Seen::Header { .. } | Seen::Device | Seen::DeviceWithOddChecksum => {}
             }
         }
+        let own_is_seen = member.headers.last().is_some_and(is_seen);
         match member.entry.kind {
-            Kind::CharDevice { major, minor } => self.device(member, (major, minor) == (0, 0)),
-            Kind::BlockDevice { .. } => self.device(member, false),
+            Kind::CharDevice { major, minor } => {
+                self.device(member, (major, minor) == (0, 0), own_is_seen)
+            }
+            Kind::BlockDevice { .. } => self.device(member, false, own_is_seen),
             _ => self.after_device(member),
         }
         let own = member.headers.last().map(|header| Header(&header.block));
@@ -158,15 +224,45 @@ impl Examination {
         }
     }
 
+    /// The filter expects another number of blocks after a header of the member than there are.
+    fn goes_astray(&mut self, rule: &'static Rule, member: &Member) {
+        if self.filter.walk.is_some() {
+            self.filter.astray = Some((rule, member.name.clone()));
+        } else {
+            self.found(rule, member);
+        }
+    }
+
+    /// Examines what the filter takes for headers. It passes what it takes for a header or for
+    /// data, so only a block at which it stops, or which it drops, is lost.
+    fn strays(&mut self, steps: &[Step], headers: &[RawHeader]) {
+        let is_header = |step: &Step| headers.iter().any(|header| header.offset == step.offset);
+        let is_lost = |step: &Step| !matches!(step.seen, Seen::Header { .. });
+        if steps.iter().any(|step| is_lost(step) && !is_header(step)) {
+            self.loses();
+        }
+    }
+
+    /// The filter does harm after it has gone astray.
+    fn loses(&mut self) {
+        if let Some((rule, member)) = self.filter.astray.take() {
+            self.findings.add(rule, Some(&member), || None);
+        }
+    }
+
     /// Applies the rules about device nodes. Number 0:0 is a whiteout, which the kernel lets every
     /// user create.
-    fn device(&mut self, member: &Member, is_whiteout: bool) {
+    fn device(&mut self, member: &Member, is_whiteout: bool, is_seen: bool) {
         if !is_skipped(&member.name) && !is_whiteout {
             self.found(&rules::DEVICE_NODE, member);
         }
         if let Some(first) = self.filter.stopped.take_if(|_| !is_whiteout) {
             self.findings
                 .add(&rules::DEVICE_CHECKSUM, Some(&first), || None);
+        }
+        if !is_seen {
+            // tar gets it.
+            return self.loses();
         }
         let seen = member
             .headers
@@ -177,7 +273,7 @@ impl Examination {
             Some(Seen::Device) => {}
             _ => return,
         }
-        if has_extension(member, b"x") {
+        if has_extension(member, b"xX") {
             self.filter.records_of = Some(member.name.clone());
         }
         if has_extension(member, b"LK") {
@@ -188,7 +284,7 @@ impl Examination {
     /// The extension headers of dropped device nodes now precede this member. Its own extension
     /// headers, if any, replace them.
     fn after_device(&mut self, member: &Member) {
-        let has_records = has_extension(member, b"x");
+        let has_records = has_extension(member, b"xX");
         if let Some(device) = self.filter.records_of.take().filter(|_| !has_records) {
             self.found_that(&rules::PAX_BEFORE_DEVICE, member, || of(&device));
         }
@@ -228,23 +324,29 @@ impl Examination {
         }
     }
 
-    fn capability(&mut self, member: &Member) {
-        let value = member
-            .entry
-            .xattrs
-            .iter()
-            .find(|(name, _)| name == b"security.capability")
-            .map(|(_, value)| value);
-        if value
-            .is_some_and(|value| crate::tree::xattr::capability_v2(value, &member.name).is_err())
-        {
-            self.found(&rules::FOREIGN_CAPABILITY, member);
+    fn sparse_map(&mut self, member: &Member) {
+        match member.misread {
+            Some(Misread::SharedBlock { offset }) => {
+                let detail = || format!("extent at {offset}");
+                self.found_that(&rules::SHARED_BLOCK, member, detail);
+            }
+            Some(Misread::ShortMap { end }) => {
+                self.found_that(&rules::SHORT_MAP, member, || format!("map up to {end}"));
+            }
+            None => {}
         }
     }
 
     /// Applies the rules about the path of the member.
     fn name(&mut self, member: &Member) {
         let path = &member.name;
+        // No loader creates a device node, so its path does not matter.
+        if member.entry.kind.is_device() {
+            if let Some(place) = self.tree.place(path) {
+                self.tree.put_device(place);
+            }
+            return;
+        }
         if extraction::has_dot_dot(path) {
             return self.found(&rules::DOT_DOT, member);
         }
@@ -254,7 +356,7 @@ impl Examination {
         if is_too_long(path)
             || matches!(&member.entry.kind, Kind::Symlink { target } if target.len() > MAX_PATH)
         {
-            return self.found(&rules::NAME_TOO_LONG, member);
+            self.found(&rules::NAME_TOO_LONG, member);
         }
         match self.tree.place(path) {
             None => self.root(member),
@@ -269,6 +371,7 @@ impl Examination {
                 self.root = Some(Root {
                     name: member.name.clone(),
                     mode: member.entry.mode,
+                    owner: (member.entry.uid, member.entry.gid),
                 })
             }
             _ => self.found_that(&rules::ROOT_NOT_DIRECTORY, member, || {
@@ -302,14 +405,14 @@ impl Examination {
         }
         let standing = match &member.entry.kind {
             Kind::Directory => Standing::Directory { is_occupied: false },
-            Kind::CharDevice { .. } | Kind::BlockDevice { .. } => Standing::Device,
             Kind::HardLink { target } => match self.hard_link(member, target) {
+                Some(Standing::Device) => return self.tree.put_device(place),
                 Some(standing) => standing,
                 None => return,
             },
             _ if is_skipped(path) => Standing::Skipped,
             Kind::Symlink { target } => return self.tree.put_link(path, place, target),
-            Kind::File { .. } | Kind::Fifo => Standing::File,
+            _ => Standing::File,
         };
         self.tree.put(path, place, standing);
     }
@@ -331,7 +434,10 @@ impl Examination {
             None | Some(Standing::Directory { .. }) => {
                 self.found_that(&rules::HARD_LINK_TARGET, member, shown)
             }
-            Some(Standing::Device) => self.found_that(&rules::HARD_LINK_TO_DEVICE, member, shown),
+            Some(Standing::Device) => {
+                self.found_that(&rules::HARD_LINK_TO_DEVICE, member, shown);
+                return standing;
+            }
             Some(Standing::Skipped) => {
                 self.found_that(&rules::HARD_LINK_TO_SKIPPED, member, shown);
                 return standing;

@@ -24,7 +24,7 @@ pub enum Standing {
     Link,
     /// A symbolic link that tar creates at the end, because it is absolute or contains `..`.
     LateLink,
-    /// A device node, which no loader creates.
+    /// A device node, which no loader creates: nothing is there.
     Device,
     /// A file that sbuild 0.85 skips.
     Skipped,
@@ -114,10 +114,16 @@ impl Extraction {
         self.standing.get(&place.id).copied()
     }
 
+    /// Adds a device node, which changes nothing but what a hard link to it means.
+    pub fn put_device(&mut self, place: Place) {
+        self.standing.entry(place.id).or_insert(Standing::Device);
+    }
+
     /// Adds a file, and the missing directories above it.
     pub fn put(&mut self, path: &[u8], place: Place, standing: Standing) {
         let parent = Standing::Directory { is_occupied: true };
-        if self.standing.insert(place.parent, parent).is_none() {
+        let before = self.standing.insert(place.parent, parent);
+        if !matches!(before, Some(Standing::Directory { .. })) {
             self.make_parents(path);
         }
         let standing = match (standing, self.standing(place)) {
@@ -146,6 +152,29 @@ impl Extraction {
         self.links.get(&place.id) == Some(&self.key.hash_one(target))
     }
 
+    /// True if a program is at the path, as far as the model knows: it does not follow absolute
+    /// links, and takes them for a program.
+    pub fn has_program(&self, path: &[u8]) -> bool {
+        let Some(place) = self.place(path) else {
+            return false;
+        };
+        let is_program = |standing: Option<&Standing>| match standing {
+            Some(Standing::File | Standing::Skipped | Standing::LateLink) => true,
+            Some(Standing::Link | Standing::Directory { .. } | Standing::Device) | None => false,
+        };
+        let mut id = place.id;
+        for _ in 0..=MAX_LINKS {
+            match self.standing.get(&id) {
+                Some(Standing::Link) => match self.links.get(&id) {
+                    Some(target) => id = *target,
+                    None => return true,
+                },
+                standing => return is_program(standing),
+            }
+        }
+        false
+    }
+
     fn make_parents(&mut self, path: &[u8]) {
         let mut id = ROOT;
         let mut components = components(path).peekable();
@@ -165,7 +194,7 @@ impl Extraction {
         for links in 0..=MAX_LINKS {
             match self.standing.get(&id) {
                 Some(Standing::Directory { .. }) => return Some(id),
-                None => return (links == 0).then_some(id),
+                None | Some(Standing::Device) => return (links == 0).then_some(id),
                 Some(Standing::Link) => id = *self.links.get(&id)?,
                 Some(_) => return None,
             }
@@ -290,6 +319,55 @@ mod tests {
             Some(Standing::Directory { is_occupied: true }),
             "it keeps what it has"
         );
+    }
+
+    #[test]
+    fn a_device_node_is_nothing_that_a_path_could_not_lead_through() {
+        let mut tree = Extraction::default();
+        let place = tree.place(b"d/null").unwrap();
+        tree.put_device(place);
+        assert_eq!(tree.standing(tree.place(b"d").unwrap()), None);
+        assert_eq!(tree.place(b"d/null/x").unwrap().way, Way::Plain);
+        put(&mut tree, b"d/null/x", Standing::File);
+        for path in [&b"d"[..], b"d/null"] {
+            assert_eq!(
+                tree.standing(tree.place(path).unwrap()),
+                Some(Standing::Directory { is_occupied: true })
+            );
+        }
+        tree.put_device(tree.place(b"d/null/x").unwrap());
+        assert_eq!(
+            tree.standing(tree.place(b"d/null/x").unwrap()),
+            Some(Standing::File),
+            "what stands there stays"
+        );
+    }
+
+    #[test]
+    fn programs_are_found_through_links() {
+        let mut tree = Extraction::default();
+        put(&mut tree, b"usr/bin/dash", Standing::File);
+        link(&mut tree, b"usr/bin/sh", b"dash");
+        link(&mut tree, b"bin", b"usr/bin");
+        link(&mut tree, b"usr/bin/gone", b"nothing");
+        link(&mut tree, b"usr/bin/loop", b"loop");
+        link(&mut tree, b"usr/bin/absolute", b"/usr/bin/dash");
+        for (path, is_program) in [
+            (&b"usr/bin/dash"[..], true),
+            (b"bin/sh", true),
+            (b"bin/absolute", true),
+            (b"bin/gone", false),
+            (b"bin/loop", false),
+            (b"bin/missing", false),
+            (b"usr/bin", false),
+        ] {
+            assert_eq!(
+                tree.has_program(path),
+                is_program,
+                "{}",
+                path.escape_ascii()
+            );
+        }
     }
 
     #[test]

@@ -43,6 +43,72 @@ pub fn see(block: &[u8; BLOCK]) -> Seen {
     }
 }
 
+/// A block that the filter takes for a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Offset of the block in the stream, in bytes.
+    pub offset: u64,
+    /// How the filter classifies it.
+    pub seen: Seen,
+}
+
+/// The way of the filter through a stream.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// Bytes of the stream so far.
+    length: u64,
+    /// Offset of the next block that the filter takes for a header.
+    next: u64,
+    /// The bytes of this block so far.
+    block: Vec<u8>,
+    is_stopped: bool,
+    steps: Vec<Step>,
+}
+
+impl Walk {
+    /// Adds the next bytes of the stream.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let begin = self.length;
+        self.length += bytes.len() as u64;
+        while !self.is_stopped {
+            // Everything in front of `begin` is in the block or was passed.
+            let at = self.next + self.block.len() as u64 - begin;
+            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..));
+            let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
+                return;
+            };
+            let missing = BLOCK - self.block.len();
+            self.block
+                .extend_from_slice(rest.get(..missing).unwrap_or(rest));
+            let Ok(block) = <&[u8; BLOCK]>::try_from(self.block.as_slice()).copied() else {
+                return;
+            };
+            self.block.clear();
+            self.step(&block);
+        }
+    }
+
+    fn step(&mut self, block: &[u8; BLOCK]) {
+        let offset = self.next;
+        self.next += BLOCK as u64;
+        if block.iter().all(|byte| *byte == 0) {
+            return;
+        }
+        let seen = see(block);
+        match seen {
+            Seen::Device => {}
+            Seen::Header { data } => self.next += data * BLOCK as u64,
+            Seen::DeviceWithOddChecksum | Seen::BadSize | Seen::NoMagic => self.is_stopped = true,
+        }
+        self.steps.push(Step { offset, seen });
+    }
+
+    /// The steps since the last call.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.steps)
+    }
+}
+
 /// True if sbuild 0.89 detects a file that begins with `block` as a plain tar.
 pub fn begins_tar(block: &[u8; BLOCK]) -> bool {
     has_magic(block) && has_plain_checksum(block)
@@ -90,6 +156,47 @@ mod tests {
             + 8 * 32;
         block[148..156].copy_from_slice(format!("{blank:06o}\0 ").as_bytes());
         block
+    }
+
+    #[test]
+    fn a_stream_has_the_same_steps_in_whatever_pieces_it_comes() {
+        let header = |typeflag, size| {
+            block(&Fields {
+                name: b"./a",
+                size,
+                typeflag,
+                ..Fields::default()
+            })
+        };
+        let stream = [
+            &header(b'0', 513)[..],
+            &[b'x'; 1024],
+            &header(b'3', 0),
+            &[0; 512],
+            &header(b'5', 0),
+            &[b'x'; 512],
+            &header(b'5', 0),
+        ]
+        .concat();
+        for piece in [1, 100, 512, 513, 4096] {
+            let mut walk = Walk::default();
+            let mut steps = Vec::new();
+            for bytes in stream.chunks(piece) {
+                walk.add(bytes);
+                steps.extend(walk.take_steps());
+            }
+            let found: Vec<_> = steps.iter().map(|step| (step.offset, step.seen)).collect();
+            assert_eq!(
+                found,
+                [
+                    (0, Seen::Header { data: 2 }),
+                    (1536, Seen::Device),
+                    (2560, Seen::Header { data: 0 }),
+                    (3072, Seen::NoMagic),
+                ],
+                "{piece}"
+            );
+        }
     }
 
     #[test]

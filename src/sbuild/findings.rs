@@ -40,7 +40,7 @@ impl fmt::Display for Finding {
 }
 
 /// The findings in one archive, in its order, at most 20 per rule.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Findings {
     kept: Vec<Finding>,
     counts: Vec<(&'static Rule, u64)>,
@@ -103,9 +103,15 @@ impl Findings {
         self.counts.iter().all(|(rule, _)| rule.is_intact)
     }
 
+    /// Number of findings that make `unpack` refuse the archive.
+    pub fn refusals(&self) -> u64 {
+        let refusing = self.counts.iter().filter(|(rule, _)| !rule.is_safe);
+        refusing.map(|(_, count)| count).sum()
+    }
+
     /// True if there is nothing that `unpack` refuses.
     pub fn is_safe(&self) -> bool {
-        self.counts.iter().all(|(rule, _)| rule.is_safe)
+        self.refusals() == 0
     }
 }
 
@@ -129,7 +135,8 @@ mod tests {
                 .collect::<Vec<_>>(),
             [("id-range", 999_980)]
         );
-        assert!(!findings.loads(Loader::V0_85) && !findings.is_intact() && findings.is_safe());
+        assert!(!findings.loads(Loader::V0_85) && !findings.is_intact() && !findings.is_safe());
+        assert_eq!(findings.refusals(), 1_000_000);
     }
 
     #[test]

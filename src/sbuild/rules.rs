@@ -124,9 +124,12 @@ table! {
     FIRST_HEADER "first-header" NEW SOUND
         "a plain tar begins with a header whose checksum is not six octal digits and NUL, or whose magic is not ustar"
         => "sbuild 0.89 does not take it for a tar archive and refuses it"
-    WINDOW "window" BOTH SOUND
+    WINDOW "window" BOTH UNSAFE
         "a zstd frame needs a window of more than 128 MiB (a window log above 27)"
-        => "zstd refuses to decompress it without --long or --memory, which sbuild does not give"
+        => "zstd refuses to decompress it without --long or --memory, which sbuild does not give, and unpack refuses it without --window-log"
+    XZ_DICTIONARY "xz-dictionary" NEITHER UNSAFE
+        "decompressing an xz archive takes a dictionary of more than 128 MiB"
+        => "unpack refuses it without --window-log"
     WIDE_WINDOW "wide-window" BOTH BROKEN
         "a zstd frame needs a window that is wider than the memory limit"
         => "zstd refuses to decompress it; what is in it is not checked"
@@ -141,13 +144,13 @@ table! {
         "a header's size is not 11 octal digits with a NUL or blank behind them (base-256, leading blanks, fewer or 12 digits)"
         => "the filter of sbuild 0.89 stops there: the header is lost, the data is taken for headers, device nodes are no longer dropped"
     PAX_SIZE "pax-size" NEW SOUND
-        "the size is in a PAX record, and the header has another one"
+        "the size is in a PAX record, the header has another one, and the data is not zeros"
         => "the filter of sbuild 0.89 goes by the header: it takes data for headers, stops and loses one block of it"
     OLD_GNU_SPARSE "old-gnu-sparse" NEW SOUND
         "a sparse file in GNU tar's old format, with a map of more than four extents"
         => "the filter of sbuild 0.89 takes the rest of its data for headers: the archive is refused or the file corrupted"
     SIZE_WITHOUT_DATA "size-without-data" NEW SOUND
-        "a directory, link, pipe or device has a size, and no data"
+        "a directory, link, pipe or device has a size, and no data, and what follows is not whole members"
         => "the filter of sbuild 0.89 takes what follows for its data: the archive is refused, or what follows is corrupted"
     SIZE_OF_SKIPPED "size-of-skipped" OLD SOUND
         "a device node that sbuild 0.85 skips has a size, and no data"
@@ -170,6 +173,15 @@ table! {
     GLOBAL_HEADER "global-header" NEITHER SOUND
         "a global PAX header"
         => "its records are applied to all members that follow"
+    UNKNOWN_TYPE "unknown-type" NEITHER SOUND
+        "a member of a type that neither POSIX nor GNU tar defines"
+        => "it loads as a regular file, with a warning from tar"
+    SHARED_BLOCK "sparse-shared-block" BOTH SOUND
+        "a sparse file whose map has an extent that begins within a block of the archive"
+        => "tar reads each extent from a block of its own: the file gets other data"
+    SHORT_MAP "sparse-short-map" BOTH SOUND
+        "a sparse file whose map ends before the file does"
+        => "tar makes the file as long as the map: it is cut off"
     LONE_ZERO_BLOCK "lone-zero-block" BOTH BROKEN
         "there is a single zero block between members"
         => "tar takes it for the end: what follows is silently lost"
@@ -192,10 +204,16 @@ table! {
     ROOT_MODE "root-mode" BOTH SOUND
         "the mode of the root directory does not let others enter it"
         => "the build user cannot enter the root directory: the tree loads, the build fails"
+    ROOT_OWNER "root-owner" NEITHER SOUND
+        "the root directory does not belong to user 0 and group 0"
+        => "it loads, but the tree was probably packed with another id map than it was made with: then all its files have wrong owners, and setuid files run as the wrong user"
+    NO_SHELL "no-shell" NEITHER SOUND
+        "there is no /bin/sh"
+        => "it loads, but no build can start in it"
     ROOT_NOT_DIRECTORY "root-not-directory" BOTH UNSAFE
         "the root entry . is something else than a directory"
         => "tar cannot create it and the archive is refused"
-    ID_RANGE "id-range" BOTH SOUND
+    ID_RANGE "id-range" BOTH UNSAFE
         "a user or group id of 65536 or more"
         => "the user namespace does not map it: tar cannot change the owner and the archive is refused"
     OWNER_NAME "owner-name" BOTH SOUND
@@ -213,7 +231,7 @@ table! {
     HARD_LINK_TARGET "hard-link-target" BOTH UNSAFE
         "a hard link to a missing or later member, or to a directory"
         => "tar cannot create the link and the archive is refused"
-    HARD_LINK_TO_DEVICE "hard-link-to-device" BOTH UNSAFE
+    HARD_LINK_TO_DEVICE "hard-link-to-device" BOTH SOUND
         "a hard link to a device node"
         => "the device node is not created, so tar cannot create the link and the archive is refused"
     HARD_LINK_TO_SKIPPED "hard-link-to-skipped" OLD SOUND
@@ -237,12 +255,15 @@ table! {
     OVER_LATE_LINK "over-late-link" BOTH SOUND
         "a file, pipe or other link in place of a symbolic link that is absolute or has .. in it"
         => "tar creates such links last and recognises its placeholder by the inode number: if the later member has got this number, the link replaces it"
-    OVER_DIRECTORY "over-directory" BOTH SOUND
+    OVER_DIRECTORY "over-directory" BOTH UNSAFE
         "another file in place of a directory that is not empty"
         => "tar cannot replace the directory and the archive is refused"
     FOREIGN_CAPABILITY "foreign-capability" NEITHER UNSAFE
         "a file capability of another user namespace's root"
         => "sbuild does not restore capabilities; unpack refuses it"
+    UNPACK_REFUSES "unpack-refuses" NEITHER UNSAFE
+        "a member that unpack refuses for a reason that no other rule has: an ACL with names or without a mask, an id of a named owner, a path of more than 1024 components"
+        => "unpack refuses the archive"
     TOO_MANY_MEMBERS "too-many-members" NEITHER UNSAFE
         "more members than can be kept in mind"
         => "links and paths are not checked from here on"

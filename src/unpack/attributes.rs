@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::error::{CapabilityError, Refusal};
+use super::names::MAX_PATH;
 use crate::acl::{self, Named};
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::error::{FileError, PathContext};
@@ -26,6 +27,9 @@ use crate::tree::xattr::{capability_v2, is_own_mark};
 pub const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 /// The default ACL of a directory.
 pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// Maximum length of an attribute's name, in bytes (`XATTR_NAME_MAX`).
+const MAX_NAME: usize = 255;
 
 /// Attributes to set on a file, checked and in the kernel's form.
 #[derive(Debug)]
@@ -88,6 +92,9 @@ impl Attributes {
             access_acl: None,
             default_acl: None,
         };
+        if matches!(&entry.kind, Kind::Symlink { target } if target.len() > MAX_PATH) {
+            return Err(Refusal::LongTarget);
+        }
         let acls = u64::from(entry.access_acl.is_some()) + u64::from(entry.default_acl.is_some());
         // Symbolic links have neither ACLs nor `user.*` attributes.
         if !with_xattrs || matches!(entry.kind, Kind::Symlink { .. }) {
@@ -108,6 +115,9 @@ impl Attributes {
                     continue;
                 }
             };
+            if name == b"user." || name.len() > MAX_NAME {
+                return Err(Refusal::AttributeName { name: name.clone() });
+            }
             // The reader has refused names with a NUL.
             attributes
                 .xattrs

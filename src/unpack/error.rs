@@ -128,6 +128,18 @@ pub enum Refusal {
         /// The id as stored.
         id: u32,
     },
+    /// The target of a symbolic link that is longer than any path.
+    #[error("its target has more than {} bytes", names::MAX_PATH)]
+    LongTarget,
+    /// An extended attribute with a name that no file can have.
+    #[error(
+        "its extended attribute {} has a name that is empty or has more than 255 bytes",
+        Escaped(name)
+    )]
+    AttributeName {
+        /// The name.
+        name: Vec<u8>,
+    },
     /// A malformed ACL.
     #[error("its {which}: {cause}")]
     Acl {

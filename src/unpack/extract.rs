@@ -13,6 +13,7 @@ use super::attributes::{Attributes, Handle, Own};
 use super::directories::{Directories, Id};
 use super::error::{Error, Refusal};
 use super::names::split;
+use super::refusal::{link_target, must_be_directory};
 use super::root;
 use super::workers::{Batch, Job, OpenFile, Piece};
 use super::{Devices, Options, Summary};
@@ -73,6 +74,8 @@ impl<'a> Extractor<'a> {
 
     /// Begins a member.
     pub fn member(&mut self, member: Box<Member>) -> Result<(), Error> {
+        self.summary.skipped_xattrs += member.global_attributes;
+        let is_unknown = !member.has_known_type();
         let Member {
             mut entry, name, ..
         } = *member;
@@ -96,22 +99,11 @@ impl<'a> Extractor<'a> {
             self.summary.left_out += 1;
             return Ok(());
         };
-        if path.is_empty() && entry.kind != Kind::Directory {
-            return Err(refused(Refusal::Root));
+        if path.is_empty() {
+            must_be_directory(&entry.kind).map_err(refused)?;
         }
         if let Kind::HardLink { target } = &entry.kind {
-            let cleaned = self.options.names.path(target);
-            let cause = |cause| {
-                refused(Refusal::TargetName {
-                    target: target.clone(),
-                    cause,
-                })
-            };
-            let target = cleaned.map_err(cause)?.ok_or_else(|| {
-                refused(Refusal::Target {
-                    target: target.clone(),
-                })
-            })?;
+            let target = link_target(target, &self.options.names).map_err(refused)?;
             return self.hard_link(&path, &target, &name);
         }
         if entry.kind.is_device() && self.options.devices == Devices::Skip {
@@ -120,6 +112,7 @@ impl<'a> Extractor<'a> {
             return Ok(());
         }
         self.summary.members.total += 1;
+        self.summary.unknown_types += u64::from(is_unknown);
         let (attributes, skipped) =
             Attributes::of(&entry, &self.options.maps, self.options.xattrs).map_err(refused)?;
         self.summary.skipped_xattrs += skipped;

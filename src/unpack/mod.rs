@@ -16,6 +16,7 @@ mod directories;
 mod error;
 mod extract;
 pub mod names;
+mod refusal;
 mod root;
 mod undo_journal;
 mod workers;
@@ -40,8 +41,9 @@ use crate::workdir::removal;
 use attributes::{Attributes, Own};
 pub use digest::{Hashed, sha256};
 use directories::Directories;
-pub use error::Error;
+pub use error::{Error, Refusal};
 use extract::Extractor;
+pub use refusal::refusal;
 pub use undo_journal::UndoJournal;
 use workers::{Batch, Queue};
 
@@ -107,6 +109,8 @@ pub struct Summary {
     pub skipped_devices: u64,
     /// Extended attributes that were not restored.
     pub skipped_xattrs: u64,
+    /// Members of an unknown type, which were unpacked as regular files.
+    pub unknown_types: u64,
     /// Files that are setuid with owner 0 or setgid with group 0, as numbered in the tree.
     pub setuid_root: u64,
 }

@@ -3,6 +3,12 @@
 /// Maximum depth. Names have at most 4 KiB, so this only limits the work.
 const MAX_DEPTH: usize = 1024;
 
+/// Maximum length of a path in a system call, in bytes (`PATH_MAX` without the NUL).
+pub const MAX_PATH: usize = 4095;
+
+/// Maximum length of a component, in bytes (`NAME_MAX`).
+const MAX_COMPONENT: usize = 255;
+
 /// A name that is not a path below the target directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -15,6 +21,12 @@ pub enum Error {
     /// More than 1024 components.
     #[error("has more than {MAX_DEPTH} components")]
     TooDeep,
+    /// More than 4095 bytes.
+    #[error("has more than {MAX_PATH} bytes")]
+    TooLong,
+    /// A component of more than 255 bytes.
+    #[error("has a component of more than {MAX_COMPONENT} bytes")]
+    LongComponent,
 }
 
 /// Changes of names.
@@ -52,7 +64,13 @@ impl Rules {
             if !path.is_empty() {
                 path.push(b'/');
             }
+            if part.len() > MAX_COMPONENT {
+                return Err(Error::LongComponent);
+            }
             path.extend_from_slice(part);
+        }
+        if path.len() > MAX_PATH {
+            return Err(Error::TooLong);
         }
         Ok(Some(path))
     }
@@ -75,6 +93,8 @@ mod tests {
     #[test]
     fn names_stand_for_places_below_the_directory_or_are_refused() {
         let deep = [&b"a/"[..]; 1025].concat();
+        let wide = [b'n'; 256];
+        let long = [&[&[b'n'; 255][..], b"/"].concat()[..]; 16].concat();
         type Case<'a> = (&'a [u8], Result<Option<&'a str>, Error>);
         let cases: &[Case] = &[
             (b"a", Ok(Some("a"))),
@@ -87,7 +107,10 @@ mod tests {
             (b"a/../b", Err(Error::Above)),
             (b"a/..", Err(Error::Above)),
             (&deep, Err(Error::TooDeep)),
+            (&wide, Err(Error::LongComponent)),
+            (&[&long[..], b"n"].concat(), Err(Error::TooLong)),
         ];
+        assert_eq!(Rules::default().path(&long).unwrap().unwrap().len(), 4095);
         for (name, expected) in cases {
             let found = Rules::default().path(name);
             assert_eq!(

@@ -41,6 +41,31 @@ pub fn file(name: &str, content: &[u8]) -> Vec<u8> {
     [sized(name, b'0', content.len() as u64), padded(content)].concat()
 }
 
+/// The shell, without which no build can start.
+pub fn shell() -> Vec<u8> {
+    file("./bin/sh", b"")
+}
+
+/// A sparse file of format 1.0, called ./s.
+pub fn sparse(size: u64, map: &str, data: &[u8]) -> Vec<u8> {
+    let size = size.to_string();
+    [
+        records(
+            b'x',
+            &[
+                ("GNU.sparse.major", "1"),
+                ("GNU.sparse.minor", "0"),
+                ("GNU.sparse.name", "./s"),
+                ("GNU.sparse.realsize", &size),
+            ],
+        ),
+        sized("./GNUSparseFile.0/s", b'0', 512 + data.len() as u64),
+        padded(map.as_bytes()),
+        padded(data),
+    ]
+    .concat()
+}
+
 /// A hard link (`1`) or symbolic link (`2`).
 pub fn link(name: &str, typeflag: u8, target: &str) -> Vec<u8> {
     patched(header(name, typeflag), &[(157, target.as_bytes())])

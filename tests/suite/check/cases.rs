@@ -222,6 +222,112 @@ pub fn plain() -> Vec<Case> {
             .concat(),
         ),
         (
+            "hard link with a size, a whole member after it",
+            BOTH,
+            &[],
+            [
+                file("./f", b"f"),
+                over(sized("./h", b'1', 5), 157, b"./f"),
+                dir("./d/"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "symbolic link with a size, whole members after it",
+            BOTH,
+            &[],
+            [
+                over(sized("./l", b'2', 1024), 157, b"a"),
+                file("./f", b"f"),
+                device("./dev/null"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "symbolic link with a size, a device after it",
+            OLD,
+            &["size-without-data"],
+            [
+                over(sized("./l", b'2', 5), 157, b"a"),
+                device("./dev/null"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "symbolic link with a size at the end",
+            BOTH,
+            &[],
+            [a(), over(sized("./l", b'2', 99999), 157, b"a")].concat(),
+        ),
+        (
+            "size in records, zeros as data",
+            BOTH,
+            &[],
+            [
+                records(b'x', &[("size", "2000")]),
+                header("./b", b'0'),
+                vec![0; 2048],
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "size in records, a header as data",
+            BOTH,
+            &[],
+            [
+                records(b'x', &[("size", "512")]),
+                header("./b", b'0'),
+                dir("./d/"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "size in records, a device as data",
+            OLD,
+            &["pax-size"],
+            [
+                records(b'x', &[("size", "512")]),
+                header("./b", b'0'),
+                device("./dev/null"),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "old sparse file of five extents of zeros",
+            BOTH,
+            &[],
+            [old_gnu(true)[..1024].to_vec(), vec![0; 2560], a()].concat(),
+        ),
+        (
+            "v7 file that is taken for data",
+            BOTH,
+            &[],
+            [
+                over(sized("./l", b'2', 5), 157, b"a"),
+                over(header("./b", b'0'), 257, &[0; 8]),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "path below a device",
+            NEW,
+            &["device-node"],
+            [device("./x/y"), file("./x/y/z", b"hi"), dir("./x/y/z2/")].concat(),
+        ),
+        (
+            "device over a directory",
+            NEW,
+            &["device-node"],
+            [file("./x/f", b"hi"), device("./x")].concat(),
+        ),
+        (
             "pipe with a size",
             OLD,
             &["size-without-data"],
@@ -434,7 +540,7 @@ pub fn plain() -> Vec<Case> {
         (
             "id above the largest, called root",
             NEITHER,
-            &["owner-name"],
+            &["owner-name", "unpack-refuses"],
             owner("0200000\0", "root"),
         ),
         (
@@ -479,7 +585,7 @@ pub fn plain() -> Vec<Case> {
         (
             "long component",
             NEITHER,
-            &["name-too-long"],
+            &["name-too-long", "unpack-refuses"],
             [
                 records(b'x', &[("path", &format!("./{}", "n".repeat(256)))]),
                 a(),
@@ -710,6 +816,12 @@ pub fn plain() -> Vec<Case> {
             file(".", b"hi"),
         ),
         (
+            "root of another user",
+            BOTH,
+            &["root-owner"],
+            over(root(), 108, b"0002734\x000002734\0"),
+        ),
+        (
             "root again, closed",
             NEITHER,
             &["root-mode"],
@@ -729,10 +841,103 @@ pub fn plain() -> Vec<Case> {
             [records(b'g', &[("mtime", "7")]), a()].concat(),
         ),
         (
+            "global header with an attribute",
+            BOTH,
+            &["global-header"],
+            [records(b'g', &[("SCHILY.xattr.user.k", "v")]), a()].concat(),
+        ),
+        // Attributes.
+        (
             "capability of another root",
             BOTH,
             &["foreign-capability"],
             [capability(), a()].concat(),
+        ),
+        (
+            "ACL by name",
+            BOTH,
+            &["unpack-refuses"],
+            [
+                records(
+                    b'x',
+                    &[(
+                        "SCHILY.acl.access",
+                        "user::rw-,user:bob:r--,group::r--,mask::r--,other::r--",
+                    )],
+                ),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "attribute with a long name",
+            BOTH,
+            &["unpack-refuses"],
+            [
+                records(
+                    b'x',
+                    &[(&format!("SCHILY.xattr.user.{}", "n".repeat(251)), "v")],
+                ),
+                a(),
+            ]
+            .concat(),
+        ),
+        (
+            "path of 1025 components",
+            BOTH,
+            &["unpack-refuses"],
+            [records(b'x', &[("path", &["d"; 1025].join("/"))]), a()].concat(),
+        ),
+        // Types.
+        (
+            "unknown type",
+            BOTH,
+            &["unknown-type"],
+            [over(file("./z", b"abc"), 156, b"Z"), a()].concat(),
+        ),
+        (
+            "ACL of Solaris",
+            BOTH,
+            &["unknown-type"],
+            [over(file("./z", b"abc"), 156, b"A"), a()].concat(),
+        ),
+        (
+            "records of Solaris",
+            BOTH,
+            &[],
+            [records(b'X', &[("mtime", "7")]), a()].concat(),
+        ),
+        (
+            "records of Solaris before a device",
+            OLD,
+            &["pax-before-device"],
+            [records(b'X', &[("mtime", "5")]), null("./dev/null")].concat(),
+        ),
+        ("ids of blanks", BOTH, &[], owner("       \0       \0", "")),
+        // Sparse files.
+        (
+            "sparse file",
+            BOTH,
+            &[],
+            sparse(9000, "3\n0\n512\n4096\n2\n9000\n0\n", &[b's'; 514]),
+        ),
+        (
+            "sparse file with extents that share a block",
+            NEITHER,
+            &["sparse-shared-block"],
+            sparse(10, "2\n0\n2\n8\n2\n", b"abcd"),
+        ),
+        (
+            "sparse file with a short map",
+            NEITHER,
+            &["sparse-short-map"],
+            sparse(9000, "1\n0\n2\n", b"ab"),
+        ),
+        (
+            "sparse file without a map",
+            NEITHER,
+            &["sparse-short-map"],
+            sparse(9000, "0\n", b""),
         ),
     ];
     let case = |name, (loads_0_85, loads_0_89), rules, bytes: Vec<u8>, is_unclear| Case {
@@ -751,7 +956,7 @@ pub fn plain() -> Vec<Case> {
                 name,
                 loads,
                 rules,
-                [root(), members, END.to_vec()].concat(),
+                [root(), shell(), members, END.to_vec()].concat(),
                 false,
             )
         })
@@ -762,13 +967,13 @@ pub fn plain() -> Vec<Case> {
             "no root",
             NEITHER,
             &["no-root-entry"],
-            [a(), END.to_vec()].concat(),
+            [shell(), END.to_vec()].concat(),
             false,
         ),
         case(
             "nothing but an end",
             NEITHER,
-            &["first-header", "no-root-entry"],
+            &["first-header", "no-root-entry", "no-shell"],
             END.to_vec().repeat(10),
             true,
         ),
@@ -776,29 +981,63 @@ pub fn plain() -> Vec<Case> {
             "v7 root first",
             OLD,
             &["first-header", "no-ustar-magic"],
-            [over(root(), 257, &[0; 8]), a(), END.to_vec()].concat(),
+            [over(root(), 257, &[0; 8]), shell(), END.to_vec()].concat(),
             false,
         ),
         case(
             "odd checksum first",
             OLD,
             &["first-header"],
-            [with_odd_checksum(root()), a(), END.to_vec()].concat(),
+            [with_odd_checksum(root()), shell(), END.to_vec()].concat(),
             false,
         ),
-        case("no end", BOTH, &["no-end"], [root(), a()].concat(), false),
+        case(
+            "no end",
+            BOTH,
+            &["no-end"],
+            [root(), shell()].concat(),
+            false,
+        ),
+        case(
+            "no shell",
+            BOTH,
+            &["no-shell"],
+            [root(), a(), END.to_vec()].concat(),
+            false,
+        ),
+        case(
+            "dangling shell",
+            BOTH,
+            &["no-shell"],
+            [root(), link("./bin/sh", b'2', "dash"), END.to_vec()].concat(),
+            false,
+        ),
+        case(
+            "shell through links",
+            BOTH,
+            &[],
+            [
+                root(),
+                link("./bin", b'2', "usr/bin"),
+                file("./usr/bin/dash", b""),
+                link("./usr/bin/sh", b'2', "dash"),
+                END.to_vec(),
+            ]
+            .concat(),
+            false,
+        ),
         case(
             "half an end",
             BOTH,
             &["short-end"],
-            [root(), a(), vec![0; 512]].concat(),
+            [root(), shell(), vec![0; 512]].concat(),
             false,
         ),
         case(
             "long end",
             BOTH,
             &[],
-            [root(), a(), vec![0; 10240]].concat(),
+            [root(), shell(), vec![0; 10240]].concat(),
             false,
         ),
         case(
