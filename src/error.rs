@@ -51,6 +51,8 @@ pub enum ErrorKind {
     MemberNotFound,
     /// An absolute member name.
     AbsoluteName,
+    /// A member below a symbolic link, or a directory in its place.
+    ThroughLink,
     /// A file capability that cannot be restored.
     BadCapability,
     /// The archive exceeds the size limit.

@@ -12,6 +12,9 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         ("unpack", ErrorKind::AbsoluteName) => {
             "--strip-leading-slash unpacks it below the directory"
         }
+        ("unpack", ErrorKind::ThroughLink) => {
+            "--keep-directory-symlink follows links to directories of the tree"
+        }
         ("unpack" | "pack", ErrorKind::Unsupported | ErrorKind::BadCapability) => {
             "--no-xattrs leaves extended attributes out"
         }

@@ -42,6 +42,11 @@ pub struct Args {
     /// Unpack over the files in DIR
     #[arg(long)]
     merge: bool,
+    /// Where the archive has a directory and a symbolic link to a directory is in its place, keep
+    /// the link and unpack into that directory, as `tar --keep-directory-symlink` does. For
+    /// --merge onto a tree with merged /usr. A link that leads out of DIR is refused
+    #[arg(long)]
+    keep_directory_symlink: bool,
     /// Leave out what matches, with all below it; anchored at the root of the tree, * stays within
     /// a path component, ** crosses (repeatable)
     #[arg(long, value_name = "PATTERN")]
@@ -116,6 +121,7 @@ impl Args {
             },
             members: self.members.clone(),
             exclude: self.exclude.clone(),
+            keep_directory_symlink: self.keep_directory_symlink,
             devices: self.devices.map(|devices| devices == Devices::Create),
             strip_components: self.strip_components,
             strip_leading_slash: self.strip_leading_slash,

@@ -47,6 +47,10 @@ pub struct Unpack {
     pub exclude: Vec<String>,
     /// Create device nodes; `None` for yes as real root, no in a namespace.
     pub devices: Option<bool>,
+    /// Keep a symbolic link to a directory of the tree where the archive has a directory, and
+    /// unpack into the directory that it leads to. Its attributes do not change. Otherwise the
+    /// archive is refused.
+    pub keep_directory_symlink: bool,
     /// Leading components to strip from names; shorter names are skipped.
     pub strip_components: usize,
     /// Accept absolute names, as if they had no leading slash.
@@ -105,6 +109,7 @@ impl Unpack {
             members: Vec::new(),
             exclude: Vec::new(),
             devices: None,
+            keep_directory_symlink: false,
             strip_components: 0,
             strip_leading_slash: false,
             xattrs: true,
@@ -228,6 +233,7 @@ impl Unpack {
             } else {
                 Devices::Skip
             },
+            keep_directory_symlink: self.keep_directory_symlink,
             xattrs: self.xattrs,
             threads: threads(self.threads),
             memory: WRITING,

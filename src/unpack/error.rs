@@ -91,6 +91,15 @@ pub enum Refusal {
         /// The link.
         path: Vec<u8>,
     },
+    /// Its path leads through a symbolic link that does not lead to a directory of the tree.
+    #[error(
+        "{} is a symbolic link that does not lead to a directory of the tree",
+        Escaped(path)
+    )]
+    LeadsElsewhere {
+        /// The link.
+        path: Vec<u8>,
+    },
     /// A directory above it is another file.
     #[error("{} is not a directory", Escaped(path))]
     NotADirectory {
@@ -205,6 +214,7 @@ impl Refusal {
             Refusal::Unmapped { .. } => ErrorKind::UnmappedOwner,
             Refusal::Capability(_) => ErrorKind::BadCapability,
             Refusal::Replaced { .. } => ErrorKind::Changed,
+            Refusal::Symlink { .. } => ErrorKind::ThroughLink,
             _ => ErrorKind::BadArchive,
         }
     }

@@ -122,6 +122,7 @@ impl<'a> Extractor<'a> {
         }
         self.summary.setuid_root += u64::from(attributes.is_setuid_root());
         let above = self.directories.enter(split(&path).0, &name)?;
+        let path = self.directories.real(above, &path).into_owned();
         self.directories.note(above, &path, &name)?;
         let placed = Placed {
             member: &name,
@@ -320,9 +321,15 @@ impl<'a> Extractor<'a> {
         }
     }
 
+    /// True if a member that is not a directory was unpacked to `path`.
+    fn is_unpacked(&self, path: &[u8]) -> bool {
+        self.unpacked.contains(&self.hasher.hash_one(path))
+    }
+
     /// Creates a hard link to a file that was unpacked before. Does not follow a symbolic link.
     fn hard_link(&mut self, path: &[u8], target: &[u8], member: &[u8]) -> Result<(), Error> {
-        if self.skipped_devices.contains(target) {
+        let is_unpacked = self.is_unpacked(target);
+        if self.skipped_devices.contains(target) && !is_unpacked {
             self.summary.skipped_devices += 1;
             self.skipped_devices.insert(path.to_vec());
             return Ok(());
@@ -335,7 +342,14 @@ impl<'a> Extractor<'a> {
                 },
             )
         };
-        if !self.unpacked.contains(&self.hasher.hash_one(target)) {
+        if !is_unpacked && !self.options.keep_directory_symlink {
+            return Err(no_target());
+        }
+        let above = self.directories.enter(split(path).0, member)?;
+        let target_above = self.directories.enter(split(target).0, member)?;
+        let path = &*self.directories.real(above, path);
+        let target = &*self.directories.real(target_above, target);
+        if !self.is_unpacked(target) {
             return Err(no_target());
         }
         self.summary.members.total += 1;
@@ -343,8 +357,6 @@ impl<'a> Extractor<'a> {
         if path == target {
             return Ok(());
         }
-        let above = self.directories.enter(split(path).0, member)?;
-        let target_above = self.directories.enter(split(target).0, member)?;
         self.directories.note(above, path, member)?;
         let (from, to) = (split(target).1, split(path).1);
         let link = |directories: &mut Directories<'_>| {

@@ -78,6 +78,8 @@ pub struct Options {
     pub names: names::Rules,
     /// Handling of device nodes.
     pub devices: Devices,
+    /// Follow symbolic links to directories of the tree.
+    pub keep_directory_symlink: bool,
     /// Restore extended attributes and ACLs.
     pub xattrs: bool,
     /// Number of writing threads, at least 1.
@@ -179,7 +181,8 @@ fn unpack(
     let max_open = open_file_limit()
         .saturating_sub(OTHER_DESCRIPTORS + workers::open_files(options.threads))
         .clamp(2, MAX_DIRECTORIES);
-    let mut directories = Directories::new(root, own, max_open, made)?;
+    let mut directories =
+        Directories::new(root, own, max_open, options.keep_directory_symlink, made)?;
     if options.found == TargetState::New {
         directories.describe_root(Attributes::of_implied_directory(own));
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -365,6 +366,257 @@ pub fn several() -> Tar {
         .file("./usr/lib/libc.so", "libc")
         .file("./etc/passwd", "root")
         .end()
+}
+
+/// A tree with merged /usr, as `dir`.
+fn with_merged_usr(scratch: &Scratch, dir: &Path) {
+    let tree = Tar::new()
+        .directory("./", 0o755)
+        .directory("./usr/bin/", 0o755)
+        .file("./usr/bin/old", "old")
+        .symlink("./bin", "usr/bin")
+        .end();
+    succeed(&mut unpack(&tree.write(scratch, "merged.tar"), dir, &[]));
+}
+
+#[test]
+fn kept_links_to_directories_lead_to_what_gnu_tar_unpacks() {
+    if require(&["mmdebstrap"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| scratch.join(name));
+    with_merged_usr(&scratch, &ours);
+    with_merged_usr(&scratch, &theirs);
+    let archive = Tar::new()
+        .directory("./bin/", 0o700)
+        .file("./bin/sh", "sh")
+        .file("./bin/old", "new")
+        .hard_link("./bin/bash", "./bin/sh")
+        .hard_link("./usr/bin/dash", "./bin/sh")
+        .directory("./bin/sub/", 0o711)
+        .file("./bin/sub/x", "x")
+        .symlink("./sbin", "bin")
+        .file("./sbin/y", "y")
+        .directory("./sbin/sub/", 0o755)
+        .end()
+        .write(&scratch, "a.tar");
+    let said = fail(2, &mut unpack(&archive, &ours, &["--merge"]));
+    assert!(
+        said.contains("bin is a symbolic link, which is not followed")
+            && said.contains("--keep-directory-symlink"),
+        "{said}"
+    );
+    let args = ["--merge", "--keep-directory-symlink"];
+    succeed(&mut unpack(&archive, &ours, &args));
+    succeed(
+        crate::world::as_namespace_root("tar")
+            .args(["--keep-directory-symlink", "-xpf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(&theirs),
+    );
+    assert_equal(
+        &root_snapshot(&theirs),
+        &root_snapshot(&ours),
+        |_, attribute, _, _| {
+            // Directories that tar created files in have the time of that.
+            attribute == "mtime" || attribute == "extents"
+        },
+    );
+    let mode = |name: &str| fs::symlink_metadata(ours.join(name)).unwrap().mode();
+    assert_eq!(mode("bin") & 0o170000, 0o120000, "the link is kept");
+    assert_eq!(mode("usr/bin") & 0o7777, 0o755, "as it was");
+    assert_eq!(mode("usr/bin/sub") & 0o7777, 0o755, "described twice");
+    assert_eq!(fs::metadata(ours.join("usr/bin/sh")).unwrap().nlink(), 3);
+}
+
+#[test]
+fn a_link_that_changes_leads_to_its_new_directory() {
+    let scratch = Scratch::new();
+    let archive = Tar::new()
+        .directory("./usr/bin/", 0o755)
+        .directory("./usr/lib/", 0o755)
+        .directory("./opt/", 0o755)
+        .symlink("./bin", "usr/bin")
+        .file("./bin/a", "a")
+        .symlink("./bin", "usr/lib")
+        .file("./bin/b", "b")
+        .symlink("./lib", "./usr//lib/")
+        .symlink("./lib64", "lib")
+        .file("./lib64/c", "c")
+        .symlink("./lib", "opt")
+        .file("./lib64/d", "d")
+        .symlink("./usr/alt", "../opt/.")
+        .file("./usr/alt/e/f", "f")
+        .file("./bin", "file")
+        .end()
+        .write(&scratch, "a.tar");
+    let dir = scratch.join("dir");
+    succeed(&mut unpack(&archive, &dir, &["--keep-directory-symlink"]));
+    for (name, expected) in [
+        ("usr/bin/a", "a"),
+        ("usr/lib/b", "b"),
+        ("usr/lib/c", "c"),
+        ("opt/d", "d"),
+        ("opt/e/f", "f"),
+        ("bin", "file"),
+    ] {
+        assert_eq!(content(&dir, name), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_kept_link_that_leads_elsewhere_is_refused_and_nothing_is_left() {
+    let scratch = Scratch::new();
+    let canary = scratch.user_dir("canary", 0o777);
+    fs::create_dir(canary.join("bin")).unwrap();
+    let outside = canary.to_str().unwrap().to_owned();
+    let args = ["--merge", "--keep-directory-symlink"];
+    for target in [
+        outside.as_str(),
+        "/usr/bin",
+        "../canary",
+        "../dir/usr/bin",
+        "usr/../../canary/bin",
+        "nowhere",
+        "usr/bin/old",
+        "bin",
+        "usr/bin/old/..",
+    ] {
+        let dir = scratch.join("dir");
+        with_merged_usr(&scratch, &dir);
+        fs::remove_file(dir.join("bin")).unwrap();
+        symlink(target, dir.join("bin")).unwrap();
+        let before = root_snapshot(&scratch.join("."));
+        let archive = Tar::new()
+            .file("./usr/bin/new", "new")
+            .file("./bin/x", "x")
+            .end();
+        let archive = archive.write(&scratch, "merged.tar");
+        let said = fail(2, &mut unpack(&archive, &dir, &args));
+        assert!(
+            said.contains("bin is a symbolic link that does not lead to a directory of the tree"),
+            "{target}: {said}"
+        );
+        assert_equal(
+            &before,
+            &root_snapshot(&scratch.join(".")),
+            |name, attribute, _, _| {
+                // Files came and went there, and the archive is another.
+                name.ends_with("usr/bin") && attribute == "mtime" || name.ends_with("merged.tar")
+            },
+        );
+        fs::remove_dir_all(dir).unwrap();
+    }
+    let dir = scratch.join("dir");
+    with_merged_usr(&scratch, &dir);
+    let failing = Tar::new()
+        .file("./bin/new", "new")
+        .file("./bin/sub/new", "new")
+        .file("../x", "x")
+        .end();
+    fail(
+        2,
+        &mut unpack(&failing.write(&scratch, "a.tar"), &dir, &args),
+    );
+    assert_eq!(names(&dir.join("usr/bin")), ["old"]);
+}
+
+#[test]
+fn members_are_named_by_bytes() {
+    let scratch = Scratch::new();
+    let name = OsStr::from_bytes(b"./\xff");
+    let pax = |tar: Tar, path: &[u8]| tar.pax(&[("path", path)]).file("./x", "x");
+    let archive = pax(pax(Tar::new(), b"./\xff"), b"./d/\xfe")
+        .file("./a", "a")
+        .end()
+        .write(&scratch, "a.tar");
+    let dir = scratch.join("dir");
+    for (member, found) in [(&b"./\xff"[..], &b"\xff"[..]), (b"*/\xfe", b"d/\xfe")] {
+        let member = OsStr::from_bytes(member);
+        let mut command = unpack(&archive, &dir, &["--replace"]);
+        succeed(command.arg(member));
+        assert!(dir.join(OsStr::from_bytes(found)).exists(), "{member:?}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "{member:?}");
+        let mut list = isar_as_user([OsStr::new("list"), archive.as_os_str(), member]);
+        assert_eq!(succeed(&mut list).lines().count(), 1, "{member:?}");
+    }
+    let missing = OsStr::from_bytes(b"no\xff");
+    let said = fail(
+        2,
+        unpack(&archive, &dir, &["--replace"]).args([name, missing]),
+    );
+    assert!(said.contains("not found in the archive: no\\xff"), "{said}");
+}
+
+#[test]
+fn members_of_unknown_type_are_files_and_global_attributes_are_counted() {
+    let scratch = Scratch::new();
+    let archive = Tar::new()
+        .pax(&[("SCHILY.xattr.user.k", b"v")])
+        .file("./x", "x")
+        .end();
+    let global = {
+        let mut tar = archive.clone();
+        tar.0[156] = b'g';
+        Tar(tar.0[..512].to_vec())
+            .change_last(156, b"g")
+            .raw(&tar.0[512..])
+    };
+    let archive = Tar::new()
+        .header(isar_tarball::internals::archive::header::Fields {
+            name: b"./z",
+            mode: 0o644,
+            size: 3,
+            typeflag: b'Z',
+            ..Default::default()
+        })
+        .raw(b"abc")
+        .raw(&[0; 509])
+        .raw(&global.0)
+        .write(&scratch, "a.tar");
+    let dir = scratch.join("dir");
+    let output = run(&mut unpack(&archive, &dir, &["--json"]));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&said["unknown_types"], &said["skipped"]["xattrs"]),
+        (&1.into(), &1.into())
+    );
+    assert!(text(&output.stderr).contains("unknown type, unpacked as regular files: 1"));
+    assert_eq!(
+        (content(&dir, "z"), content(&dir, "x")),
+        ("abc".into(), "x".into())
+    );
+}
+
+#[test]
+fn an_empty_archive_is_an_error_compressed_or_not() {
+    if require(&["zstd", "gzip", "xz"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::write(scratch.join("a.tar"), "").unwrap();
+    for program in ["true", "zstd", "gzip", "xz"] {
+        let script = format!("case {program} in true) cat;; *) {program};; esac <a.tar >a");
+        succeed(
+            Command::new("sh")
+                .args(["-ec", &script])
+                .current_dir(scratch.path()),
+        );
+        for command in [
+            ["unpack", "a", "dir"],
+            ["list", "a", "."],
+            ["diff", "a", "a"],
+        ] {
+            let said = fail(2, isar_as_user(command).current_dir(scratch.path()));
+            assert!(
+                said.contains("empty (0 bytes)"),
+                "{program} {command:?}: {said}"
+            );
+        }
+        assert!(!scratch.join("dir").exists());
+    }
 }
 
 #[test]

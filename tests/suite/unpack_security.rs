@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,7 +17,7 @@ use crate::rootfs::{assert_equal, nothing, root_snapshot};
 use crate::world::{Scratch, isar, isar_as_user, names, run, text};
 
 /// What must come of an archive.
-enum Expect {
+pub enum Expect {
     /// Refused with these words, and nothing left.
     Refused(&'static str),
     /// Unpacked to these files (with content) and links (with target).
@@ -39,7 +39,7 @@ fn fields<'a>(name: &'a str, typeflag: u8) -> Fields<'a> {
 }
 
 /// Name of the case, archive, result. `outside` is the absolute path of the canary's directory.
-fn cases(outside: &str) -> Vec<(&'static str, Tar, Expect)> {
+pub fn cases(outside: &str) -> Vec<(&'static str, Tar, Expect)> {
     let tar = Tar::new;
     let long = "n".repeat(5000);
     let at_outside = format!("{outside}/file");
@@ -485,6 +485,27 @@ fn hostile_archives_are_refused_as_root() {
 }
 
 #[test]
+fn no_archive_leaves_the_directory_where_links_are_followed() {
+    let scratch = Scratch::new();
+    let canary = canary(&scratch);
+    let before = root_snapshot(&canary);
+    let option = OsStr::new("--keep-directory-symlink");
+    for (name, tar, expect) in cases(canary.to_str().unwrap()) {
+        let (archive, dir) = (tar.write(&scratch, "a.tar"), scratch.join("dir"));
+        let args = [option, archive.as_os_str(), dir.as_os_str()];
+        let status = run(&mut command(false, &args)).status.code();
+        let is_expected = match expect {
+            Unpacked(_) => status == Some(0),
+            Refused(_) => status == Some(2) || name.starts_with("symlink inside the tree"),
+        };
+        assert!(is_expected, "{name}: {status:?}");
+        assert_equal(&before, &root_snapshot(&canary), nothing);
+        let _ = Command::new("rm").arg("-rf").arg(&dir).status();
+        assert_eq!(scratch.names(), ["a.tar", "canary"], "{name}");
+    }
+}
+
+#[test]
 fn owners_that_the_namespace_does_not_map_are_named() {
     let scratch = Scratch::new();
     for (index, (records, words)) in [
@@ -644,8 +665,12 @@ fn a_race_for_directories_leads_nowhere() {
         }
     }
     let archive = tar.end().write(&scratch, "a.tar");
-    for as_root in [false, true] {
-        let dir = scratch.join(format!("dir-{as_root}"));
+    for (as_root, option, target) in [
+        (false, "--threads=2", canary.as_path()),
+        (true, "--threads=2", canary.as_path()),
+        (false, "--keep-directory-symlink", Path::new("../canary")),
+    ] {
+        let dir = scratch.join("dir");
         let stop = AtomicBool::new(false);
         let (mut swaps, mut refused, mut rounds) = (0, 0, 0);
         thread::scope(|scope| {
@@ -657,7 +682,7 @@ fn a_race_for_directories_leads_nowhere() {
                             dir.join(format!("d{index}")),
                             dir.join(format!("aside{index}")),
                         );
-                        if fs::rename(&place, &aside).is_ok() && symlink(&canary, &place).is_ok() {
+                        if fs::rename(&place, &aside).is_ok() && symlink(target, &place).is_ok() {
                             swaps += 1;
                             let _ = fs::remove_file(&place);
                             let _ = fs::rename(&aside, &place);
@@ -670,7 +695,7 @@ fn a_race_for_directories_leads_nowhere() {
             while begin.elapsed() < Duration::from_secs(1) {
                 let args = [
                     "--replace".as_ref(),
-                    "--threads=2".as_ref(),
+                    option.as_ref(),
                     archive.as_os_str(),
                     dir.as_os_str(),
                 ];

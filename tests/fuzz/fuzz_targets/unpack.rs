@@ -52,6 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
             strip_leading_slash: is(64),
         },
         devices: Devices::Skip,
+        keep_directory_symlink: is(128),
         xattrs: !is(8),
         threads: if is(16) { 2 } else { 1 },
         memory: 1 << 20,
