@@ -43,5 +43,6 @@ mod unpack_faults;
 mod unpack_interop;
 mod unpack_security;
 mod unshare;
+mod verdict;
 mod workdir;
 mod world;
