@@ -61,6 +61,8 @@ fn details() -> String {
         "\
 Example: isar-tarball check schroot.tar.zst
 
+\"Safe to unpack\" means that unpack accepts it without options, with 65536 subordinate ids.
+
 Exit status: 0 when the loaders of --loader load it, it is whole and safe to unpack; 1 when not; 2 when it cannot be checked.
 
 JSON: {\"loads\": {\"sbuild-0.85\": BOOL, \"sbuild-0.89\": BOOL}, \"intact\": BOOL, \"safe\": BOOL,

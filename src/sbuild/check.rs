@@ -39,7 +39,7 @@ pub struct Report {
     pub loads_0_89: bool,
     /// It is whole: not damaged, not truncated, with an end.
     pub intact: bool,
-    /// `unpack` accepts all of it.
+    /// `unpack` accepts all of it with default options, in a namespace of 65536 ids.
     pub safe: bool,
     /// The findings, in the archive's order; at most 20 per rule.
     pub findings: Vec<Finding>,

@@ -150,7 +150,7 @@ table! {
         "a sparse file in GNU tar's old format, with a map of more than four extents"
         => "the filter of sbuild 0.89 takes the rest of its data for headers: the archive is refused or the file corrupted"
     SIZE_WITHOUT_DATA "size-without-data" NEW SOUND
-        "a directory, link, pipe or device has a size, and no data, and what follows is not whole members"
+        "a directory, link, pipe or device has a size but no data, and what follows is not just whole members"
         => "the filter of sbuild 0.89 takes what follows for its data: the archive is refused, or what follows is corrupted"
     SIZE_OF_SKIPPED "size-of-skipped" OLD SOUND
         "a device node that sbuild 0.85 skips has a size, and no data"
@@ -262,7 +262,7 @@ table! {
         "a file capability of another user namespace's root"
         => "sbuild does not restore capabilities; unpack refuses it"
     UNPACK_REFUSES "unpack-refuses" NEITHER UNSAFE
-        "a member that unpack refuses for a reason that no other rule has: an ACL with names or without a mask, an id of a named owner, a path of more than 1024 components"
+        "a member that unpack refuses for another reason, such as an ACL with names or without a mask, or a path of more than 1024 components"
         => "unpack refuses the archive"
     TOO_MANY_MEMBERS "too-many-members" NEITHER UNSAFE
         "more members than can be kept in mind"

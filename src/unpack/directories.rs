@@ -63,6 +63,8 @@ pub struct Directories<'a> {
     /// Symbolic links to directories of the tree are followed. Then `ids` also has paths through
     /// them.
     follows: bool,
+    /// True if `ids` has a path through a link.
+    has_followed: bool,
     made: Option<&'a UndoJournal>,
 }
 
@@ -91,6 +93,7 @@ impl<'a> Directories<'a> {
             own,
             spreads,
             follows,
+            has_followed: false,
             made,
         };
         all.add(b"", None, false)?;
@@ -246,6 +249,7 @@ impl<'a> Directories<'a> {
         };
         if *path != *real || *self.table[id].path != *real {
             self.ids.insert(path.into(), id);
+            self.has_followed = true;
         }
         Ok(id)
     }
@@ -417,7 +421,8 @@ impl<'a> Directories<'a> {
     pub fn clear(&mut self, above: Id, path: &[u8], member: &[u8]) -> Result<(), Error> {
         let (_, name) = split(path);
         let parent = self.descriptor(above, member)?;
-        match root::kind(parent, name) {
+        let kind = root::kind(parent, name);
+        match kind {
             Ok(FileType::Directory) => match unlinkat(parent, name, AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {
                     return Err(Error::refused(member, Refusal::DirectoryInPlace));
@@ -428,7 +433,8 @@ impl<'a> Directories<'a> {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(FileError::new(path, "stat", error).into()),
         }
-        if self.follows {
+        let may_be_on_the_way = matches!(kind, Ok(FileType::Directory | FileType::Symlink));
+        if may_be_on_the_way && std::mem::take(&mut self.has_followed) {
             // Paths through links may lead elsewhere now.
             let table = &self.table;
             self.ids.retain(|path, id| *table[*id].path == **path);

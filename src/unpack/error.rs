@@ -93,7 +93,7 @@ pub enum Refusal {
     },
     /// Its path leads through a symbolic link that does not lead to a directory of the tree.
     #[error(
-        "{} is a symbolic link that does not lead to a directory of the tree",
+        "{} is a symbolic link that does not lead to a directory of the tree; only relative links within it are followed",
         Escaped(path)
     )]
     LeadsElsewhere {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::crafted::Tar;
 use crate::formats::{Extent, plant};
 use crate::world::{Scratch, chroot, fail, isar, isar_as_user, require, run, succeed};
 
@@ -96,6 +97,16 @@ fn a_packed_chroot_is_listed_as_tar_does_and_by_the_ordinary_user() {
         names.starts_with("./\n") && names.contains("\n./usr/bin/dpkg\n"),
         "{names:.200}"
     );
+}
+
+#[test]
+fn members_of_unknown_type_are_listed_as_tar_does() {
+    let scratch = Scratch::new();
+    let mut tar = Tar::new();
+    for typeflag in *b"AZz~\xff9" {
+        tar = tar.file("./f", "").change_last(156, &[typeflag]);
+    }
+    assert_same_as_tar(&tar.file("./g", "").end().write(&scratch, "a.tar"));
 }
 
 /// A small archive: a few files with odd names among them.

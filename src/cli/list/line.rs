@@ -43,9 +43,22 @@ impl Lines {
         match &entry.kind {
             Kind::Symlink { .. } => out.extend_from_slice(b" -> "),
             Kind::HardLink { .. } => out.extend_from_slice(b" link to "),
+            _ if !member.has_known_type() => return self.append_type(out, member),
             _ => return,
         }
         quoting::append(out, &member.link_target, self.is_utf8);
+    }
+
+    /// Appends what GNU tar prints for a type that neither POSIX nor it defines.
+    fn append_type(&self, out: &mut Vec<u8>, member: &Member) {
+        let (begin, end) = match self.is_utf8 {
+            true => ("‘", "’"),
+            false => ("'", "'"),
+        };
+        out.extend_from_slice(b" unknown file type ");
+        out.extend_from_slice(begin.as_bytes());
+        quoting::append(out, member.type_flag().as_slice(), self.is_utf8);
+        out.extend_from_slice(end.as_bytes());
     }
 }
 
@@ -54,6 +67,7 @@ fn mode(member: &Member) -> String {
     let mode = member.entry.mode;
     let kind = match (&member.entry.kind, member.type_flag()) {
         (Kind::File { .. }, Some(b'7')) => 'C',
+        (Kind::File { .. }, _) if !member.has_known_type() => '?',
         (Kind::File { .. }, _) => '-',
         (Kind::Directory, _) => 'd',
         (Kind::Symlink { .. }, _) => 'l',
