@@ -126,10 +126,10 @@ table! {
         => "sbuild 0.89 does not take it for a tar archive and refuses it"
     WINDOW "window" BOTH UNSAFE
         "a zstd frame needs a window of more than 128 MiB (a window log above 27)"
-        => "zstd refuses to decompress it without --long or --memory, which sbuild does not give, and unpack refuses it without --window-log"
+        => "zstd refuses to decompress it without --long or --memory, which sbuild does not give; unpack refuses it too"
     XZ_DICTIONARY "xz-dictionary" NEITHER UNSAFE
         "decompressing an xz archive takes a dictionary of more than 128 MiB"
-        => "unpack refuses it without --window-log"
+        => "unpack refuses it, unless it may use a wider window"
     WIDE_WINDOW "wide-window" BOTH BROKEN
         "a zstd frame needs a window that is wider than the memory limit"
         => "zstd refuses to decompress it; what is in it is not checked"

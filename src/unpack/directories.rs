@@ -1,7 +1,8 @@
 //! The directories of the tree: kept open while files are created in them, with their attributes
 //! set at the end.
 
-use std::borrow::Cow;
+mod links;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FileType, IFlags, Mode, fgetxattr_query, fstat, fstatfs, ioctl_getflags,
-    ioctl_setflags, major, minor, mkdirat, readlinkat, unlinkat,
+    ioctl_setflags, major, minor, mkdirat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -26,9 +27,6 @@ const EXT4: rustix::fs::FsWord = 0xef53;
 
 /// The mode of a directory while files are created in it: no access for other users.
 const UNFINISHED: u32 = 0o700;
-
-/// Maximum number of symbolic links followed in one path (`MAXSYMLINKS` of Linux).
-const MAX_LINKS: u32 = 40;
 
 /// Index of a directory.
 pub type Id = usize;
@@ -213,93 +211,6 @@ impl<'a> Directories<'a> {
     /// Sets attributes for the root, for an archive without a member for it.
     pub fn describe_root(&mut self, attributes: Attributes) {
         self.table[Directories::ROOT].attributes = Some(Box::new(attributes));
-    }
-
-    /// The path of a file in `above` that is called `path`. They differ below a symbolic link.
-    pub fn real<'p>(&self, above: Id, path: &'p [u8]) -> Cow<'p, [u8]> {
-        let (parent, name) = split(path);
-        match &*self.table[above].path {
-            above if above == parent => Cow::Borrowed(path),
-            above => Cow::Owned(join(above, name)),
-        }
-    }
-
-    /// True if a symbolic link is at `path`, which leads to the directory.
-    fn is_through_link(&self, path: &[u8], id: Id) -> bool {
-        let above = self.ids.get(split(path).0).filter(|_| self.follows);
-        above.is_some_and(|above| {
-            id != Directories::ROOT && *self.real(*above, path) != *self.table[id].path
-        })
-    }
-
-    /// Creates the directory called `path` in `above`, or uses the existing one, or one to which a
-    /// symbolic link leads. With `replaces`, it replaces a file.
-    fn make(&mut self, above: Id, path: &[u8], member: &[u8], replaces: bool) -> Result<Id, Error> {
-        if !self.follows {
-            return self.make_directory(above, path, member, replaces);
-        }
-        let real = self.real(above, path).into_owned();
-        let parent = self.descriptor(above, member)?;
-        let id = match root::kind(parent, split(path).1) {
-            Ok(FileType::Symlink) => self.follow(above, &real, member)?,
-            _ => match self.ids.get(&*real) {
-                Some(id) => *id,
-                None => self.make_directory(above, &real, member, replaces)?,
-            },
-        };
-        if *path != *real || *self.table[id].path != *real {
-            self.ids.insert(path.into(), id);
-            self.has_followed = true;
-        }
-        Ok(id)
-    }
-
-    /// Returns the directory to which the symbolic link at `link` in `above` leads. Never leaves
-    /// the tree: resolves one name after the other, in directories that were opened without
-    /// following links.
-    fn follow(&mut self, above: Id, link: &[u8], member: &[u8]) -> Result<Id, Error> {
-        let refused = || {
-            let path = link.to_vec();
-            Error::refused(member, Refusal::LeadsElsewhere { path })
-        };
-        let mut links = 0;
-        let mut id = above;
-        // The names still to be resolved, the first one last.
-        let mut names = vec![split(link).1.to_vec()];
-        while let Some(name) = names.pop() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." if id == Directories::ROOT => return Err(refused()),
-                b".." => {
-                    let parent = split(&self.table[id].path).0;
-                    id = self.ids.get(parent).copied().ok_or_else(refused)?;
-                    continue;
-                }
-                _ => {}
-            }
-            let parent = self.descriptor(id, member)?;
-            match root::kind(parent, &name) {
-                Ok(FileType::Directory) => {
-                    let path = join(&self.table[id].path, &name);
-                    id = match self.ids.get(&*path) {
-                        Some(id) => *id,
-                        None => self.make_directory(id, &path, member, false)?,
-                    };
-                }
-                Ok(FileType::Symlink) if links < MAX_LINKS => {
-                    links += 1;
-                    let target = readlinkat(parent, name.as_slice(), Vec::new())
-                        .at(link, "read the link")?;
-                    let target = target.as_bytes();
-                    if target.starts_with(b"/") {
-                        return Err(refused());
-                    }
-                    names.extend(target.rsplit(|byte| *byte == b'/').map(<[u8]>::to_vec));
-                }
-                _ => return Err(refused()),
-            }
-        }
-        Ok(id)
     }
 
     /// Creates the directory at `path` in `above`, or uses the existing one. With `replaces`, it
@@ -530,13 +441,6 @@ pub fn gather(directory: BorrowedFd<'_>) {
     if let Ok(flags) = ioctl_getflags(directory) {
         // The flag only affects directories that are created later.
         let _ = ioctl_setflags(directory, flags - IFlags::TOPDIR);
-    }
-}
-
-fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
-    match above {
-        b"" => name.to_vec(),
-        above => [above, name].join(&b'/'),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `export`: files of subordinate ids become the caller's.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use crate::world::{Scratch, fail, isar_as_user, succeed, user};
@@ -139,4 +141,26 @@ fn files_of_one_name_do_not_overwrite_each_other() {
         isar_as_user(["export", "rootfs", "**/other", "other", "."]).current_dir(scratch.path()),
     );
     assert!(said.contains("have the same name"), "{said}");
+}
+
+#[test]
+fn patterns_are_bytes() {
+    let scratch = tree();
+    let name = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    for file in [&b"a\xff"[..], b"b\xfe"] {
+        fs::write(scratch.join("rootfs").join(name(file)), "x").unwrap();
+    }
+    let out = scratch.user_dir("out", 0o755);
+    let args = [
+        name(b"export"),
+        name(b"rootfs"),
+        name(b"?\xff"),
+        name(b"out"),
+    ];
+    succeed(isar_as_user(args).current_dir(scratch.path()));
+    let found: Vec<_> = fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(found, [name(b"a\xff")]);
 }

@@ -41,6 +41,7 @@ mod sbuild;
 mod unpack;
 mod unpack_faults;
 mod unpack_interop;
+mod unpack_links;
 mod unpack_security;
 mod unshare;
 mod verdict;
