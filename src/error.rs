@@ -160,6 +160,11 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// Why a read fails if the file has other bytes than those that were hashed.
+#[derive(Debug, thiserror::Error)]
+#[error("another process changed it while it was being read; run this again when it is finished")]
+pub struct Changed;
+
 /// The kind of a failed system call.
 impl Classify for io::Error {
     fn kind(&self) -> ErrorKind {
@@ -169,6 +174,8 @@ impl Classify for io::Error {
             Some(Errno::NOSPC | Errno::DQUOT) => ErrorKind::NoSpace,
             Some(Errno::OPNOTSUPP) => ErrorKind::Unsupported,
             _ if self.kind() == io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ if self.kind() == io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+            _ if self.get_ref().is_some_and(|cause| cause.is::<Changed>()) => ErrorKind::Changed,
             _ => ErrorKind::Io,
         }
     }

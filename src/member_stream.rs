@@ -49,6 +49,18 @@ pub fn read<E: From<Error>>(
     })
 }
 
+/// Reads an archive to its end, and returns the bytes of data of its members.
+pub fn data_bytes(input: &mut Input) -> Result<u64, Error> {
+    let mut bytes = 0;
+    read::<Error>(input, Limits::default(), |event| {
+        if let Event::Data(_, data) = event {
+            bytes += data.len() as u64;
+        }
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {

@@ -53,13 +53,15 @@ pub enum Notice {
         /// How many.
         count: u64,
     },
-    /// `unpack`: with id layout `caller`, other users can run files of the tree with the rights of
-    /// the caller.
+    /// `unpack`: other users can run files of the tree with the rights of root of the namespace.
     SetuidReachable {
         /// The directory.
         directory: String,
         /// How many files are setuid root or setgid root.
         count: u64,
+        /// Root of the namespace, as a uid outside: the first subordinate id, or the caller in id
+        /// layout `caller`.
+        uid: u32,
     },
     /// `unpack`: so many members of an unknown type became regular files.
     UnknownTypes(u64),
@@ -117,10 +119,14 @@ impl fmt::Display for Notice {
                     "{archive:?}: {count} frame(s) are corrupt and were recompressed"
                 )
             }
-            Notice::SetuidReachable { directory, count } => write!(
+            Notice::SetuidReachable {
+                directory,
+                count,
+                uid,
+            } => write!(
                 out,
-                "{directory:?}: {count} files run with the caller's own rights for every user who \
-                 starts them: close a directory above it to others (chmod o-x)"
+                "{directory:?}: {count} setuid files run as uid {uid} for every user of this \
+                 machine who starts them: close a directory above it to others (chmod o-x)"
             ),
             Notice::UnknownTypes(count) => write!(
                 out,

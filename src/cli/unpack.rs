@@ -26,6 +26,9 @@ use super::values::{human, list, size};
 /// by SIGKILL, DIR is what it was before, and the next run removes what is left beside it. An empty
 /// DIR is filled in place; after SIGKILL the next run recognises the rest and starts again. With
 /// --merge, new files are removed after a failure; files that were replaced do not come back.
+///
+/// The kernel writes the tree to the disk later. If the machine loses power within a minute or so,
+/// files may be empty or missing; --sync waits until the disk has all of it.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball unpack schroot.tar.zst rootfs")]
 pub struct Args {
@@ -70,6 +73,10 @@ pub struct Args {
     /// Refuse the archive unless this is its SHA-256
     #[arg(long, value_name = "HEX", value_parser = digest)]
     sha256: Option<[u8; 32]>,
+    /// Write the tree to the disk before DIR gets its name. For callers that keep a record of the
+    /// finished tree which outlives a loss of power, such as a stamp file
+    #[arg(long)]
+    sync: bool,
     /// Refuse an archive that holds more than this, as in 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     limit_size: Option<u64>,
@@ -128,6 +135,7 @@ impl Args {
             xattrs: !self.no_xattrs,
             threads: self.threads,
             sha256: self.sha256,
+            sync: self.sync,
             limit_size: self.limit_size,
             limit_members: self.limit_members,
             window_log: self.window_log,

@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
@@ -29,8 +30,8 @@ use super::index::{self, Identity, is_digest};
 use super::overlay::{self, Overlay};
 use crate::error::{Error, ErrorKind, FileError, PathContext};
 use crate::ids::IdMaps;
+use crate::input::Digests;
 use crate::pack::hex;
-use crate::unpack;
 use crate::workdir::lock::{self, Mode as LockMode};
 use crate::workdir::opening::{names, open_directory as open};
 use crate::workdir::removal;
@@ -135,7 +136,7 @@ impl Cache {
     fn provide(&self, archive: &Archive<'_>, run: &Run) -> Result<Provided, Error> {
         let tree = run.make("tree")?;
         let alone = |cause| {
-            archive.unpack(tree.as_fd())?;
+            archive.unpack(tree.as_fd(), None)?;
             Ok((
                 tree.try_clone().at("", "open once more")?,
                 None,
@@ -226,12 +227,15 @@ impl Cache {
         if let Some(copy) = self.find(archive.file)? {
             return Ok((copy, Origin::Found));
         }
-        let digest = self.identify(archive.file)?;
+        // The index may know the digest without a copy of it. It is computed all the same: the copy
+        // has to be that of the bytes that were hashed.
+        let digests = self.identify(archive.file)?;
+        let digest = hex(&digests.sha256());
         if let Some(copy) = self.use_copy(&digest)? {
             return Ok((copy, Origin::Found));
         }
         self.remove_incomplete(&digest, run, archive.options.threads)?;
-        self.unpack(archive, run, &digest)?;
+        self.unpack(archive, run, digests, &digest)?;
         match self.use_copy(&digest)? {
             Some(copy) => Ok((copy, Origin::Unpacked)),
             None => Err(FileError::new(digest, "open", Errno::NOENT).into()),
@@ -245,17 +249,14 @@ impl Cache {
         Ok(copies)
     }
 
-    /// Computes the SHA-256 of the file and adds it to the index.
-    fn identify(&self, file: &File) -> Result<String, Error> {
+    /// Hashes the file and adds its SHA-256 to the index.
+    fn identify(&self, file: &File) -> Result<Digests, Error> {
         let before = identity(file)?;
         let index = self.index()?;
-        if let Some(digest) = index::find(&index, &before) {
-            return Ok(digest);
-        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| now.as_secs());
-        let digest = unpack::sha256(file).at("the archive", "read")?;
+        let digests = Digests::of(file).at("the archive", "read")?;
         if identity(file)? != before {
             return Err(changed());
         }
@@ -263,9 +264,9 @@ impl Cache {
             // The copy with this digest is about to be created.
             let copies = names(&self.copies, "copies")?;
             let has_copy = |digest: &str| copies.iter().any(|name| name == digest.as_bytes());
-            self.write_index(&index::with(&index, &before, &digest, has_copy))?;
+            self.write_index(&index::with(&index, &before, &digests.sha256(), has_copy))?;
         }
-        Ok(hex(&digest))
+        Ok(digests)
     }
 
     /// Removes the rest of a copy whose removal was interrupted. Call it with the lock.
@@ -279,14 +280,17 @@ impl Cache {
         Ok(unlinkat(run.directory(), "incomplete", AtFlags::REMOVEDIR).at(digest, "remove")?)
     }
 
-    fn unpack(&self, archive: &Archive<'_>, run: &Run, digest: &str) -> Result<(), Error> {
-        let before = identity(archive.file)?;
+    fn unpack(
+        &self,
+        archive: &Archive<'_>,
+        run: &Run,
+        digests: Digests,
+        digest: &str,
+    ) -> Result<(), Error> {
         let copy = run.make("copy")?;
         mkdirat(&copy, "tree", Mode::RWXU).at("tree", "create the directory")?;
-        let size = archive.unpack(open(copy.as_fd(), b"tree").at("tree", "open")?.as_fd())?;
-        if identity(archive.file)? != before {
-            return Err(changed());
-        }
+        let tree = open(copy.as_fd(), b"tree").at("tree", "open")?;
+        let size = archive.unpack(tree.as_fd(), Some(Arc::new(digests)))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&copy, "size", flags, Mode::RUSR).at("size", "create")?;
         File::from(file)

@@ -21,13 +21,14 @@ pub mod overlay;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::error::{Error, PathContext};
-use crate::input::{self, Input};
+use crate::input::{self, Digests, Input};
 use crate::progress::Progress;
-use crate::unpack;
+use crate::{member_stream, unpack};
 
 /// An archive and the options for unpacking it.
 pub struct Archive<'a> {
@@ -42,12 +43,21 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'_> {
-    /// Unpacks it into the empty directory `root`, and returns the bytes of data. After an error
-    /// the caller removes the files in `root`.
-    pub fn unpack(&self, root: BorrowedFd<'_>) -> Result<u64, Error> {
-        let file = self.file.try_clone().at("the archive", "open once more")?;
-        let mut input = Input::open(file, &self.input).map_err(unpack::Error::from)?;
-        let unpacking = unpack::Unpacking::prepare(root, input.content(), &self.options)?;
+    /// Unpacks it into the empty directory `root`, and returns the bytes of data. With `digests`,
+    /// unpacks only the bytes that were hashed. After an error the caller removes the files in
+    /// `root`.
+    pub fn unpack(
+        &self,
+        root: BorrowedFd<'_>,
+        digests: Option<Arc<Digests>>,
+    ) -> Result<u64, Error> {
+        let open = || -> Result<Input, Error> {
+            let file = self.file.try_clone().at("the archive", "open once more")?;
+            Ok(Input::open_with(file, digests.clone(), &self.input)?)
+        };
+        let content = || -> Result<u64, Error> { Ok(member_stream::data_bytes(&mut open()?)?) };
+        let mut input = open()?;
+        let unpacking = unpack::Unpacking::prepare(root, input.content(), content, &self.options)?;
         // Restore the limit on open files, which unpacking raises: some programs close every
         // possible descriptor.
         let limit = getrlimit(Resource::Nofile);

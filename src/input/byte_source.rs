@@ -9,6 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use super::digest::{Digests, Verified};
 use crate::sys::pread_append;
 
 /// Bytes per read.
@@ -27,15 +28,31 @@ pub(super) struct ByteSource {
 
 enum Reach {
     /// A range of a regular file, independent of its position.
-    Range { next: u64, end: u64 },
+    Range {
+        next: u64,
+        end: u64,
+        verified: Option<Verified>,
+    },
     /// A pipe or another stream.
     Pipe(Arc<Interrupt>),
 }
 
 impl ByteSource {
-    /// The bytes of a regular file from `start` to `end`.
-    pub(super) fn range(file: Arc<File>, start: u64, end: u64) -> ByteSource {
-        ByteSource::new(file, Reach::Range { next: start, end })
+    /// The bytes of a regular file from `start` to `end`; if `digests` are given, no others than
+    /// those that were hashed.
+    pub(super) fn range(
+        file: Arc<File>,
+        start: u64,
+        end: u64,
+        digests: Option<&Arc<Digests>>,
+    ) -> ByteSource {
+        let verified = digests.map(|digests| Verified::new(Arc::clone(&file), Arc::clone(digests)));
+        let reach = Reach::Range {
+            next: start,
+            end,
+            verified,
+        };
+        ByteSource::new(file, reach)
     }
 
     /// The bytes of a pipe, until it is interrupted.
@@ -98,13 +115,24 @@ fn read(file: &File, reach: &mut Reach, out: &mut Vec<u8>) -> io::Result<usize> 
     loop {
         let room = out.capacity() - out.len();
         let read = match reach {
-            Reach::Range { next, end } => {
+            Reach::Range {
+                next,
+                end,
+                verified,
+            } => {
                 let limit = usize::try_from(*end - *next).map_or(room, |left| left.min(room));
                 if limit == 0 {
                     return Ok(0);
                 }
-                pread_append(file.as_fd(), *next, limit, out)
-                    .inspect(|count| *next += *count as u64)
+                match verified {
+                    Some(verified) => verified.at(*next).map(|bytes| {
+                        let bytes = &bytes[..bytes.len().min(limit)];
+                        out.extend_from_slice(bytes);
+                        bytes.len()
+                    }),
+                    None => pread_append(file.as_fd(), *next, limit, out),
+                }
+                .inspect(|count| *next += *count as u64)
             }
             Reach::Pipe(interrupt) => {
                 interrupt.wait_for(file)?;

@@ -12,6 +12,7 @@ use flate2::bufread::GzDecoder;
 
 use super::ahead::{Ahead, Early, Kept, Part};
 use super::byte_source::ByteSource;
+use super::digest::Digests;
 use super::{Compression, Error};
 use crate::zst::decode::{Decoder, Stream};
 use crate::zst::frames::{Error as FrameError, Frame};
@@ -30,6 +31,8 @@ const LARGE: u64 = 48 << 20;
 /// The frames with content of a regular file, decoded by any number of threads.
 pub(super) struct Frames {
     pub(super) file: Arc<File>,
+    /// See [`super::Input::open_with`].
+    pub(super) digests: Option<Arc<Digests>>,
     /// Offset of the archive in the file.
     pub(super) start: u64,
     pub(super) frames: Vec<Frame>,
@@ -75,7 +78,12 @@ impl Frames {
             fault,
         })?;
         let start = self.start + frame.offset;
-        let source = ByteSource::range(Arc::clone(&self.file), start, start + frame.compressed);
+        let source = ByteSource::range(
+            Arc::clone(&self.file),
+            start,
+            start + frame.compressed,
+            self.digests.as_ref(),
+        );
         let mut stream = Stream::new(decoder, source, frame.offset);
         loop {
             let Some(mut buffer) = part.buffer(size) else {

@@ -5,11 +5,21 @@ mod ahead;
 mod byte_source;
 mod decoders;
 mod detect;
+mod digest;
 
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Error::Read(error) => Classify::kind(error),
+            Error::Zstd(frames::Error {
+                fault: Fault::Read(cause),
+                ..
+            })
+            | Error::Damaged { cause, .. }
+                if has_changed(cause) || cause.raw_os_error().is_some() =>
+            {
+                Classify::kind(cause)
+            }
             Error::Directory => ErrorKind::InvalidInput,
             _ => ErrorKind::BadArchive,
         }
@@ -20,19 +30,21 @@ impl Classify for Error {
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 pub use ahead::Chunk;
+pub use digest::{Digests, Hashed};
 
-use crate::error::{Classify, ErrorKind};
+use crate::error::{Changed, Classify, ErrorKind};
 use crate::zst::decode::check_windows;
-use crate::zst::frames::{self, Frame};
+use crate::zst::frames::{self, Fault, Frame};
 use ahead::Ahead;
 use byte_source::{ByteSource, Interrupt};
 use decoders::Frames;
 use detect::{DETECTED, Detected};
+use digest::Verified;
 
 /// The compression of an archive, detected by its first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,11 +139,17 @@ pub enum Error {
     Broken,
 }
 
+/// True if another process changed the archive while it was read.
+fn has_changed(cause: &io::Error) -> bool {
+    cause.get_ref().is_some_and(|cause| cause.is::<Changed>())
+}
+
 fn damage(cause: &io::Error) -> String {
     match cause.kind() {
         io::ErrorKind::UnexpectedEof => {
             "the archive is truncated; copy or create it again".to_owned()
         }
+        _ if has_changed(cause) => format!("read: {cause}"),
         _ if cause.raw_os_error().is_some() => format!("read: {}", crate::error::describe(cause)),
         _ => format!("damaged: {cause}"),
     }
@@ -156,19 +174,32 @@ impl Input {
     /// file does not change. Other input is decoded sequentially. Waits for the first bytes of a
     /// pipe.
     pub fn open(file: File, options: &Options) -> Result<Input, Error> {
+        Input::open_with(file, None, options)
+    }
+
+    /// [`Input::open`] of a regular file that was hashed before, if `digests` are given. If it has
+    /// other bytes by now, [`Input::next`] fails with [`Changed`] before any of them is decoded.
+    pub fn open_with(
+        file: File,
+        digests: Option<Arc<Digests>>,
+        options: &Options,
+    ) -> Result<Input, Error> {
         let file = Arc::new(file);
         let about = file.metadata().map_err(Error::Read)?;
         if about.is_dir() {
             return Err(Error::Directory);
         }
         let (mut source, range, interrupt) = if about.is_file() {
-            let start = (&*file)
-                .stream_position()
-                .map_err(Error::Read)?
-                .min(about.len());
+            let (start, end) = match &digests {
+                Some(digests) => digests.range(),
+                None => {
+                    let start = (&*file).stream_position().map_err(Error::Read)?;
+                    (start.min(about.len()), about.len())
+                }
+            };
             (
-                ByteSource::range(Arc::clone(&file), start, about.len()),
-                Some((start, about.len() - start)),
+                ByteSource::range(Arc::clone(&file), start, end, digests.as_ref()),
+                Some((start, end - start)),
                 None,
             )
         } else {
@@ -181,7 +212,10 @@ impl Input {
         };
         let compression = detect(&mut source)?;
         let frames = match (compression, range) {
-            (Compression::Zstd, Some((start, length))) => Some(frames::scan(&file, start, length)?),
+            (Compression::Zstd, Some((start, length))) => Some(match &digests {
+                Some(digests) => scan_verified(&file, digests)?,
+                None => frames::scan(&file, start, length)?,
+            }),
             _ => None,
         };
         check_windows(frames.as_deref().unwrap_or_default(), options.window_log)?;
@@ -201,6 +235,7 @@ impl Input {
             let start = range.map_or(0, |(start, _)| start);
             Arc::new(Frames {
                 file,
+                digests,
                 start,
                 frames: with_content,
                 window_log,
@@ -306,7 +341,7 @@ impl Input {
 pub fn compression(file: &File) -> Result<Compression, Error> {
     let length = file.metadata().map_err(Error::Read)?.len();
     let source = file.try_clone().map_err(Error::Read)?;
-    detect(&mut ByteSource::range(Arc::new(source), 0, length))
+    detect(&mut ByteSource::range(Arc::new(source), 0, length, None))
 }
 
 /// Returns the compression of the archive in a regular file and its zstd frames. Decodes nothing,
@@ -319,6 +354,16 @@ pub fn look(file: &File) -> Result<(Compression, Option<Vec<Frame>>), Error> {
         _ => None,
     };
     Ok((compression, frames))
+}
+
+/// [`frames::scan`] of the bytes that were hashed: with others, the content of a frame could be
+/// taken for frames.
+fn scan_verified(file: &Arc<File>, digests: &Arc<Digests>) -> Result<Vec<Frame>, frames::Error> {
+    let (start, end) = digests.range();
+    let mut verified = Verified::new(Arc::clone(file), Arc::clone(digests));
+    frames::scan_with(end - start, |offset, buffer| {
+        verified.at(start + offset)?.read(buffer)
+    })
 }
 
 fn detect(source: &mut ByteSource) -> Result<Compression, Error> {

@@ -658,6 +658,7 @@ fn a_large_frame_is_due_when_the_others_take_no_longer_for_what_stands_before_it
         let frames = contents.iter().map(|content| mib(*content)).collect();
         let frames = Frames {
             file: Arc::new(file(b"")),
+            digests: None,
             start: 0,
             frames,
             window_log: 27,

@@ -5,16 +5,18 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Mode, fstat};
+use rustix::fs::{Mode, fstat, syncfs};
 use serde::{Deserialize, Serialize};
 
 use super::archive::{ArchivePath, open_tree, threads};
 use super::session::{self, Session};
-use crate::error::{Context, Error, ErrorKind, PathContext};
-use crate::ids::{IdMap, IdMaps, Layout};
-use crate::input::{self, Input};
+use crate::error::{Context, Error, ErrorKind, PathContext, bytes};
+use crate::ids::{IdMap, IdMaps};
+use crate::input::{self, Digests, Hashed, Input};
+use crate::member_stream;
 use crate::observer::{Notice, Observer};
 use crate::pack::hex;
 use crate::progress::Progress;
@@ -23,8 +25,7 @@ use crate::tree::resolve::is_inside;
 use crate::tree::selection::Selection;
 use crate::unpack::names::Rules;
 use crate::unpack::{
-    self, Devices, Hashed, Options, OriginalAttributes, Summary, TargetState, UndoJournal,
-    Unpacking,
+    self, Devices, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking,
 };
 use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
 use crate::workdir::directory::{Purpose, WorkDir};
@@ -62,6 +63,9 @@ pub struct Unpack {
     pub threads: usize,
     /// The SHA-256 that the archive must have.
     pub sha256: Option<[u8; 32]>,
+    /// Write the tree to the disk before the directory gets its name, and the name before
+    /// [`Unpack::run`] returns.
+    pub sync: bool,
     /// Limit of the tar stream, in bytes.
     pub limit_size: Option<u64>,
     /// Limit of members.
@@ -115,6 +119,7 @@ impl Unpack {
             xattrs: true,
             threads: 0,
             sha256: None,
+            sync: false,
             limit_size: None,
             limit_members: None,
             window_log: SBUILD_WINDOW_LOG,
@@ -135,10 +140,14 @@ impl Unpack {
     fn unpack(&self, observer: &mut dyn Observer) -> Result<Summary, Error> {
         let archive = self.archive.open()?;
         let is_file = archive.metadata().at("the archive", "stat")?.is_file();
-        if let (Some(expected), true) = (self.sha256, is_file) {
-            let found = unpack::sha256(&archive).at("the archive", "read")?;
-            must_be(expected, found)?;
-        }
+        let digests = match self.sha256 {
+            Some(expected) if is_file => {
+                let digests = Digests::of(&archive).at("the archive", "read")?;
+                must_be(expected, digests.sha256())?;
+                Some(Arc::new(digests))
+            }
+            _ => None,
+        };
         let namespaces = self.session.namespaces(observer)?;
         let maps = session::maps(&namespaces.work)?;
         // Mistakes in options are found before anything is created.
@@ -162,17 +171,20 @@ impl Unpack {
         };
         let options = Options { found, ..options };
         let journal = UndoJournal::new().at("the list of new files", "create")?;
-        let warns_of_setuid = self.session.layout == Layout::Caller
-            && namespaces.work != Isolation::None
-            && is_reachable(&self.directory);
+        // As real root, the files are setuid to root itself, as in every other tree of the system.
+        let setuid_acts_as = match &namespaces.work {
+            Isolation::Namespace(maps) if is_reachable(&self.directory) => maps.uids.to_outer(0),
+            _ => None,
+        };
         let job = Job {
             unpack: self,
             archive,
+            digests,
             options: &options,
             target: &target,
             journal: &journal,
             progress: &progress,
-            warns_of_setuid,
+            setuid_acts_as,
         };
         let mut has_begun = false;
         let unpacked = userns::supervise(
@@ -188,7 +200,15 @@ impl Unpack {
             |caller, ()| job.run(caller),
         );
         match unpacked {
-            Ok(summary) => target.publish().map(|()| summary),
+            Ok(summary) => {
+                let directory = target.directory().try_clone_to_owned();
+                let directory = directory.at(bytes(&self.directory), "open once more")?;
+                target.publish()?;
+                if self.sync {
+                    syncfs(&directory).at(bytes(&self.directory), "sync the file system")?;
+                }
+                Ok(summary)
+            }
             Err(error) => {
                 let undone = self.undo(target, has_begun, &options, &journal);
                 // The first error is the one to report, unless something is left behind.
@@ -327,11 +347,14 @@ fn is_reachable(path: &Path) -> bool {
 struct Job<'a> {
     unpack: &'a Unpack,
     archive: File,
+    /// Those of a file whose SHA-256 was demanded.
+    digests: Option<Arc<Digests>>,
     options: &'a Options,
     target: &'a WorkDir<'a>,
     journal: &'a UndoJournal,
     progress: &'a Progress,
-    warns_of_setuid: bool,
+    /// The uid outside with which setuid files run, if users other than the caller can reach them.
+    setuid_acts_as: Option<u32>,
 }
 
 impl Job<'_> {
@@ -339,15 +362,22 @@ impl Job<'_> {
         let Job {
             target,
             unpack,
-            warns_of_setuid,
+            setuid_acts_as,
             ..
         } = self;
         let summary = self.unpack(caller)?;
+        if unpack.sync {
+            syncfs(target.directory()).at("", "sync the file system")?;
+        }
         let root = fstat(target.directory()).at("", "stat")?;
-        if warns_of_setuid && summary.setuid_root > 0 && root.st_mode & 0o001 != 0 {
+        if let Some(uid) = setuid_acts_as
+            && summary.setuid_root > 0
+            && root.st_mode & 0o001 != 0
+        {
             caller.notice(Notice::SetuidReachable {
                 directory: unpack.directory.to_string_lossy().into_owned(),
                 count: summary.setuid_root,
+                uid,
             });
         }
         if summary.unknown_types > 0 {
@@ -371,10 +401,23 @@ impl Job<'_> {
             }
             _ => (None, self.archive),
         };
-        let mut input = Input::open(archive, &self.unpack.input())?;
-        let root = self.target.directory();
-        let unpacking = Unpacking::prepare(root, input.content(), self.options)
-            .context(|| format!("{:?}", self.unpack.directory))?;
+        let open = || -> Result<Input, Error> {
+            let archive = archive.try_clone().at("the archive", "open once more")?;
+            Ok(Input::open_with(
+                archive,
+                self.digests.clone(),
+                &self.unpack.input(),
+            )?)
+        };
+        let content = || -> Result<u64, Error> { Ok(member_stream::data_bytes(&mut open()?)?) };
+        let mut input = open()?;
+        let unpacking = Unpacking::prepare(
+            self.target.directory(),
+            input.content(),
+            content,
+            self.options,
+        )
+        .context(|| format!("{:?}", self.unpack.directory))?;
         caller.ask(Ask::Begin)?;
         self.target.begin()?;
         let summary = unpacking.run(&mut input, Some(self.journal), self.progress)?;

@@ -19,7 +19,7 @@ use super::error::{CapabilityError, Refusal};
 use super::names::MAX_PATH;
 use crate::acl::{self, Named};
 use crate::entry::{Entry, Kind, Timestamp};
-use crate::error::{FileError, PathContext};
+use crate::error::{Escaped, FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::tree::xattr::{capability_v2, is_own_mark};
 
@@ -175,7 +175,7 @@ impl Attributes {
         }
         for (name, value) in &self.xattrs {
             file.set_xattr(name, value)
-                .map_err(explained)
+                .map_err(|cause| explained(cause, name, value))
                 .at(file.path, "set an extended attribute")?;
         }
         for (name, acl) in [
@@ -184,7 +184,7 @@ impl Attributes {
         ] {
             if let Some(acl) = acl {
                 file.set_xattr(name, acl)
-                    .map_err(explained)
+                    .map_err(|cause| explained(cause, name, acl))
                     .at(file.path, "set its ACL")?;
             }
         }
@@ -300,11 +300,24 @@ fn raw_acl(
     Ok(Some(raw))
 }
 
-fn explained(error: Errno) -> io::Error {
+/// Says why an attribute cannot be set, where the number of the error alone would mislead.
+fn explained(error: Errno, name: &CStr, value: &[u8]) -> io::Error {
+    let name = Escaped(name.to_bytes());
     match error {
         Errno::OPNOTSUPP => io::Error::new(
             io::ErrorKind::Unsupported,
-            "the file system has no such attributes",
+            format!(
+                "the file system has no such attributes as {name}; --no-xattrs leaves them out"
+            ),
+        ),
+        // ext4 has room for 4 KiB or less, whatever is free.
+        Errno::NOSPC | Errno::RANGE | Errno::TOOBIG => io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!(
+                "the file system has no room for {name}, which has {} bytes; --no-xattrs leaves \
+                 attributes out",
+                value.len()
+            ),
         ),
         error => error.into(),
     }

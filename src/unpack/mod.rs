@@ -11,7 +11,6 @@
 //! from the root without following a symbolic link, never through a path.
 
 mod attributes;
-mod digest;
 mod directories;
 mod error;
 mod extract;
@@ -39,7 +38,6 @@ use crate::tree::exclude::Patterns;
 use crate::tree::selection::Selection;
 use crate::workdir::removal;
 use attributes::{Attributes, Own};
-pub use digest::{Hashed, sha256};
 use directories::Directories;
 pub use error::{Error, Refusal};
 use extract::Extractor;
@@ -117,8 +115,9 @@ pub struct Summary {
     pub setuid_root: u64,
 }
 
-/// Number of descriptors for other purposes than unpacked files and directories.
-const OTHER_DESCRIPTORS: usize = 64;
+/// Number of descriptors for other purposes than unpacked files and directories: streams, the
+/// archive, namespaces and locks. Enough for the commands of this program.
+const OTHER_DESCRIPTORS: usize = 32;
 
 /// Maximum number of open directories.
 const MAX_DIRECTORIES: usize = 32 << 10;
@@ -131,18 +130,28 @@ pub struct Unpacking<'a> {
 
 impl<'a> Unpacking<'a> {
     /// Checks the directory `root` (open in any mode) before changing anything: whether it is
-    /// empty, and whether the file system has room for the `content` bytes of the archive.
-    pub fn prepare(
+    /// empty, and whether the file system has room for the content of the archive.
+    ///
+    /// `stream` is the length of the tar stream, if known. Headers take much of it where files are
+    /// small, so if it does not fit, `content` is asked for the bytes of data alone.
+    pub fn prepare<E: From<Error>>(
         root: BorrowedFd<'_>,
-        content: Option<u64>,
+        stream: Option<u64>,
+        content: impl FnOnce() -> Result<u64, E>,
         options: &'a Options,
-    ) -> Result<Unpacking<'a>, Error> {
-        let root = reopen(root)?;
+    ) -> Result<Unpacking<'a>, E> {
+        let root = reopen(root).map_err(Error::from)?;
         if options.found != TargetState::Tree {
             must_be_empty(root.as_fd())?;
         }
-        if options.selection.is_everything() && options.exclude.is_empty() {
-            must_fit(root.as_fd(), content, options)?;
+        if options.selection.is_everything()
+            && options.exclude.is_empty()
+            && let Some(free) = lacks_space(root.as_fd(), stream, options)?
+        {
+            let needed = content()?;
+            if needed > free {
+                return Err(Error::Space { needed, free }.into());
+            }
         }
         Ok(Unpacking { root, options })
     }
@@ -178,15 +187,16 @@ fn unpack(
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
     };
-    let max_open = open_file_limit()
-        .saturating_sub(OTHER_DESCRIPTORS + workers::open_files(options.threads))
+    let descriptors = open_file_limit().saturating_sub(OTHER_DESCRIPTORS);
+    let queue = Queue::new(options.threads.max(1), options.memory, descriptors / 2);
+    let max_open = descriptors
+        .saturating_sub(queue.max_open())
         .clamp(2, MAX_DIRECTORIES);
     let mut directories =
         Directories::new(root, own, max_open, options.keep_directory_symlink, made)?;
     if options.found == TargetState::New {
         directories.describe_root(Attributes::of_implied_directory(own));
     }
-    let queue = Queue::new(options.memory);
     let extracted = thread::scope(|scope| {
         for number in 0..options.threads.max(1) {
             let started = thread::Builder::new().spawn_scoped(scope, || queue.work(own));
@@ -318,24 +328,25 @@ fn must_be_empty(root: BorrowedFd<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks the announced size of the archive against the limit and the free space.
-fn must_fit(root: BorrowedFd<'_>, content: Option<u64>, options: &Options) -> Result<(), Error> {
-    let Some(needed) = content else { return Ok(()) };
-    if let Some(limit) = options.limit_size.filter(|limit| needed > *limit) {
+/// Checks the length of the tar stream against the limit. Returns the free space, in bytes, if the
+/// stream is longer.
+fn lacks_space(
+    root: BorrowedFd<'_>,
+    stream: Option<u64>,
+    options: &Options,
+) -> Result<Option<u64>, Error> {
+    let Some(stream) = stream else {
+        return Ok(None);
+    };
+    if let Some(limit) = options.limit_size.filter(|limit| stream > *limit) {
         return Err(Error::Size(limit));
     }
     let fs = fstatvfs(root).at(b"", "statfs")?;
     let free = fs.f_bfree.saturating_mul(fs.f_frsize);
     // A file system without block counts cannot tell.
-    if fs.f_blocks == 0 || needed <= free {
-        return Ok(());
-    }
-    let kind = fstatfs(root).at(b"", "statfs")?.f_type;
-    if may_compress(kind) {
-        Ok(())
-    } else {
-        Err(Error::Space { needed, free })
-    }
+    let fits =
+        fs.f_blocks == 0 || stream <= free || may_compress(fstatfs(root).at(b"", "statfs")?.f_type);
+    Ok((!fits).then_some(free))
 }
 
 /// True if a file system of this type (`f_type` of statfs(2)) may compress data, so that only a try

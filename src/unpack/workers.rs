@@ -110,7 +110,7 @@ fn write_all(file: &OpenFile, mut data: &[u8], mut offset: u64) -> Result<(), Fi
     Ok(())
 }
 
-/// Number of jobs in a batch: waking a worker costs as much as writing a small file.
+/// Maximum number of jobs in a batch: waking a worker costs as much as writing a small file.
 const BATCH: usize = 32;
 
 /// Size in bytes at which a smaller batch is queued.
@@ -120,9 +120,9 @@ const BATCH_BYTES: u64 = 256 << 10;
 /// of open files.
 const WAITING: usize = 8;
 
-/// Maximum number of open files with `workers` workers.
-pub fn open_files(workers: usize) -> usize {
-    (WAITING + workers + 1) * BATCH
+/// Number of batches with open files: those in the queue, that of each worker, and the next one.
+fn batches(workers: usize) -> usize {
+    WAITING + workers + 1
 }
 
 /// Batches of jobs between the reader and the workers.
@@ -132,6 +132,10 @@ pub struct Queue {
     drained: Condvar,
     /// Maximum number of bytes in queued and current batches. A single batch is always accepted.
     max_bytes: u64,
+    /// Number of jobs in a full batch.
+    batch: usize,
+    /// Maximum number of open files.
+    max_open: usize,
 }
 
 #[derive(Default)]
@@ -144,14 +148,23 @@ struct State {
 }
 
 impl Queue {
-    /// An empty queue with this limit in bytes.
-    pub fn new(max_bytes: u64) -> Queue {
+    /// An empty queue for `workers` workers, with a limit in bytes and one of open files. At least
+    /// one file for each batch is open at a time.
+    pub fn new(workers: usize, max_bytes: u64, max_open: usize) -> Queue {
+        let batch = (max_open / batches(workers)).clamp(1, BATCH);
         Queue {
             state: Mutex::default(),
             filled: Condvar::new(),
             drained: Condvar::new(),
             max_bytes,
+            batch,
+            max_open: batch * batches(workers),
         }
+    }
+
+    /// Maximum number of open files.
+    pub fn max_open(&self) -> usize {
+        self.max_open
     }
 
     /// Queues a batch, waiting for memory. Fails if a worker has failed.
@@ -247,7 +260,7 @@ impl<'a> Batch<'a> {
     pub fn new(queue: &'a Queue) -> Batch<'a> {
         Batch {
             queue,
-            jobs: Vec::with_capacity(BATCH),
+            jobs: Vec::with_capacity(queue.batch),
             bytes: 0,
         }
     }
@@ -256,7 +269,7 @@ impl<'a> Batch<'a> {
     pub fn push(&mut self, job: Job) -> Result<(), Error> {
         self.bytes += job.bytes();
         self.jobs.push(job);
-        if self.jobs.len() >= BATCH || self.bytes >= BATCH_BYTES {
+        if self.jobs.len() >= self.queue.batch || self.bytes >= BATCH_BYTES {
             self.flush()
         } else {
             Ok(())
@@ -270,7 +283,7 @@ impl<'a> Batch<'a> {
         if self.jobs.is_empty() {
             return Ok(());
         }
-        self.queue
-            .put(std::mem::replace(&mut self.jobs, Vec::with_capacity(BATCH)))
+        let next = Vec::with_capacity(self.queue.batch);
+        self.queue.put(std::mem::replace(&mut self.jobs, next))
     }
 }

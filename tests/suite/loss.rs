@@ -1,9 +1,11 @@
 //! Faults that lost data, or let another user in: one test for each input that showed one.
 //!
-//! The numbers are those of the list of faults. The program is used as a black box: command lines,
-//! exit statuses, messages, and what is on disk afterwards.
+//! The program is used as a black box: command lines, exit statuses, messages, and what is on disk
+//! afterwards.
 
 mod at_once;
+mod durable;
+mod exchanged;
 mod interrupted;
 mod others;
 mod outputs;

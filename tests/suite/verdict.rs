@@ -200,7 +200,7 @@ fn unpack(archive: &Path, tree: &Path) -> Result<(), Error> {
     };
     let mut input = Input::open(File::open(archive).unwrap(), &input)?;
     let tree = File::open(tree).unwrap();
-    let unpacking = Unpacking::prepare(tree.as_fd(), input.content(), &options)?;
+    let unpacking = Unpacking::prepare::<Error>(tree.as_fd(), None, || Ok(0), &options)?;
     unpacking.run(&mut input, None, &Progress::default())?;
     Ok(())
 }

@@ -58,7 +58,7 @@ impl ImagerJob<'_> {
     fn run_at_root(&self, caller: &mut Caller, sources: &MountSources) -> Result<u8, Error> {
         let root = sources.root();
         let done = self
-            .unpack(caller, |archive| archive.unpack(root))
+            .unpack(caller, |archive| archive.unpack(root, None))
             .and_then(|_| self.work(caller, sources, root));
         let options = removal::Options::all(self.options.threads);
         let cleared = removal::contents(root, &options).map(drop);

@@ -96,7 +96,7 @@ fn run(
             eager: false,
         },
     )?;
-    Unpacking::prepare(tree.as_fd(), None, options)?.run(
+    Unpacking::prepare::<Error>(tree.as_fd(), None, || Ok(0), options)?.run(
         &mut input,
         Some(made),
         &Progress::default(),

@@ -131,7 +131,16 @@ pub struct Traced {
 /// run is left, so its locks and mounts are gone too.
 ///
 /// The calling thread must have no other children.
-pub fn trace(mut command: Command, stop: Option<Stop>) -> Traced {
+pub fn trace(command: Command, stop: Option<Stop>) -> Traced {
+    run(command, stop, &mut |_| ())
+}
+
+/// Runs the command under the tracer, and calls `before` before each counted call, which waits.
+pub fn watch(command: Command, before: &mut dyn FnMut(&Call)) -> Traced {
+    run(command, None, before)
+}
+
+fn run(mut command: Command, stop: Option<Stop>, before: &mut dyn FnMut(&Call)) -> Traced {
     let mut stderr = tempfile::tempfile().unwrap();
     command
         .stdin(Stdio::null())
@@ -160,6 +169,7 @@ pub fn trace(mut command: Command, stop: Option<Stop>) -> Traced {
     let mut tracer = Tracer {
         first,
         stop,
+        before,
         seen: 0,
         known: HashSet::from([first.as_raw_pid()]),
         calls: Vec::new(),
@@ -179,9 +189,10 @@ pub fn trace(mut command: Command, stop: Option<Stop>) -> Traced {
     }
 }
 
-struct Tracer {
+struct Tracer<'a> {
     first: Pid,
     stop: Option<Stop>,
+    before: &'a mut dyn FnMut(&Call),
     /// How many calls of `stop.of` there were.
     seen: usize,
     /// The threads that have stopped at least once.
@@ -190,7 +201,7 @@ struct Tracer {
     stopped_at: Option<Call>,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     /// Follows all processes to their end, and gives the status of the first one.
     fn follow(&mut self) -> ExitStatus {
         let mut first = None;
@@ -235,6 +246,7 @@ impl Tracer {
             return;
         };
         self.calls.push(call.clone());
+        (self.before)(&call);
         let Some(stop) = self.stop.filter(|stop| (stop.of)(&call)) else {
             return;
         };
