@@ -1,7 +1,38 @@
-//! Parallel processing of a list.
+//! Threads, and parallel processing of a list.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use crate::error::{Classify, ErrorKind, describe};
+
+/// The kernel has refused a thread, as for a user who has too many processes.
+#[derive(Debug, thiserror::Error)]
+#[error("start a thread: {}; see `ulimit -u`", describe(.0))]
+pub struct NoThread(io::Error);
+
+impl Classify for NoThread {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Io
+    }
+}
+
+/// Starts a thread. `Scope::spawn` would panic if the kernel refuses it.
+pub fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, NoThread> {
+    thread::Builder::new()
+        .spawn_scoped(scope, work)
+        .map_err(NoThread)
+}
+
+/// Waits for a thread, and panics if it did.
+pub fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 /// Applies `work` to each of `items` with up to `threads` threads, including the caller's, and
 /// returns the results in the order of the items. Each thread has a `state` that it reuses for all
@@ -34,14 +65,13 @@ pub fn each<S, T: Sync, R: Send, E: Send>(
         }
     };
     let mut done = thread::scope(|scope| {
+        // With fewer threads the same work takes longer.
         let others: Vec<_> = (1..threads.min(items.len()))
-            .map(|_| scope.spawn(run))
+            .map_while(|_| spawn(scope, run).ok())
             .collect();
         let mut done = run();
         for other in others {
-            let more = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let more = join(other);
             done = done.and_then(|mut done| {
                 done.extend(more?);
                 Ok(done)

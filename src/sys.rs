@@ -353,6 +353,18 @@ pub fn set_default_action(signal: i32) -> io::Result<()> {
     set_action(signal, libc::SIG_DFL)
 }
 
+/// Ends this process by `signal`, as if it had never been caught, so that the caller sees it in the
+/// wait status: a shell then stops a loop. Returns only if the signal does not end processes.
+pub fn die_of(signal: i32) {
+    let Some(named) = rustix::process::Signal::from_named_raw(signal) else {
+        return;
+    };
+    // What the kernel refuses is left to the caller, who exits.
+    let _ = set_default_action(signal);
+    let _ = unblock_signals(&[signal]);
+    let _ = rustix::process::kill_process(rustix::process::getpid(), named);
+}
+
 /// Ignores the signal.
 pub fn ignore(signal: i32) -> io::Result<()> {
     set_action(signal, libc::SIG_IGN)

@@ -18,8 +18,10 @@ pub enum Status {
     No,
     /// A usage error or a failure, which has been reported.
     Failed,
-    /// Killed by this signal.
-    Killed(u8),
+    /// A signal has stopped this program, which has cleaned up: it dies of that signal.
+    Stopped(i32),
+    /// This signal has killed the process that did the work.
+    Died(i32),
     /// The status of a command that was run, or why it was not.
     Command(u8),
 }
@@ -34,7 +36,9 @@ impl Status {
             Status::Done => 0,
             Status::No => 1,
             Status::Failed => 2,
-            Status::Killed(signal) => 128u8.saturating_add(signal),
+            Status::Stopped(signal) | Status::Died(signal) => {
+                128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
+            }
             Status::Command(code) => code,
         }
     }
@@ -42,6 +46,9 @@ impl Status {
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> ExitCode {
+        if let Status::Stopped(signal) = status {
+            isar_tarball::die_of(signal);
+        }
         ExitCode::from(status.code())
     }
 }
@@ -68,11 +75,10 @@ pub fn usage(error: &clap::Error) {
 pub struct ClosedPipe;
 
 /// Reports why `command` failed, and gives its status: `failed`, unless the library or a signal
-/// decides another one. A closed pipe as stdout is reported by the status alone, as by any program
-/// that a shell sees end so.
+/// decides another one. A closed pipe as stdout ends the program as SIGPIPE does, without a word.
 pub fn failure(cause: &anyhow::Error, command: &str, failed: Status) -> Status {
     if cause.is::<ClosedPipe>() {
-        return Status::Killed(SIGPIPE);
+        return Status::Stopped(SIGPIPE);
     }
     let Some(known) = cause.downcast_ref::<isar_tarball::Error>() else {
         error(cause);
@@ -80,9 +86,8 @@ pub fn failure(cause: &anyhow::Error, command: &str, failed: Status) -> Status {
     };
     library_error(known, command);
     match (known.kind(), known.signal()) {
-        (ErrorKind::Interrupted | ErrorKind::Died, Some(signal)) => {
-            Status::Killed(u8::try_from(signal).unwrap_or(u8::MAX))
-        }
+        (ErrorKind::Interrupted, Some(signal)) => Status::Stopped(signal),
+        (ErrorKind::Died, Some(signal)) => Status::Died(signal),
         (ErrorKind::CommandNotFound, _) => Status::Command(127),
         (ErrorKind::CommandNotExecutable, _) => Status::Command(126),
         _ => failed,
@@ -98,7 +103,7 @@ pub fn library_error(error: &isar_tarball::Error, command: &str) {
 }
 
 /// The number of the signal that a closed pipe as stdout would send.
-const SIGPIPE: u8 = 13;
+const SIGPIPE: i32 = 13;
 
 /// The result of writing to stdout.
 pub fn written(result: io::Result<()>) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use std::thread;
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use crate::parallel;
 use crate::sys::pread_append;
 
 /// Bytes per read.
@@ -35,19 +36,16 @@ pub fn beside<T: Send>(
             let same = file.try_clone().map_err(Error::Hash)?;
             let start = (&file).stream_position().map_err(Error::Hash)?;
             let stop = &stop;
-            (file, scope.spawn(move || hash_file(same, start, stop)))
+            let hashing = parallel::spawn(scope, move || hash_file(same, start, stop))?;
+            (file, hashing)
         } else {
             let (reader, writer) = io::pipe().map_err(Error::Hash)?;
-            (
-                File::from(OwnedFd::from(reader)),
-                scope.spawn(|| hash_pipe(file, writer)),
-            )
+            let hashing = parallel::spawn(scope, || hash_pipe(file, writer))?;
+            (File::from(OwnedFd::from(reader)), hashing)
         };
         let done = work(file);
         stop.store(done.is_err(), Ordering::Relaxed);
-        let hashed = hashing
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let hashed = parallel::join(hashing);
         // Report the error of `work` first: it may have caused the other.
         let done = done?;
         Ok((done, hashed.map_err(Error::Hash)?))

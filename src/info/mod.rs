@@ -18,6 +18,7 @@ use crate::error::{Classify, ErrorKind, describe};
 use crate::input::{self, Compression, Input};
 use crate::member_stream;
 use crate::members::Members;
+use crate::parallel::NoThread;
 use crate::zst::frames::Frame;
 use system_files::SystemFiles;
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// It cannot be read to compute the digest.
     #[error("read for the digest: {}", describe(.0))]
     Hash(io::Error),
+    /// No thread could be started for that.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
 }
 
 /// Description of an archive.

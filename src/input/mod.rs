@@ -132,7 +132,7 @@ pub enum Error {
         limit: u64,
     },
     /// A thread could not be started.
-    #[error("start a thread: {}", crate::error::describe(.0))]
+    #[error("start a thread: {}; see `ulimit -u`", crate::error::describe(.0))]
     Thread(io::Error),
     /// A decoding thread panicked, which is a bug.
     #[error("a decoding thread panicked; please report this bug")]

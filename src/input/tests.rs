@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used)]
 //! Contents in all compressions, from files and pipes, whole and damaged.
 
 use std::fs::File;

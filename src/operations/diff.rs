@@ -15,6 +15,7 @@ use crate::diff::{self, Difference, Files, LeftOut, Mtime, Options, Rules};
 use crate::error::{Context, Error, ErrorKind};
 use crate::input::Input;
 use crate::observer::Observer;
+use crate::parallel;
 use crate::tree::exclude::Patterns;
 use crate::userns::{self, HeldSignals, Supervision};
 
@@ -113,12 +114,9 @@ impl Diff {
     /// Reads both sides at once.
     fn compare(&self, a: Side, b: Side, options: &Options) -> Result<DiffReport, Error> {
         let (a, b) = thread::scope(|scope| {
-            let other = scope.spawn(|| self.read(b, &self.b, options));
+            let other = parallel::spawn(scope, || self.read(b, &self.b, options))?;
             let a = self.read(a, &self.a, options);
-            let b = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok::<_, Error>((a?, b?))
+            Ok::<_, Error>((a?, parallel::join(other)?))
         })?;
         let rules = Rules {
             mtime: self.mtime,

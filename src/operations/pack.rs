@@ -22,6 +22,7 @@ use crate::observer::{Notice, Observer};
 use crate::pack::plan::FrameSizing;
 use crate::pack::reuse::{self, Old, Reuse};
 use crate::pack::{self, Format, Memory, Options, Packed, Summary, Unmapped, hex};
+use crate::parallel;
 use crate::progress::Progress;
 use crate::sbuild::check::StreamingCheck;
 use crate::sbuild::rules::{self, Rule};
@@ -553,11 +554,12 @@ impl Job<'_> {
         if !self.files.is_stream {
             // The one waits for the disk, the other computes.
             thread::scope(|scope| {
-                let synced = scope.spawn(|| self.files.archive.sync_all());
+                let synced = parallel::spawn(scope, || self.files.archive.sync_all());
                 self.judge(rules)?;
-                let synced = synced
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let synced = match synced {
+                    Ok(thread) => parallel::join(thread),
+                    Err(_) => self.files.archive.sync_all(),
+                };
                 Ok::<_, Error>(synced.at("the archive", "sync")?)
             })?;
         }
@@ -652,7 +654,9 @@ impl Classify for pack::Error {
             | pack::Error::Shrank { .. }
             | pack::Error::Grew { .. }
             | pack::Error::Changed { .. } => ErrorKind::Changed,
-            pack::Error::Compress(_) | pack::Error::Unverified => ErrorKind::Io,
+            pack::Error::Compress(_) | pack::Error::Thread(_) | pack::Error::Unverified => {
+                ErrorKind::Io
+            }
             pack::Error::Walk(_) | pack::Error::Xattr(_) | pack::Error::Member(_) => {
                 ErrorKind::BadTree
             }

@@ -22,6 +22,7 @@ use crate::archive::writer;
 use crate::entry::Timestamp;
 use crate::error::{Escaped, FileError};
 use crate::members::Members;
+use crate::parallel::NoThread;
 pub use crate::progress::Progress;
 use crate::sbuild::check::StreamingCheck;
 use crate::tree::walk::{self, NodeKind, Skipped, Tree};
@@ -67,6 +68,9 @@ pub enum Error {
         /// The minimum, in bytes.
         least: u64,
     },
+    /// No thread could be started.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// The archive could not be written.
     #[error("write the archive: {}", crate::error::describe(.0))]
     Write(std::io::Error),

@@ -17,6 +17,7 @@ use super::{Error, Format, Memory, Options};
 use crate::archive::header;
 use crate::archive::outline::Outline;
 use crate::archive::writer::END;
+use crate::parallel;
 use crate::sbuild::check::StreamingCheck;
 use crate::sys::MAPPED;
 use crate::tree::walk::{Node, Tree};
@@ -156,15 +157,21 @@ pub fn run(
     let queue = Queue::new(source.plan, shape.budget, shape.threads);
     let (sender, receiver) = channel();
     thread::scope(|scope| {
-        for _ in 0..shape.threads.min(source.plan.frames.len()) {
+        for number in 0..shape.threads.min(source.plan.frames.len()) {
             let (sender, queue) = (sender.clone(), &queue);
-            scope.spawn(move || {
+            let started = parallel::spawn(scope, move || {
                 if let Err(error) = work(source, queue, &sender) {
                     queue.stop();
                     // If the writer has failed first and gone, report its error instead.
                     let _ = sender.send(Err(error));
                 }
             });
+            match started {
+                Err(error) if number == 0 => return Err(error.into()),
+                // With fewer threads it takes longer.
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
         drop(sender);
         let release = |archived: Arc<Buffer>| {
@@ -174,9 +181,10 @@ pub fn run(
                 queue.written(archived);
             }
         };
-        let hashing = source.options.sha256.then(|| {
-            let (to_hash, hashed) = sync_channel::<Arc<Buffer>>(1);
-            let hasher = scope.spawn(move || {
+        let (mut to_hash, mut hasher) = (None, None);
+        if source.options.sha256 {
+            let (sender, hashed) = sync_channel::<Arc<Buffer>>(1);
+            let started = parallel::spawn(scope, move || {
                 let mut hash = Sha256::new();
                 for archived in hashed {
                     hash.update(&archived.bytes);
@@ -184,16 +192,12 @@ pub fn run(
                 }
                 hash.finalize().into()
             });
-            (to_hash, hasher)
-        });
-        let (to_hash, hasher) = hashing.unzip();
+            hasher = Some(started.inspect_err(|_| queue.stop())?);
+            to_hash = Some(sender);
+        }
         let written = write(receiver.iter(), &queue, to_hash, release, out);
         queue.stop();
-        let sha256 = hasher.map(|hasher| {
-            hasher
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let sha256 = hasher.map(parallel::join);
         Ok(written?.map(|written| Written { sha256, ..written }))
     })
 }

@@ -9,6 +9,7 @@ use crate::acl;
 use crate::archive::reader;
 use crate::error::{Classify, ErrorKind, Escaped, FileError, describe};
 use crate::input;
+use crate::parallel::NoThread;
 use crate::tree::xattr;
 use crate::workdir::removal;
 
@@ -58,8 +59,8 @@ pub enum Error {
     #[error("write the undo journal: {}", describe(.0))]
     Note(io::Error),
     /// No worker could be started.
-    #[error("start a thread: {}", describe(.0))]
-    Thread(io::Error),
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// New files could not be removed after an error.
     #[error(transparent)]
     Remove(#[from] removal::Failed),

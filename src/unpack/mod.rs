@@ -33,6 +33,7 @@ use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::input::Input;
 use crate::members::Members;
+use crate::parallel;
 use crate::progress::Progress;
 use crate::tree::exclude::Patterns;
 use crate::tree::selection::Selection;
@@ -199,11 +200,11 @@ fn unpack(
     }
     let extracted = thread::scope(|scope| {
         for number in 0..options.threads.max(1) {
-            let started = thread::Builder::new().spawn_scoped(scope, || queue.work(own));
-            if let Err(error) = started
-                && number == 0
-            {
-                return Err(Error::Thread(error));
+            match parallel::spawn(scope, || queue.work(own)) {
+                Err(error) if number == 0 => return Err(error.into()),
+                // With fewer threads it takes longer.
+                Err(_) => break,
+                Ok(_) => {}
             }
         }
         let extractor = Extractor::new(options, own, directories, Batch::new(&queue));

@@ -179,7 +179,7 @@ impl AsFd for Channel {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
+#[allow(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used)]
 mod tests {
     use std::fs::File;
 

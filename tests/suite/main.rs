@@ -3,10 +3,11 @@
 //!
 //! One file a command. `world` has the machine that they run on: the test user, scratch
 //! directories, the chroots.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used)]
 
 mod check;
 mod chroot;
+mod completions;
 mod crafted;
 mod diff;
 mod differential;

@@ -1,9 +1,9 @@
 //! What `unpack` leaves when something goes wrong: nothing of what it made, and all of what was
 //! there before.
 
-use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
@@ -85,9 +85,8 @@ fn what_is_known_not_to_fit_is_refused_before_anything_is_written() {
         for archive in [&plain, &compressed] {
             for (dir, option) in [(&new, "--threads=2"), (&merged, "--merge")] {
                 let said = fail(2, &mut command(&os(&["unpack", option], &[archive, dir])));
-                let size = fs::metadata(&plain).unwrap().len();
                 let expected = format!(
-                    "cannot unpack {archive:?}: {dir:?}: the archive unpacks to {size} bytes, and the file system has only "
+                    "cannot unpack {archive:?}: {dir:?}: the archive unpacks to 2000000 bytes, and the file system has only "
                 );
                 assert!(said.contains(&expected), "{situation}: {said}");
                 assert!(!place.join("new").exists(), "{situation}");
@@ -208,11 +207,7 @@ fn a_signal_leaves_nothing() {
             );
             kill_process(Pid::from_child(&process), signal).unwrap();
             let output = process.wait_with_output().unwrap();
-            assert_eq!(
-                output.status.code(),
-                Some(128 + signal.as_raw()),
-                "{situation}"
-            );
+            assert_eq!(output.status.signal(), Some(signal.as_raw()), "{situation}");
             let said = text(&output.stderr);
             assert!(said.contains("stopped by SIG"), "{situation}: {said}");
             assert!(!filled(&dir).exists(), "{situation}");
