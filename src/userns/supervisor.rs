@@ -35,8 +35,8 @@ pub struct Supervisor<'a, T, F> {
     failure: Option<Error>,
     /// The first signal that asked to stop.
     stopped: Option<i32>,
-    /// The progress that the observer knows; `None` before the first and after the last.
-    shown: Option<(u64, u64)>,
+    /// True between the first progress that the observer hears of and the last.
+    is_shown: bool,
 }
 
 impl<'a, T, F> Supervisor<'a, T, F> {
@@ -57,7 +57,7 @@ impl<'a, T, F> Supervisor<'a, T, F> {
             result: None,
             failure: None,
             stopped: None,
-            shown: None,
+            is_shown: false,
         }
     }
 
@@ -209,15 +209,16 @@ impl<'a, T, F> Supervisor<'a, T, F> {
             return;
         };
         let (done, total) = progress.get();
-        if total > 0 && self.shown != Some((done, total)) {
-            self.shown = Some((done, total));
+        // Also when nothing has changed: the observer may show how time goes by.
+        if total > 0 {
+            self.is_shown = true;
             self.supervision.observer.progress(done, total);
         }
     }
 
     fn progress_over(&mut self) {
         self.show_progress();
-        if self.shown.take().is_some() {
+        if std::mem::take(&mut self.is_shown) {
             self.supervision.observer.progress(0, 0);
         }
     }
