@@ -92,7 +92,7 @@ pub enum Error {
     },
     /// The ACL has entries that this process cannot write back.
     #[error(
-        "{}: its ACL names a user or group that has no id in the user namespace; remove the entry with setfacl -x",
+        "{}: its ACL names a user or group that has no id in the user namespace; let root remove the entry (`setfacl -x`), or remove the ACL as root of the namespace (`setfacl -b -k`)",
         Escaped(path)
     )]
     UnmappedEntry {
@@ -126,14 +126,19 @@ struct Worker<'a> {
     report: Report,
 }
 
-/// A directory on the path to the current one. Each has a descriptor, so the limit on open files
-/// limits the depth of a tree.
+/// A directory on the path to the current one.
 struct Level {
-    directory: OwnedFd,
+    /// Closed while the current directory is far below it: the limit on open files must not limit
+    /// the depth of a tree.
+    directory: Option<OwnedFd>,
+    /// The path for messages.
     path: Vec<u8>,
     stat: Statx,
     left: Vec<CString>,
 }
+
+/// How many directories are open at a time.
+const MAX_OPEN: usize = 16;
 
 impl Worker<'_> {
     /// Changes a directory and everything below it. Grants from the top and revokes from the
@@ -143,24 +148,32 @@ impl Worker<'_> {
             .enter(root, shown.to_vec(), *stat)?
             .into_iter()
             .collect();
-        while let Some(level) = levels.last_mut() {
+        while let Some(mut level) = levels.pop() {
+            let directory = match level.directory.take() {
+                Some(directory) => directory,
+                None => reopen(root, shown, &level)?,
+            };
             let Some(name) = level.left.pop() else {
-                if let Some(done) = levels.pop()
-                    && self.change.action == Action::Revoke
-                {
-                    self.file(done.directory.as_fd(), &done.path, &done.stat)?;
+                if self.change.action == Action::Revoke {
+                    self.file(directory.as_fd(), &level.path, &level.stat)?;
                 }
                 continue;
             };
             let path = [level.path.as_slice(), b"/", name.to_bytes()].concat();
-            let Some((file, stat)) =
-                self.open(level.directory.as_fd(), &name, &path, &level.stat)?
-            else {
+            let found = self.open(directory.as_fd(), &name, &path, &level.stat)?;
+            level.directory = Some(directory);
+            levels.push(level);
+            let Some((file, stat)) = found else {
                 continue;
             };
             match FileType::from_raw_mode(stat.stx_mode.into()) {
                 FileType::Directory if Mount::of(&stat) == self.mount => {
                     levels.extend(self.enter(file.as_fd(), path, stat)?);
+                    if let Some(far) = levels.len().checked_sub(MAX_OPEN + 1)
+                        && let Some(far) = levels.get_mut(far)
+                    {
+                        far.directory = None;
+                    }
                 }
                 FileType::RegularFile if Mount::of(&stat) == self.mount => {
                     self.file(file.as_fd(), &path, &stat)?
@@ -236,7 +249,7 @@ impl Worker<'_> {
             }
         }
         Ok(Some(Level {
-            directory: opened,
+            directory: Some(opened),
             path,
             stat,
             left,
@@ -334,6 +347,24 @@ impl Worker<'_> {
                 owner: stat.stx_uid,
             });
         }
+    }
+}
+
+/// Opens a directory again by its path below the root. Fails if another one has this path now.
+fn reopen(root: BorrowedFd<'_>, shown: &[u8], level: &Level) -> Result<OwnedFd, FileError> {
+    let act = "open the directory again";
+    let path = level.path.get(shown.len() + 1..).unwrap_or_default();
+    let opened = walk::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY);
+    let opened = opened.map_err(|error| FileError {
+        path: level.path.clone(),
+        act,
+        ..error
+    })?;
+    let stat = walk::stat(opened.as_fd(), c"", &level.path)?;
+    let id = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    match id(&stat) == id(&level.stat) {
+        true => Ok(opened),
+        false => Err(FileError::new(&level.path, act, Errno::STALE)),
     }
 }
 

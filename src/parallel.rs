@@ -1,8 +1,10 @@
-//! Threads, and parallel processing of a list.
+//! Threads, parallel processing of a list, and how much of it the limit on open files allows.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
+
+use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Classify, ErrorKind, describe};
 
@@ -32,6 +34,26 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Descriptors that every operation needs, whatever its work is: standard streams, the tree and the
+/// archive, the connection between caller and child.
+const OTHERS: usize = 32;
+
+/// Descriptors that one thread needs that reads files of a tree: the directory, the file, and those
+/// on the way to them.
+const PER_THREAD: usize = 6;
+
+/// The number of descriptors that work may have open at a time.
+pub fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+    limit.unwrap_or(usize::MAX).saturating_sub(OTHERS).max(2)
+}
+
+/// The number of threads that the limit on open files allows, at least 1.
+pub fn most_threads() -> usize {
+    (descriptors() / PER_THREAD).max(1)
 }
 
 /// Applies `work` to each of `items` with up to `threads` threads, including the caller's, and

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Classify, Error, ErrorKind, describe};
 use crate::input;
+use crate::parallel;
 use crate::workdir::opening::open_path;
 use crate::zst::SBUILD_WINDOW_LOG;
 
@@ -88,12 +89,13 @@ pub(super) fn open_tree(rootfs: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// The number of threads to start where `count` are asked for: one for each processor that this
-/// process may use, or fewer; 0 asks for all.
+/// process may use, or fewer; 0 asks for all. Where few files may be open at a time it is less.
 ///
 /// More would take turns on the same processors, each with memory of its own to touch: packing with
 /// eight threads on two processors takes half as long again.
 pub(super) fn threads(count: usize) -> usize {
     let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let available = available.min(parallel::most_threads());
     match count {
         0 => available,
         count => count.min(available),

@@ -202,13 +202,10 @@ impl Remove {
         directory: BorrowedFd<'_>,
         caller: &mut Caller<Ask>,
     ) -> Result<removal::Removed, Vec<Error>> {
-        let options = Options {
-            dry_run: self.dry_run,
-            ..Options::all(threads(0))
-        };
         if self.dry_run {
-            return removal::contents(directory, &options).map_err(errors);
+            return removal::count(directory).map_err(errors);
         }
+        let options = Options::all(threads(0));
         let one = |error: Error| vec![error];
         caller.ask(Ask::SetAside).map_err(one)?;
         let mut done = removal::contents(directory, &options);

@@ -10,6 +10,8 @@
 //!        └────────────────────┘        the last one that leaves a directory removes it from the one above
 //! ```
 
+mod count;
+
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,8 +26,11 @@ use rustix::io::Errno;
 use rustix::process::getegid;
 use serde::{Deserialize, Serialize};
 
+pub use count::count;
+
 use super::lock::{self, Holder};
 use crate::error::{Classify, ErrorKind, Escaped, FileError};
+use crate::parallel;
 use crate::tree::walk::{self, Mount};
 
 /// A file or directory that could not be removed.
@@ -82,6 +87,13 @@ pub struct Failed {
 }
 
 impl Failed {
+    fn add(&mut self, error: Error) {
+        self.count += 1;
+        if self.errors.len() < KEPT_ERRORS {
+            self.errors.push(error);
+        }
+    }
+
     /// True if another operation works in a part of the tree.
     pub fn is_in_use(&self) -> bool {
         self.errors
@@ -136,9 +148,13 @@ impl std::error::Error for Failed {}
 /// How many errors are kept.
 const KEPT_ERRORS: usize = 16;
 
-/// Beyond this many levels a directory is first moved to the top of the tree, so that the depth of
-/// a tree does not decide about open descriptors.
-const MAX_DEPTH: u32 = 64;
+/// Beyond this many levels, or fewer where the limit on open files is low, a directory is first
+/// moved to the top of the tree, so that the depth of a tree does not decide about open
+/// descriptors.
+const MAX_DEPTH: usize = 64;
+
+/// Levels below which moving directories is not worth a further worker.
+const MIN_DEPTH: usize = 8;
 
 /// More workers than this only wait for the file system's journal.
 const MAX_WORKERS: usize = 8;
@@ -151,8 +167,6 @@ const MAX_SCANS: u32 = 100;
 pub struct Options {
     /// Worker threads; 0 and 1 work in the calling thread.
     pub threads: usize,
-    /// Only count.
-    pub dry_run: bool,
     /// Give the caller's directories the caller's group, so that root of a namespace that lacks the
     /// group they have may work in them.
     pub take_group: bool,
@@ -163,7 +177,6 @@ impl Options {
     pub fn all(threads: usize) -> Options {
         Options {
             threads,
-            dry_run: false,
             take_group: false,
         }
     }
@@ -181,8 +194,17 @@ pub struct Removed {
 /// Removes everything below the directory `root` (open in any mode), but not the directory itself.
 /// Goes on after an error.
 pub fn contents(root: BorrowedFd<'_>, options: &Options) -> Result<Removed, Failed> {
+    // Each worker may have all directories above the current one open, and this one.
+    let descriptors = parallel::descriptors();
+    let threads = options
+        .threads
+        .min(descriptors / (MIN_DEPTH + 2))
+        .clamp(1, MAX_WORKERS);
     let work = Work {
         options,
+        max_depth: (descriptors / threads)
+            .saturating_sub(2)
+            .clamp(1, MAX_DEPTH),
         stack: Mutex::new(Stack::default()),
         changed: Condvar::new(),
         failed: Mutex::new(Failed::default()),
@@ -200,7 +222,6 @@ pub fn contents(root: BorrowedFd<'_>, options: &Options) -> Result<Removed, Fail
                 }),
                 0,
             );
-            let threads = options.threads.clamp(1, MAX_WORKERS);
             std::thread::scope(|scope| {
                 // A machine that has no more threads to give is served by the ones that it gave.
                 let start = |_| std::thread::Builder::new().spawn_scoped(scope, || work.serve());
@@ -237,7 +258,7 @@ struct Directory {
 struct Above {
     directory: Arc<Directory>,
     name: CString,
-    depth: u32,
+    depth: usize,
     scans: u32,
 }
 
@@ -250,6 +271,7 @@ struct Stack {
 
 struct Work<'a> {
     options: &'a Options,
+    max_depth: usize,
     stack: Mutex<Stack>,
     changed: Condvar,
     failed: Mutex<Failed>,
@@ -302,7 +324,7 @@ impl Work<'_> {
 
     fn enter(&self, place: Above) {
         match self.open(place.directory.descriptor.as_fd(), &place.name) {
-            Ok(descriptor) if self.is_in_use(&descriptor) => {
+            Ok(descriptor) if is_in_use(&descriptor) => {
                 let error = Error::InUse {
                     path: path(&place.directory, Some(&place.name)),
                     holder: Holder::of(&descriptor).to_string(),
@@ -333,15 +355,8 @@ impl Work<'_> {
         }
     }
 
-    /// Locks a directory, unless this is a dry run. True if another operation holds a lock.
-    fn is_in_use(&self, directory: &OwnedFd) -> bool {
-        // A file system without locks has no holders.
-        !self.options.dry_run
-            && lock::try_lock(directory, lock::Mode::Exclusive).is_ok_and(|locked| !locked)
-    }
-
     /// Removes the files of a directory, and puts the directories below on the stack.
-    fn clear(&self, directory: Arc<Directory>, depth: u32) {
+    fn clear(&self, directory: Arc<Directory>, depth: usize) {
         if self.options.take_group {
             // It is the caller's or it is not.
             let _ = chownat(
@@ -368,7 +383,7 @@ impl Work<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            if kind == FileType::Directory || !self.remove_file(&directory, name, kind) {
+            if kind == FileType::Directory || !self.remove_file(&directory, name) {
                 below.push(name.to_owned());
             }
         }
@@ -384,15 +399,8 @@ impl Work<'_> {
     }
 
     /// False when it is a directory after all: some file systems do not tell.
-    fn remove_file(&self, directory: &Arc<Directory>, name: &CStr, kind: FileType) -> bool {
-        let removed = if !self.options.dry_run {
-            self.unlink(directory, name, AtFlags::empty())
-        } else if kind == FileType::Unknown && is_directory(directory, name) {
-            Err(Errno::ISDIR)
-        } else {
-            Ok(())
-        };
-        match removed {
+    fn remove_file(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
+        match self.unlink(directory, name, AtFlags::empty()) {
             Ok(()) => _ = self.files.fetch_add(1, Ordering::Relaxed),
             Err(Errno::NOENT) => {}
             Err(Errno::ISDIR) => return false,
@@ -403,8 +411,8 @@ impl Work<'_> {
 
     /// Where the directory below is removed from: here, or the top of the tree, where it is moved
     /// when it is too deep.
-    fn place(&self, directory: &Arc<Directory>, name: CString, depth: u32) -> Above {
-        if depth >= MAX_DEPTH && !self.options.dry_run {
+    fn place(&self, directory: &Arc<Directory>, name: CString, depth: usize) -> Above {
+        if depth >= self.max_depth {
             let top = top(directory);
             let number = self.moved.fetch_add(1, Ordering::Relaxed);
             let new = CString::new(format!(".removing-{}-{number}", std::process::id()))
@@ -454,11 +462,7 @@ impl Work<'_> {
 
     /// Gives the place again when the directory turns out to have something in it.
     fn remove_directory(&self, above: &Above) -> Option<Above> {
-        let removed = match self.options.dry_run {
-            false => self.unlink(&above.directory, &above.name, AtFlags::REMOVEDIR),
-            true => Ok(()),
-        };
-        match removed {
+        match self.unlink(&above.directory, &above.name, AtFlags::REMOVEDIR) {
             Ok(()) => _ = self.directories.fetch_add(1, Ordering::Relaxed),
             Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) if above.scans < MAX_SCANS => {
@@ -499,7 +503,7 @@ impl Work<'_> {
     fn open(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, NotOpened> {
         match open_below(parent, name, OFlags::RDONLY) {
             // Nobody may read it, but its owner may change that.
-            Err(NotOpened::Errno(Errno::ACCESS)) if !self.options.dry_run => {
+            Err(NotOpened::Errno(Errno::ACCESS)) => {
                 let found = open_below(parent, name, OFlags::PATH)?;
                 make_accessible(found.as_fd());
                 open_below(parent, name, OFlags::RDONLY)
@@ -514,12 +518,14 @@ impl Work<'_> {
     }
 
     fn note(&self, error: Error) {
-        let mut failed = lock(&self.failed);
-        failed.count += 1;
-        if failed.errors.len() < KEPT_ERRORS {
-            failed.errors.push(error);
-        }
+        lock(&self.failed).add(error);
     }
+}
+
+/// Locks a directory. True if another operation holds a lock.
+fn is_in_use(directory: &OwnedFd) -> bool {
+    // A file system without locks has no holders.
+    lock::try_lock(directory, lock::Mode::Exclusive).is_ok_and(|locked| !locked)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -578,16 +584,6 @@ fn path(directory: &Directory, name: Option<&CStr>) -> Vec<u8> {
     }
     components.reverse();
     components.join(&b'/')
-}
-
-fn is_directory(directory: &Directory, name: &CStr) -> bool {
-    let stat = statx(
-        &directory.descriptor,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW,
-        StatxFlags::TYPE,
-    );
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
 }
 
 /// The error of removing `name`, with the attribute that forbids it when there is one.
