@@ -28,7 +28,7 @@ pub enum Error {
     Permissions(u16),
     /// An id is not mapped in the user namespace; the kernel shows it as -1.
     #[error(
-        "the ACL names a {0} whose id is not mapped in this user namespace (remove the entry with `setfacl -x`, or map the id)"
+        "the ACL names a {0} whose id is not mapped in this user namespace: remove the ACL as root of the namespace (`setfacl -b -k`), or leave such entries out"
     )]
     UnmappedId(&'static str),
     /// A base entry is missing.
@@ -131,6 +131,20 @@ pub fn to_text(raw: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(texts.join(",").into_bytes())
 }
 
+/// The ACL without the entries for users and groups that are not mapped in the user namespace, and
+/// how many these were. An ACL in the kernel's form that is malformed stays as it is.
+pub fn without_unmapped(raw: &[u8]) -> (Vec<u8>, u64) {
+    let (head, entries) = raw.split_at(raw.len().min(4));
+    let is_unmapped = |entry: &&[u8]| matches!(entry, [0x02 | 0x08, 0, _, _, id @ ..] if *id == NO_ID.to_le_bytes());
+    let kept = entries
+        .chunks(8)
+        .filter(|entry| !is_unmapped(entry))
+        .collect::<Vec<_>>()
+        .concat();
+    let left_out = (entries.len() - kept.len()) / 8;
+    ([head, &kept].concat(), left_out as u64)
+}
+
 /// Decodes the text of an ACL, as GNU tar, bsdtar and [`to_text`] write it, to the kernel's form.
 ///
 /// Entries are separated by commas or newlines, `#` begins a comment, tags are long or short
@@ -172,6 +186,21 @@ pub fn minimal(mode: u32) -> Vec<u8> {
         (Qualifier::OwningGroup, class(3)),
         (Qualifier::Other, class(0)),
     ])
+}
+
+/// The permission bits that the owner, the owning group and all others have by a mode and its
+/// access ACL. The group bits of the mode itself are the mask, which may allow more than the owning
+/// group has.
+pub fn class_mode(mode: u32, access: &[u8]) -> u32 {
+    let (mapped, _) = without_unmapped(access);
+    let group = match decode(&mapped) {
+        Ok(entries) => entries
+            .iter()
+            .find(|(who, _)| *who == Qualifier::OwningGroup)
+            .map_or(0, |(_, permissions)| u32::from(*permissions)),
+        Err(_) => 0,
+    };
+    mode & !0o070 | mode & group << 3
 }
 
 /// A user or group named by an entry of an ACL.
@@ -448,6 +477,34 @@ mod tests {
             (change(28, b"\x20"), Error::Duplicate("other::".to_owned())),
         ] {
             assert_eq!(to_text(&raw), Err(error), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn the_owning_group_has_what_its_entry_and_the_mask_allow() {
+        for (mode, group, expected) in [
+            (0o4674, "rx", 0o4654),
+            (0o660, "-", 0o600),
+            (0o640, "rwx", 0o640),
+        ] {
+            let text = format!("u::rw,u:5:rwx,g::{group},m::rwx,o::-");
+            let raw = from_text(text.as_bytes()).unwrap();
+            assert_eq!(class_mode(mode, &raw), expected, "{mode:o} {group}");
+        }
+        assert_eq!(class_mode(0o664, b"broken"), 0o604);
+    }
+
+    #[test]
+    fn entries_of_unmapped_ids_are_left_out_and_counted() {
+        let unmapped = change(16, b"\xff\xff\xff\xff");
+        let (kept, count) = without_unmapped(&unmapped);
+        assert_eq!(count, 1);
+        assert_eq!(
+            to_text(&kept).unwrap(),
+            b"user::rwx,group::r-x,mask::rwx,other::r--"
+        );
+        for raw in [RAW, b"", b"\x02\0\0", &RAW[..43]] {
+            assert_eq!(without_unmapped(raw), (raw.to_vec(), 0));
         }
     }
 

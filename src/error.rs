@@ -61,8 +61,10 @@ pub enum ErrorKind {
     MemberLimit,
     /// The memory limit is too small for the work.
     MemoryLimit,
-    /// An owner has no place in the id map.
+    /// An owner, or a user or group that an ACL names, has no place in the id map.
     UnmappedOwner,
+    /// The tree was made under another id map: its root does not belong to root there.
+    ForeignTree,
     /// The tree cannot be stored in an archive that sbuild loads.
     BadTree,
     /// The user has no usable subordinate ids.
@@ -208,7 +210,7 @@ impl FileError {
         cause: impl Into<io::Error>,
     ) -> FileError {
         FileError {
-            path: shown_root(path.as_ref()).to_vec(),
+            path: shown(path.as_ref()).to_vec(),
             act,
             cause: cause.into(),
         }
@@ -232,7 +234,8 @@ impl<T, E: Into<io::Error>> PathContext<T> for Result<T, E> {
     }
 }
 
-fn shown_root(path: &[u8]) -> &[u8] {
+/// A path below the root of a tree, for messages: `.` for the root itself.
+pub fn shown(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"." } else { path }
 }
 

@@ -53,6 +53,20 @@ pub enum Notice {
         /// How many.
         count: u64,
     },
+    /// `pack`, `unpack`: an exclude pattern that matched nothing.
+    UnmatchedExclude {
+        /// The pattern.
+        pattern: String,
+        /// What may be meant.
+        suggestion: Option<String>,
+    },
+    /// `pack`, `unpack`: a path that was left out.
+    LeftOut {
+        /// The path, escaped.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// `unpack`: other users can run files of the tree with the rights of root of the namespace.
     SetuidReachable {
         /// The directory.
@@ -95,6 +109,7 @@ impl Notice {
             Notice::CopyFound
             | Notice::CopyCreated
             | Notice::CopiesRemoved(_)
+            | Notice::LeftOut { .. }
             | Notice::WaitingForLock
             | Notice::Step(_) => Severity::Detail,
             _ => Severity::Warning,
@@ -119,6 +134,21 @@ impl fmt::Display for Notice {
                     "{archive:?}: {count} frame(s) are corrupt and were recompressed"
                 )
             }
+            Notice::UnmatchedExclude {
+                pattern,
+                suggestion,
+            } => {
+                write!(
+                    out,
+                    "the exclude pattern {pattern:?} matches nothing: patterns are anchored at the \
+                     root of the tree"
+                )?;
+                match suggestion {
+                    Some(suggestion) => write!(out, "; did you mean {suggestion:?}?"),
+                    None => Ok(()),
+                }
+            }
+            Notice::LeftOut { path, reason } => write!(out, "left out: {path} ({reason})"),
             Notice::SetuidReachable {
                 directory,
                 count,

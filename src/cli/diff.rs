@@ -6,6 +6,7 @@ use isar_tarball::{Diff, DiffReport, Difference, Escaped, Mtime, What};
 use serde_json::{Value, json};
 
 use super::Globals;
+use super::excludes::ExcludeArgs;
 use super::observer::Terminal;
 use super::report::{self, Status};
 use super::session::{ReadingArgs, archive};
@@ -31,9 +32,9 @@ pub struct Args {
     /// Compare times of the last change too, by nanoseconds or by whole seconds (--mtime=s)
     #[arg(long, value_name = "ns|s", num_args = 0..=1, require_equals = true, default_missing_value = "ns")]
     mtime: Option<Precision>,
-    /// Leave out what matches on both sides, as in pack (repeatable)
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    /// Patterns leave out what matches on both sides
+    #[command(flatten)]
+    exclude: ExcludeArgs,
     /// Do not leave out /var/cache/apt/archives and /isar-apt where one side is a directory
     #[arg(long)]
     no_default_excludes: bool,
@@ -65,7 +66,7 @@ file that both sides have. What all names of a file share is reported under the 
 
 --json prints {\"a\": NAME, \"b\": NAME, \"equal\": BOOL, \"differences\": [{\"path\", \"what\",
   \"xattr\": NAME or null, \"a\": VALUE or null, \"b\": VALUE or null}, …], \"skipped\": {\"devices\",
-  \"sockets\", \"mounts\", \"excluded\"}}; in paths and values what is not printable is escaped.";
+  \"sockets\", \"mounts\", \"excluded\", \"acl_entries\"}}; in paths and values what is not printable is escaped.";
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let diff = Diff {
@@ -75,7 +76,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             Some(Precision::S) => Mtime::Seconds,
             Some(Precision::Ns) => Mtime::Nanoseconds,
         },
-        exclude: args.exclude.clone(),
+        exclude: args.exclude.patterns()?,
         default_excludes: !args.no_default_excludes,
         devices: args.devices == Devices::Keep,
         cross_mounts: args.cross_mounts,
@@ -136,6 +137,11 @@ fn skipped(found: &DiffReport) {
         (left_out.sockets, "sockets", String::new()),
         (left_out.mounts, "mounts", String::new()),
         (left_out.excluded, "excluded names", String::new()),
+        (
+            left_out.acl_entries,
+            "ACL entries",
+            String::from(" of users who have no id in the id map"),
+        ),
     ]);
     if !shown.is_empty() {
         report::say(&format!("not compared: {shown}"));
@@ -162,6 +168,7 @@ fn as_json(found: &DiffReport, args: &Args) -> Value {
             "sockets": found.left_out.sockets,
             "mounts": found.left_out.mounts,
             "excluded": found.left_out.excluded,
+            "acl_entries": found.left_out.acl_entries,
         },
     })
 }

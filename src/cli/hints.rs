@@ -20,7 +20,13 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         }
         ("unpack", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",
         ("pack", ErrorKind::UnmappedOwner) => {
-            "see --userns and --id-layout; --unmapped squash stores them as nobody"
+            "see --userns and --id-layout; --unmapped squash stores owners as nobody and leaves ACL entries out"
+        }
+        ("pack", ErrorKind::ForeignTree) => {
+            "see --id-layout and --userns; --any-root-owner packs the tree all the same"
+        }
+        ("chroot", ErrorKind::ForeignTree) => {
+            "see --id-layout and --userns; for an empty directory, unpack an archive there first (isar-tarball unpack)"
         }
         ("pack", ErrorKind::MemoryLimit) => "see --memory",
         ("grant-acl", ErrorKind::PermissionDenied) => "root can, with --userns NAME",

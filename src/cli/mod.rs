@@ -7,6 +7,7 @@ mod chroot;
 mod completions;
 mod diff;
 mod doctor;
+mod excludes;
 mod export;
 mod grant_acl;
 mod hints;

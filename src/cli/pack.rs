@@ -12,6 +12,7 @@ use isar_tarball::{
 use serde_json::json;
 
 use super::Globals;
+use super::excludes::ExcludeArgs;
 use super::members;
 use super::observer::Terminal;
 use super::report::{self, Status};
@@ -24,9 +25,14 @@ use super::values::{Devices, Precision, counted, human, list, size};
 /// whole or not at all: pack writes it beside its name, verifies every frame, checks the result
 /// against sbuild's loading rules, syncs the file and renames it.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  isar-tarball pack rootfs schroot.tar.zst\n  isar-tarball pack --reuse schroot.tar.zst rootfs schroot.tar.zst"
-)]
+#[command(after_help = "Environment:
+  SOURCE_DATE_EPOCH  clamp modification times: a later one is stored as this, in seconds since 1970
+  ZSTD_CLEVEL        the level, unless --level is given
+  ZSTD_NBTHREADS     the number of threads, unless --threads is given
+
+Examples:
+  isar-tarball pack rootfs schroot.tar.zst
+  isar-tarball pack --reuse schroot.tar.zst rootfs schroot.tar.zst")]
 pub struct Args {
     /// The tree
     rootfs: PathBuf,
@@ -53,10 +59,8 @@ pub struct Args {
     /// Cross mount points. By default only the empty mount point is packed
     #[arg(long)]
     cross_mounts: bool,
-    /// Leave out what matches, anchored at the root of the tree; * stays within a path component,
-    /// ** crosses (repeatable)
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    #[command(flatten)]
+    exclude: ExcludeArgs,
     /// Do not leave out /var/cache/apt/archives and /isar-apt
     #[arg(long)]
     no_default_excludes: bool,
@@ -66,10 +70,15 @@ pub struct Args {
     /// Leave out extended attributes, capabilities and ACLs
     #[arg(long)]
     no_xattrs: bool,
-    /// Owners that sbuild cannot map: refuse the tree, or store them as nobody
+    /// Owners that sbuild cannot map, and ACL entries for users and groups that the id map lacks:
+    /// refuse the tree, or store the owners as nobody and leave the entries out
     #[arg(long, default_value = "error")]
     unmapped: UnmappedName,
-    /// Precision of modification times. SOURCE_DATE_EPOCH clamps later ones
+    /// Pack ROOTFS even if its root directory does not belong to 0:0 of the id map, as in a tree
+    /// that was made under another map. Such an archive is of little use to sbuild
+    #[arg(long)]
+    any_root_owner: bool,
+    /// Precision of modification times; see also SOURCE_DATE_EPOCH below
     #[arg(long, default_value = "ns")]
     mtime_precision: Precision,
     /// Remove ROOTFS once the archive is synced and has its name
@@ -220,14 +229,16 @@ impl Args {
             exclude: defaults
                 .iter()
                 .map(ToString::to_string)
-                .chain(self.exclude.iter().cloned())
+                .chain(self.exclude.patterns()?)
                 .collect(),
+            report_left_out: globals.verbose,
             devices: self.devices == Devices::Keep,
             xattrs: !self.no_xattrs,
             unmapped: match self.unmapped {
                 UnmappedName::Error => Unmapped::Error,
                 UnmappedName::Squash => Unmapped::Squash,
             },
+            any_root_owner: self.any_root_owner,
             whole_seconds: self.mtime_precision == Precision::S,
             clamp_mtime: source_date_epoch()?,
             // A digest that is not printed need not be computed.
@@ -357,6 +368,11 @@ fn skipped(summary: &PackSummary) -> Option<String> {
         (summary.skipped.devices, "device nodes", String::new()),
         (summary.skipped.sockets, "sockets", String::new()),
         (summary.skipped_xattrs, "extended attributes", String::new()),
+        (
+            summary.skipped_acl_entries,
+            "ACL entries",
+            String::from(" of users who have no id in the id map"),
+        ),
     ];
     Some(list(&counts)).filter(|text| !text.is_empty())
 }
@@ -381,6 +397,7 @@ fn as_json(summary: &PackSummary, took: Duration, args: &Args) -> serde_json::Va
             "devices": summary.skipped.devices,
             "sockets": summary.skipped.sockets,
             "xattrs": summary.skipped_xattrs,
+            "acl_entries": summary.skipped_acl_entries,
         },
         "squashed": summary.squashed,
     })

@@ -14,7 +14,7 @@ use super::report::{self, Status};
 /// Works on what the caller and its subordinate ids own, in any mixture, and on unreadable and
 /// read-only directories. Never crosses a mount point and never follows a symbolic link; refuses
 /// `/`, home directories and mount points, and a tree in which another command works. A missing DIR
-/// is no error.
+/// is no error; -v and --dry-run say so.
 ///
 /// A tree gives up its name before its first file goes: after SIGKILL, the rest is hidden beside it
 /// as .DIR.isar-tarball-old, and the next command on DIR removes it.
@@ -47,7 +47,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             report::library_error(error, "remove");
             status = Status::Failed;
         }
-        if !tree.missing && tree.errors.is_empty() && (args.dry_run || globals.verbose) {
+        if tree.errors.is_empty() && (args.dry_run || globals.verbose) {
             lines += &line(tree, args.dry_run);
         }
     }
@@ -68,6 +68,9 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 fn line(tree: &RemovedTree, dry_run: bool) -> String {
     let did = if dry_run { "would remove" } else { "removed" };
     let name = Escaped(tree.directory.as_os_str().as_encoded_bytes());
+    if tree.missing {
+        return format!("{name} does not exist: nothing to remove\n");
+    }
     let (directories, files) = (tree.directories, tree.files);
     format!("{did} {name}: {directories} directories, {files} other files\n")
 }

@@ -9,6 +9,7 @@ use isar_tarball::{Unpack, UnpackMode, UnpackSummary};
 use serde_json::json;
 
 use super::Globals;
+use super::excludes::ExcludeArgs;
 use super::members;
 use super::observer::Terminal;
 use super::report::{self, Status};
@@ -50,10 +51,8 @@ pub struct Args {
     /// --merge onto a tree with merged /usr. A link that leads out of DIR is refused
     #[arg(long)]
     keep_directory_symlink: bool,
-    /// Leave out what matches, with all below it; anchored at the root of the tree, * stays within
-    /// a path component, ** crosses (repeatable)
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    #[command(flatten)]
+    exclude: ExcludeArgs,
     /// Device nodes: leave them out, or create them [default: create as real root, else skip]
     #[arg(long)]
     devices: Option<Devices>,
@@ -112,14 +111,14 @@ fn digest(text: &str) -> Result<[u8; 32], String> {
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let begin = Instant::now();
-    let summary = args.options(globals).run(&mut Terminal::new(globals))?;
+    let summary = args.options(globals)?.run(&mut Terminal::new(globals))?;
     print(&summary, begin.elapsed(), &args, globals)?;
     Ok(Status::Done)
 }
 
 impl Args {
-    fn options(&self, globals: &Globals) -> Unpack {
-        Unpack {
+    fn options(&self, globals: &Globals) -> anyhow::Result<Unpack> {
+        Ok(Unpack {
             session: globals.session(),
             mode: match (self.replace, self.merge) {
                 (true, _) => UnpackMode::Replace,
@@ -127,7 +126,8 @@ impl Args {
                 _ => UnpackMode::Empty,
             },
             members: self.members.clone(),
-            exclude: self.exclude.clone(),
+            exclude: self.exclude.patterns()?,
+            report_left_out: globals.verbose,
             keep_directory_symlink: self.keep_directory_symlink,
             devices: self.devices.map(|devices| devices == Devices::Create),
             strip_components: self.strip_components,
@@ -140,7 +140,7 @@ impl Args {
             limit_members: self.limit_members,
             window_log: self.window_log,
             ..Unpack::new(archive(&self.archive), &self.dir)
-        }
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
@@ -14,7 +15,7 @@ use crate::error::FileError;
 use crate::parallel;
 use crate::sys::pread_append;
 use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Tree};
-use crate::tree::xattr::{self, Handle, Kept};
+use crate::tree::xattr::{self, Handle, Kept, UnmappedEntries};
 
 /// Bytes per read.
 const PIECE: usize = 256 << 10;
@@ -47,11 +48,13 @@ pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
             excluded,
             sockets,
             mounts,
+            acl_entries: 0,
         },
         ..Files::default()
     };
     let firsts = files.name(&tree);
-    files.files = read(root.as_fd(), &tree, &firsts, options.threads)?;
+    let read = read(root.as_fd(), &tree, &firsts, options.threads)?;
+    (files.files, files.left_out.acl_entries) = read;
     Ok(files)
 }
 
@@ -84,17 +87,20 @@ impl Files {
     }
 }
 
-/// Reads the facts of the files with `threads` threads.
+/// Reads the facts of the files with `threads` threads. Counts the ACL entries of users and groups
+/// that the namespace does not map, which are left out.
 fn read(
     root: BorrowedFd<'_>,
     tree: &Tree,
     nodes: &[NodeId],
     threads: usize,
-) -> Result<Vec<Facts>, Error> {
+) -> Result<(Vec<Facts>, u64), Error> {
     let batches: Vec<&[NodeId]> = nodes.chunks(BATCH).collect();
+    let acl_entries = AtomicU64::new(0);
     let reader = || Reader {
         root,
         tree,
+        acl_entries: &acl_entries,
         hasher: Hasher::default(),
         buffer: Vec::new(),
     };
@@ -102,13 +108,15 @@ fn read(
         batch.iter().map(|id| reader.facts(*id)).collect()
     };
     let batches: Vec<Vec<Facts>> = parallel::each(&batches, threads, reader, facts)?;
-    Ok(batches.into_iter().flatten().collect())
+    let facts = batches.into_iter().flatten().collect();
+    Ok((facts, acl_entries.into_inner()))
 }
 
 /// Reads files.
 struct Reader<'a> {
     root: BorrowedFd<'a>,
     tree: &'a Tree,
+    acl_entries: &'a AtomicU64,
     hasher: Hasher,
     buffer: Vec<u8>,
 }
@@ -120,14 +128,14 @@ impl Reader<'_> {
             NodeKind::File => {
                 let file = self.open(node, &path, OFlags::RDONLY)?;
                 (
-                    xattr::read(Handle::Open(file.as_fd()), &path)?,
+                    self.xattrs(Handle::Open(file.as_fd()), &path)?,
                     self.digest(id, &file, &path)?,
                 )
             }
             NodeKind::Directory if !node.is_mount_point => {
                 let file = self.open(node, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 (
-                    xattr::read(Handle::Open(file.as_fd()), &path)?,
+                    self.xattrs(Handle::Open(file.as_fd()), &path)?,
                     Digest::default(),
                 )
             }
@@ -148,6 +156,13 @@ impl Reader<'_> {
             default_acl: kept.default_acl,
             digest,
         })
+    }
+
+    fn xattrs(&self, file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
+        let kept = xattr::read(file, path, UnmappedEntries::LeaveOut)?;
+        let left_out = kept.skipped.acl_entries;
+        self.acl_entries.fetch_add(left_out, Ordering::Relaxed);
+        Ok(kept)
     }
 
     /// Opens a file, and checks that it is the one seen by the walk.
@@ -194,10 +209,8 @@ impl Reader<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = walk::open(self.root, &self.tree.path(parent), flags)?;
         let name = self.tree.name(id);
-        let kept = xattr::read(
-            Handle::Named(directory.as_fd(), OsStr::from_bytes(name)),
-            path,
-        )?;
+        let handle = Handle::Named(directory.as_fd(), OsStr::from_bytes(name));
+        let kept = self.xattrs(handle, path)?;
         let name = CString::new(name).unwrap_or_default();
         let now = Identity::of(&walk::stat(directory.as_fd(), &name, path)?);
         if now == self.tree.node(id).identity {

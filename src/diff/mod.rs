@@ -23,7 +23,7 @@ pub use compare::{Difference, Mtime, Rules, What, compare};
 pub use directory::directory;
 
 use crate::entry::{Kind, Timestamp, Xattr};
-use crate::error::{Classify, ErrorKind, Escaped, FileError};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, shown};
 use crate::member_stream;
 use crate::tree::exclude::Patterns;
 use crate::tree::{walk, xattr};
@@ -46,7 +46,7 @@ pub enum Error {
     /// A file of the directory changed while it was read.
     #[error(
         "{}: changed while it was being read; stop the program that writes there, then try again",
-        Escaped(path)
+        Escaped(shown(path))
     )]
     Changed {
         /// The path.
@@ -101,6 +101,8 @@ pub struct LeftOut {
     pub sockets: u64,
     /// Mount points whose contents were left out.
     pub mounts: u64,
+    /// ACL entries of a directory for users and groups that the namespace does not map.
+    pub acl_entries: u64,
 }
 
 /// The compared properties of a file.
@@ -127,7 +129,7 @@ impl Classify for Error {
             Error::Contents(error) => error.kind(),
             Error::Walk(error) => error.kind(),
             Error::File(error) => error.kind(),
-            Error::Xattr(_) => ErrorKind::BadTree,
+            Error::Xattr(error) => error.kind(),
             Error::Changed { .. } => ErrorKind::Changed,
             Error::DanglingLink { .. } => ErrorKind::BadArchive,
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::{ArchivePath, Reading, open_error, threads};
 use super::pack::DEFAULT_EXCLUDES;
 use super::session::Session;
+use super::tree_path::open_tree_inside;
 use crate::diff::{self, Difference, Files, LeftOut, Mtime, Options, Rules};
 use crate::error::{Context, Error, ErrorKind};
 use crate::input::Input;
@@ -80,7 +81,7 @@ impl Diff {
             let text = "both are stdin, which can be read once";
             return Err(Error::new(ErrorKind::InvalidInput, text));
         }
-        let (a, b) = (Side::open(&self.a)?, Side::open(&self.b)?);
+        let (a, b) = (self.open(&self.a)?, self.open(&self.b)?);
         let has_directory = a.is_directory() || b.is_directory();
         let options = self.options(has_directory)?;
         // Two archives need no other process.
@@ -93,6 +94,25 @@ impl Diff {
             Supervision::of_work(&namespaces.work, observer),
             move |_| self.compare(a, b, &options),
         )
+    }
+
+    /// Opens a side as the caller, or a directory that only root of the namespace reaches, such as a
+    /// copy in a cache, as that.
+    fn open(&self, path: &ArchivePath) -> Result<Side, Error> {
+        let ArchivePath::File(name) = path else {
+            return Ok(Side::Archive(path.open().context(|| path)?));
+        };
+        let found = match look(name) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let whole = self.session.namespaces(&mut ())?.whole;
+                open_tree_inside(name, &whole).map(Some).map_err(|_| error)
+            }
+            found => found,
+        };
+        match found.context(|| path)? {
+            Some(directory) => Ok(Side::Directory(directory)),
+            None => Ok(Side::Archive(path.open().context(|| path)?)),
+        }
     }
 
     fn options(&self, has_directory: bool) -> Result<Options, Error> {
@@ -130,6 +150,7 @@ impl Diff {
                 excluded: a.left_out.excluded + b.left_out.excluded,
                 sockets: a.left_out.sockets + b.left_out.sockets,
                 mounts: a.left_out.mounts + b.left_out.mounts,
+                acl_entries: a.left_out.acl_entries + b.left_out.acl_entries,
             },
         })
     }
@@ -155,17 +176,6 @@ enum Side {
 }
 
 impl Side {
-    fn open(path: &ArchivePath) -> Result<Side, Error> {
-        let found = match path {
-            ArchivePath::File(name) => look(name).context(|| path)?,
-            ArchivePath::Stdio => None,
-        };
-        match found {
-            Some(directory) => Ok(Side::Directory(directory)),
-            None => Ok(Side::Archive(path.open().context(|| path)?)),
-        }
-    }
-
     fn is_directory(&self) -> bool {
         matches!(self, Side::Directory(_))
     }

@@ -10,6 +10,7 @@ mod chroot;
 mod container;
 mod diff;
 mod doctor;
+mod excludes;
 mod export;
 mod grant_acl;
 mod idmap;
@@ -19,6 +20,8 @@ mod list;
 mod pack;
 mod remove;
 mod session;
+mod tree_owner;
+mod tree_path;
 mod unpack;
 mod unshare;
 

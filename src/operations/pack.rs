@@ -13,9 +13,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::archive::{ArchivePath, open_tree, threads};
+use super::archive::{ArchivePath, threads};
+use super::excludes;
 use super::session::Session;
-use crate::chroot::points;
+use super::tree_owner::ForeignOwner;
+use super::tree_path::open_tree_inside;
 use crate::entry::Timestamp;
 use crate::error::{Classify, Context, Error, ErrorKind, PathContext};
 use crate::observer::{Notice, Observer};
@@ -28,7 +30,8 @@ use crate::sbuild::check::StreamingCheck;
 use crate::sbuild::rules::{self, Rule};
 use crate::sys;
 use crate::tree::exclude::Patterns;
-use crate::tree::walk;
+use crate::tree::mount_record;
+use crate::tree::walk::{self, LeftOut, Reason};
 use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::directory::is_unfinished;
@@ -42,7 +45,8 @@ use crate::zst::compress::Level;
 
 /// Excluded by default: downloaded packages, the mount point of isar's own package repository, and
 /// the record of mount points that a killed `chroot` leaves.
-pub const DEFAULT_EXCLUDES: [&str; 3] = ["/var/cache/apt/archives", "/isar-apt", points::RECORD];
+pub const DEFAULT_EXCLUDES: [&str; 3] =
+    ["/var/cache/apt/archives", "/isar-apt", mount_record::NAME];
 
 /// Packs a tree into an archive that sbuild loads.
 #[derive(Clone, Debug)]
@@ -66,12 +70,18 @@ pub struct Pack {
     pub cross_mounts: bool,
     /// Patterns of what is left out, anchored at the root of the tree; see [`DEFAULT_EXCLUDES`].
     pub exclude: Vec<String>,
+    /// Report each path that is left out to the observer ([`Notice::LeftOut`]).
+    pub report_left_out: bool,
     /// Keep device nodes.
     pub devices: bool,
     /// Store extended attributes, capabilities and ACLs.
     pub xattrs: bool,
-    /// What happens to owners that sbuild cannot map.
+    /// What happens to owners that sbuild cannot map, and to ACL entries for users and groups that
+    /// the namespace does not map.
     pub unmapped: Unmapped,
+    /// Pack the tree even if its root does not belong to 0:0 of the id map. sbuild then builds in
+    /// a tree whose programs do not belong to root.
+    pub any_root_owner: bool,
     /// Store whole seconds only.
     pub whole_seconds: bool,
     /// Times that are stored as this one if they are later, in seconds since 1970.
@@ -122,9 +132,11 @@ impl Pack {
             frame_size: None,
             cross_mounts: false,
             exclude: DEFAULT_EXCLUDES.map(String::from).into(),
+            report_left_out: false,
             devices: false,
             xattrs: true,
             unmapped: Unmapped::Error,
+            any_root_owner: false,
             whole_seconds: false,
             clamp_mtime: None,
             sha256: true,
@@ -152,6 +164,11 @@ impl Pack {
         let options = self.options()?;
         let namespaces = self.session.namespaces(observer)?;
         let root = self.open_root(&namespaces)?;
+        if !self.any_root_owner
+            && let Some(owner) = ForeignOwner::of(root.as_fd(), &self.session, &namespaces)?
+        {
+            return Err(owner.error());
+        }
         // A pipe is opened once it has a reader. Until then a signal may stop this.
         let outputs = Outputs::open(self, &root, &namespaces.whole)?;
         let inputs = ReuseInputs::open(self, &namespaces.whole)?;
@@ -261,7 +278,7 @@ impl Pack {
     }
 
     fn open_root(&self, namespaces: &Namespaces) -> Result<OwnedFd, Error> {
-        open_tree(&self.rootfs).map_err(|error| match error.kind() {
+        open_tree_inside(&self.rootfs, &namespaces.whole).map_err(|error| match error.kind() {
             ErrorKind::NotFound if self.remove_source => {
                 // An earlier run may have left a part of it under its hidden name, which goes too.
                 // No error counts: the missing tree is one already.
@@ -544,7 +561,9 @@ impl Job<'_> {
             summary,
             rules,
             state,
+            left_out,
         } = packed;
+        self.report_left_out(&left_out, caller);
         if let (Some(old), count @ 1..) = (&self.pack.reuse, summary.damaged_frames) {
             caller.notice(Notice::DamagedFrames {
                 archive: old.to_string_lossy().into_owned(),
@@ -580,6 +599,24 @@ impl Job<'_> {
             caller.ask(Ask::RemoveRoot)?;
         }
         Ok(summary)
+    }
+
+    /// Reports what was left out if the caller wants to know, and patterns that matched nothing.
+    fn report_left_out(&self, left_out: &[LeftOut], caller: &mut Caller<Ask>) {
+        if self.pack.report_left_out {
+            for LeftOut { path, reason } in left_out {
+                caller.notice(excludes::left_out(path, reason.text()));
+            }
+        }
+        let excluded: Vec<&[u8]> = left_out
+            .iter()
+            .filter(|left_out| left_out.reason == Reason::Excluded)
+            .map(|left_out| left_out.path.as_slice())
+            .collect();
+        let patterns = &self.options.walk.exclude;
+        for notice in excludes::unmatched(patterns, &excluded, &self.pack.rootfs) {
+            caller.notice(notice);
+        }
     }
 
     /// Keeps operations that fill or remove a tree out of it. One that is removed in the end has
@@ -657,9 +694,8 @@ impl Classify for pack::Error {
             pack::Error::Compress(_) | pack::Error::Thread(_) | pack::Error::Unverified => {
                 ErrorKind::Io
             }
-            pack::Error::Walk(_) | pack::Error::Xattr(_) | pack::Error::Member(_) => {
-                ErrorKind::BadTree
-            }
+            pack::Error::Xattr(error) => error.kind(),
+            pack::Error::Walk(_) | pack::Error::Member(_) => ErrorKind::BadTree,
         }
     }
 }

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, fstat, syncfs};
 use serde::{Deserialize, Serialize};
 
 use super::archive::{ArchivePath, open_tree, threads};
+use super::excludes;
 use super::session::{self, Session};
 use crate::error::{Context, Error, ErrorKind, PathContext, bytes};
 use crate::ids::{IdMap, IdMaps};
@@ -46,6 +47,8 @@ pub struct Unpack {
     pub members: Vec<OsString>,
     /// Patterns of what is left out, anchored at the root of the tree.
     pub exclude: Vec<String>,
+    /// Report each excluded member to the observer ([`Notice::LeftOut`]).
+    pub report_left_out: bool,
     /// Create device nodes; `None` for yes as real root, no in a namespace.
     pub devices: Option<bool>,
     /// Keep a symbolic link to a directory of the tree where the archive has a directory, and
@@ -112,6 +115,7 @@ impl Unpack {
             mode: UnpackMode::Empty,
             members: Vec::new(),
             exclude: Vec::new(),
+            report_left_out: false,
             devices: None,
             keep_directory_symlink: false,
             strip_components: 0,
@@ -422,6 +426,17 @@ impl Job<'_> {
         self.target.begin()?;
         let summary = unpacking.run(&mut input, Some(self.journal), self.progress)?;
         drop(input);
+        let excluded = self.options.exclude.left_out();
+        let excluded: Vec<&[u8]> = excluded.iter().map(Vec::as_slice).collect();
+        if self.unpack.report_left_out {
+            for path in &excluded {
+                caller.notice(excludes::left_out(path, "excluded"));
+            }
+        }
+        let directory = &self.unpack.directory;
+        for notice in excludes::unmatched(&self.options.exclude, &excluded, directory) {
+            caller.notice(notice);
+        }
         if let Some((hashed, expected)) = hashed {
             must_be(expected, hashed.finish().at("the archive", "read")?)?;
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{FileType, OFlags, Statx};
 
@@ -18,7 +18,7 @@ use crate::entry::{Entry, Extent, Kind};
 use crate::error::FileError;
 use crate::sys::pread_append;
 use crate::tree::walk::{self, Identity, NodeId, NodeKind, Tree};
-use crate::tree::xattr::{self, Handle, Kept};
+use crate::tree::xattr::{self, Handle, Kept, Skipped};
 
 /// The inputs that all workers share.
 pub struct PackContext<'a> {
@@ -34,7 +34,7 @@ pub struct PackContext<'a> {
     pub comment: Option<&'a [u8]>,
     /// The older archive whose frames are reused.
     pub reuse: Option<&'a Reuse>,
-    /// Counts the bytes of data read.
+    /// Counts the bytes of data in finished frames.
     pub done: &'a AtomicU64,
 }
 
@@ -48,8 +48,8 @@ pub struct Reader<'a> {
     gaps: Vec<Gap>,
     /// Bytes of this data read so far.
     data: usize,
-    /// Number of skipped extended attributes of the frame read last.
-    pub skipped_xattrs: u64,
+    /// Skipped extended attributes of the frame read last.
+    pub skipped_xattrs: Skipped,
 }
 
 impl<'a> Reader<'a> {
@@ -61,14 +61,14 @@ impl<'a> Reader<'a> {
             is_unread: false,
             gaps: Vec::new(),
             data: 0,
-            skipped_xattrs: 0,
+            skipped_xattrs: Skipped::default(),
         }
     }
 
     /// Reads the bytes of a frame into `out`, replacing what it had.
     pub fn frame(&mut self, content: &Content, out: &mut Vec<u8>) -> Result<(), Error> {
         out.clear();
-        self.skipped_xattrs = 0;
+        self.skipped_xattrs = Skipped::default();
         self.gaps.clear();
         self.data = 0;
         match content {
@@ -184,7 +184,6 @@ impl<'a> Reader<'a> {
             let extents = self.source.tree.extents(id).unwrap_or(&whole);
             for Extent { offset, length } in slice(extents, data) {
                 read(file, offset, length, path, out)?;
-                self.source.done.fetch_add(length, Ordering::Relaxed);
             }
         }
         unchanged(node, &walk::stat(file.as_fd(), c"", path)?, path)
@@ -195,12 +194,13 @@ impl<'a> Reader<'a> {
         if !self.source.options.xattrs || node.kind == NodeKind::Symlink || node.is_mount_point {
             return Ok(Kept::default());
         }
+        let unmapped = self.source.options.unmapped.into();
         let kept = match file {
-            Some(file) => xattr::read(Handle::Open(file.as_fd()), path)?,
+            Some(file) => xattr::read(Handle::Open(file.as_fd()), path, unmapped)?,
             None => {
                 let name = OsStr::from_bytes(self.source.tree.name(id));
                 let directory = self.directory(node.parent)?;
-                let kept = xattr::read(Handle::Named(directory, name), path)?;
+                let kept = xattr::read(Handle::Named(directory, name), path, unmapped)?;
                 let name = CString::new(name.as_bytes()).unwrap_or_default();
                 unchanged(node, &walk::stat(directory, &name, path)?, path)?;
                 kept

@@ -20,13 +20,13 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::writer;
 use crate::entry::Timestamp;
-use crate::error::{Escaped, FileError};
+use crate::error::{Escaped, FileError, shown};
 use crate::members::Members;
 use crate::parallel::NoThread;
 pub use crate::progress::Progress;
 use crate::sbuild::check::StreamingCheck;
-use crate::tree::walk::{self, NodeKind, Skipped, Tree};
-use crate::tree::xattr;
+use crate::tree::walk::{self, LeftOut, NodeKind, Skipped, Tree};
+use crate::tree::xattr::{self, UnmappedEntries};
 use crate::zst::compress::{self, Level};
 use plan::{FrameSizing, Plan};
 use reuse::{Reuse, State};
@@ -75,13 +75,16 @@ pub enum Error {
     #[error("write the archive: {}", crate::error::describe(.0))]
     Write(std::io::Error),
     /// A file was removed since the walk.
-    #[error("{}: vanished while packing; {REMEDY}", Escaped(path))]
+    #[error("{}: vanished while packing; {REMEDY}", Escaped(shown(path)))]
     Vanished {
         /// The file.
         path: Vec<u8>,
     },
     /// A file was replaced by another since the walk.
-    #[error("{}: replaced by another file while packing; {REMEDY}", Escaped(path))]
+    #[error(
+        "{}: replaced by another file while packing; {REMEDY}",
+        Escaped(shown(path))
+    )]
     Replaced {
         /// The file.
         path: Vec<u8>,
@@ -89,7 +92,7 @@ pub enum Error {
     /// A file became shorter.
     #[error(
         "{}: shrank from {from} to {to} bytes while packing; {REMEDY}",
-        Escaped(path)
+        Escaped(shown(path))
     )]
     Shrank {
         /// The file.
@@ -102,7 +105,7 @@ pub enum Error {
     /// A file became longer.
     #[error(
         "{}: grew from {from} to {to} bytes while packing; {REMEDY}",
-        Escaped(path)
+        Escaped(shown(path))
     )]
     Grew {
         /// The file.
@@ -113,7 +116,7 @@ pub enum Error {
         to: u64,
     },
     /// Something about a file changed.
-    #[error("{}: changed while packing; {REMEDY}", Escaped(path))]
+    #[error("{}: changed while packing; {REMEDY}", Escaped(shown(path)))]
     Changed {
         /// The file.
         path: Vec<u8>,
@@ -155,8 +158,18 @@ pub enum Unmapped {
     /// Refuse the tree.
     #[default]
     Error,
-    /// Store them as 65534 (`nobody` and `nogroup`).
+    /// Store them as 65534 (`nobody` and `nogroup`), and leave out ACL entries for users and groups
+    /// that the namespace does not map.
     Squash,
+}
+
+impl From<Unmapped> for UnmappedEntries {
+    fn from(unmapped: Unmapped) -> UnmappedEntries {
+        match unmapped {
+            Unmapped::Error => UnmappedEntries::Refuse,
+            Unmapped::Squash => UnmappedEntries::LeaveOut,
+        }
+    }
 }
 
 /// How much memory is allowed.
@@ -251,6 +264,9 @@ pub struct Summary {
     pub skipped: Skipped,
     /// Number of skipped extended attributes.
     pub skipped_xattrs: u64,
+    /// Number of ACL entries for users and groups that the namespace does not map, left out with
+    /// [`Unmapped::Squash`].
+    pub skipped_acl_entries: u64,
     /// Files whose owner was stored as nobody.
     pub squashed: u64,
     /// SHA-256 of the archive, if requested.
@@ -288,6 +304,8 @@ pub struct Packed {
     pub rules: StreamingCheck,
     /// The state with which a later archive can reuse frames of this one. `None` unless requested.
     pub state: Option<State>,
+    /// What was left out of the tree.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Packs the tree at `root` (a directory opened in any mode) into `out`. With `reuse`, reuses
@@ -343,7 +361,8 @@ pub fn pack(
         members: count(&tree, &plan),
         skipped: tree.skipped,
         squashed,
-        skipped_xattrs: written.skipped_xattrs,
+        skipped_xattrs: written.skipped_xattrs.attributes,
+        skipped_acl_entries: written.skipped_xattrs.acl_entries,
         tar_bytes: written.tar_bytes,
         archive_bytes: written.archive_bytes,
         frames: match options.format {
@@ -363,6 +382,7 @@ pub fn pack(
         summary,
         rules: written.rules,
         state,
+        left_out: tree.left_out,
     })
 }
 

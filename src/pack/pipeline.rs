@@ -21,6 +21,7 @@ use crate::parallel;
 use crate::sbuild::check::StreamingCheck;
 use crate::sys::MAPPED;
 use crate::tree::walk::{Node, Tree};
+use crate::tree::xattr::Skipped;
 use crate::zst::SBUILD_WINDOW_LOG;
 use crate::zst::compress::Compressor;
 use crate::zst::decode::Decoder;
@@ -120,7 +121,7 @@ pub struct Written {
     /// SHA-256 of the archive, if requested.
     pub sha256: Option<[u8; 32]>,
     /// Number of skipped extended attributes.
-    pub skipped_xattrs: u64,
+    pub skipped_xattrs: Skipped,
     /// Frames reused from an older archive.
     pub reused_frames: u64,
     /// Compressed bytes of the reused frames.
@@ -140,7 +141,7 @@ struct Done {
     tar_bytes: u64,
     archived: Buffer,
     outline: Outline,
-    skipped_xattrs: u64,
+    skipped_xattrs: Skipped,
     /// `None` unless a state is requested.
     record: Option<Record>,
     is_reused: bool,
@@ -213,6 +214,9 @@ fn work(
             Some(reuse) => maker.reused_or_made(index, reuse)?,
             None => maker.made(index)?,
         };
+        // Compression takes most of the time: what was only read does not count as done.
+        let data = source.plan.data_of(&source.plan.frames[index], source.tree);
+        source.done.fetch_add(data, Ordering::Relaxed);
         done.archived.touch();
         queue.finished(
             charged,
@@ -296,21 +300,13 @@ impl<'a> Maker<'a> {
     /// Takes frame `index` from an older archive, or reads and compresses it. The result has a
     /// record in either case.
     fn reused_or_made(&mut self, index: usize, reuse: &Reuse) -> Result<Done, Error> {
-        let PackContext {
-            tree,
-            plan,
-            options,
-            ..
-        } = *self.source;
+        let PackContext { plan, options, .. } = *self.source;
         let frame = &plan.frames[index];
         let seen = reuse::seen(self.source, frame, self.is_last(index));
         let mut archived = self.queue.spare(frame);
         let unread = reuse.by_metadata(&seen, options.format, frame.is_large, &mut archived.bytes);
         let mut is_damaged = matches!(unread, Found::Damaged);
         if let Found::Intact(record) = unread {
-            self.source
-                .done
-                .fetch_add(plan.data_of(frame, tree), Ordering::Relaxed);
             let mut outline = self.reader.unread(&frame.content)?;
             outline.bytes.extend_from_slice(self.end(index));
             return Ok(reused(index, record, archived, outline));

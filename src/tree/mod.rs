@@ -1,6 +1,8 @@
-//! Trees on disk: walks, stored attributes, exclude patterns.
+//! Trees on disk: walks, stored attributes, holes, exclude patterns, the record of mount points.
 
 pub mod exclude;
+pub mod holes;
+pub mod mount_record;
 pub mod mounts;
 pub mod pattern;
 pub mod resolve;

@@ -12,13 +12,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, accessat, openat,
-    readlinkat, seek, statx,
+    Access, AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, accessat, readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::exclude::Patterns;
+use super::holes::extents;
+use super::mount_record::{self, Added};
+use super::resolve::open_below;
 use crate::entry::{Extent, Timestamp};
 use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::parallel;
@@ -143,6 +145,40 @@ impl Skipped {
     }
 }
 
+/// A file that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its path below the root.
+    pub path: Vec<u8>,
+    /// Why it was left out.
+    pub reason: Reason,
+}
+
+/// Why a file was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It matches an exclude pattern. What is below it is left out too.
+    Excluded,
+    /// It is a mount point, which is kept empty.
+    Mount,
+    /// It is a device node.
+    Device,
+    /// It is a socket.
+    Socket,
+}
+
+impl Reason {
+    /// The reason in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Reason::Excluded => "excluded",
+            Reason::Mount => "content of a mount point",
+            Reason::Device => "device node",
+            Reason::Socket => "socket",
+        }
+    }
+}
+
 /// All files of a tree.
 #[derive(Debug, Default)]
 pub struct Tree {
@@ -150,6 +186,8 @@ pub struct Tree {
     pub nodes: Vec<Node>,
     /// Counts of skipped files.
     pub skipped: Skipped,
+    /// What was skipped, by path within each directory.
+    pub left_out: Vec<LeftOut>,
     /// Names and link targets of all nodes, concatenated: a million small allocations would cost
     /// more than the walk.
     text: Vec<u8>,
@@ -207,6 +245,7 @@ impl Tree {
         let Tree {
             nodes,
             skipped,
+            left_out,
             text,
             extents,
         } = listing;
@@ -228,6 +267,7 @@ impl Tree {
                 .map(|(id, extents)| (first + id, extents)),
         );
         self.skipped.add(skipped);
+        self.left_out.extend(left_out);
         Ok(())
     }
 }
@@ -250,12 +290,17 @@ const BATCH: usize = 128;
 /// `threads` threads. The result is the same for any number.
 pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
+    // Where the record of mount points is left out, the mount points are no part of the tree.
+    let added = match options.exclude.matches(mount_record::NAME.as_bytes()) {
+        true => Added::read(root)?,
+        false => Added::default(),
+    };
     let mut tree = Tree::default();
     let is_unmapped = is_unmapped(root, c".", &stat);
-    tree.nodes.push(Node {
-        is_unmapped,
-        ..node(Tree::ROOT, NodeKind::Directory, &stat)
-    });
+    let mut top = node(Tree::ROOT, NodeKind::Directory, &stat);
+    let Identity { device, inode, .. } = top.identity;
+    top.mtime = added.own_time(device, inode).unwrap_or(top.mtime);
+    tree.nodes.push(Node { is_unmapped, ..top });
     let mut next = 0;
     // The entries of a directory are appended, so this loop visits every level.
     while next < tree.nodes.len() {
@@ -271,6 +316,7 @@ pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<T
             root,
             options,
             mount: Mount::of(&stat),
+            added: &added,
             tree: &tree,
             listing: Tree::default(),
             buffer: Vec::with_capacity(64 << 10),
@@ -289,6 +335,7 @@ struct Lister<'a> {
     root: BorrowedFd<'a>,
     options: &'a Options,
     mount: Mount,
+    added: &'a Added,
     /// The tree so far.
     tree: &'a Tree,
     /// The entries of the current directory, numbered from 0.
@@ -341,13 +388,19 @@ impl Lister<'_> {
     ) -> Result<(), Error> {
         if self.options.exclude.matches(path) {
             self.listing.skipped.excluded += 1;
+            self.leave_out(path, Reason::Excluded);
             return Ok(());
         }
         let stat = stat(directory, name, path)?;
-        let Some(kind) = self.kind(&stat) else {
+        let Some(kind) = self.kind(&stat, path) else {
             return Ok(());
         };
         let mut node = node(parent, kind, &stat);
+        let Identity { device, inode, .. } = node.identity;
+        if self.added.contains(device, inode) {
+            return Ok(());
+        }
+        node.mtime = self.added.own_time(device, inode).unwrap_or(node.mtime);
         node.is_unmapped = is_unmapped(directory, name, &stat);
         node.name = self
             .listing
@@ -358,6 +411,7 @@ impl Lister<'_> {
                 if !self.options.cross_mounts && Mount::of(&stat) != self.mount =>
             {
                 self.listing.skipped.mounts += 1;
+                self.leave_out(path, Reason::Mount);
                 node.is_mount_point = true;
                 (node.size, node.links) = (0, 1);
                 // The visible owner is that of the mounted file, which is not packed. The
@@ -375,7 +429,14 @@ impl Lister<'_> {
             }
             // Fewer blocks than bytes, so there may be holes.
             NodeKind::File if stat.stx_blocks.saturating_mul(512) < stat.stx_size => {
-                if let Some(extents) = extents(directory, name, stat.stx_size, path)? {
+                let file = open(directory, name.to_bytes(), OFlags::RDONLY).map_err(|error| {
+                    FileError {
+                        path: path.to_vec(),
+                        ..error
+                    }
+                })?;
+                let found = extents(file.as_fd(), stat.stx_size).at(path, "find its holes")?;
+                if let Some(extents) = found {
                     self.listing
                         .extents
                         .insert(self.listing.nodes.len() as NodeId, extents);
@@ -387,9 +448,15 @@ impl Lister<'_> {
         Ok(())
     }
 
+    fn leave_out(&mut self, path: &[u8], reason: Reason) {
+        self.listing.left_out.push(LeftOut {
+            path: path.to_vec(),
+            reason,
+        });
+    }
+
     /// The type of a file; `None` if it is skipped, which is counted.
-    fn kind(&mut self, stat: &Statx) -> Option<NodeKind> {
-        let skipped = &mut self.listing.skipped;
+    fn kind(&mut self, stat: &Statx, path: &[u8]) -> Option<NodeKind> {
         match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::Directory => Some(NodeKind::Directory),
             FileType::RegularFile => Some(NodeKind::File),
@@ -404,11 +471,13 @@ impl Lister<'_> {
                 stat.stx_rdev_minor,
             )),
             FileType::CharacterDevice | FileType::BlockDevice => {
-                skipped.devices += 1;
+                self.listing.skipped.devices += 1;
+                self.leave_out(path, Reason::Device);
                 None
             }
             _ => {
-                skipped.sockets += 1;
+                self.listing.skipped.sockets += 1;
+                self.leave_out(path, Reason::Socket);
                 None
             }
         }
@@ -493,50 +562,13 @@ pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx
     .at(path, "stat")
 }
 
-/// Opens `path` below `root` (empty: the root itself). Does not follow a symbolic link at its end,
-/// and does not block on a named pipe.
+/// Opens `path` below `root` (empty: the root itself), whatever its length. Does not follow a
+/// symbolic link at its end, and does not block on a named pipe.
 ///
 /// A directory on the way may have been replaced: compare the [`Identity`] of the opened file.
 pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let name = if path.is_empty() { b"." } else { path };
-    openat(root, name, flags, Mode::empty()).at(path, "open")
-}
-
-/// The data extents of a file, `None` if it has no holes.
-fn extents(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    size: u64,
-    path: &[u8],
-) -> Result<Option<Vec<Extent>>, FileError> {
-    let file = open(directory, name.to_bytes(), OFlags::RDONLY)?;
-    let mut extents = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let offset = match seek(&file, SeekFrom::Data(at)) {
-            // No data after `at`.
-            Err(Errno::NXIO) => break,
-            // The file system does not support it: all is data.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
-            offset => offset.at(path, "find its holes")?,
-        };
-        let end = seek(&file, SeekFrom::Hole(offset))
-            .at(path, "find its holes")?
-            .min(size);
-        if end <= offset {
-            break;
-        }
-        extents.push(Extent {
-            offset,
-            length: end - offset,
-        });
-        at = end;
-    }
-    let whole = extents
-        .first()
-        .is_some_and(|first| first.offset == 0 && first.length == size);
-    Ok((!whole).then_some(extents))
+    open_below(root, name, flags | OFlags::NONBLOCK | OFlags::NOCTTY).at(path, "open")
 }
 
 /// The kernel's overflow id for unmapped owners (the default of `/proc/sys/kernel/overflowuid`).

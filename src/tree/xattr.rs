@@ -9,16 +9,18 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::AddAssign;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use xattr::{FileExt, XAttrs};
 
 use crate::acl;
 use crate::entry::Xattr;
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext, shown};
 
 /// An attribute that cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +71,33 @@ pub struct Kept {
     pub access_acl: Option<Vec<u8>>,
     /// The default ACL as text.
     pub default_acl: Option<Vec<u8>>,
-    /// Number of skipped attributes.
-    pub skipped: u64,
+    /// What was skipped.
+    pub skipped: Skipped,
+}
+
+/// Counts of what was skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Attributes that are not stored.
+    pub attributes: u64,
+    /// Entries of ACLs for users and groups that the namespace does not map.
+    pub acl_entries: u64,
+}
+
+impl AddAssign for Skipped {
+    fn add_assign(&mut self, more: Skipped) {
+        self.attributes += more.attributes;
+        self.acl_entries += more.acl_entries;
+    }
+}
+
+/// Handling of ACL entries for users and groups that the namespace does not map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmappedEntries {
+    /// Fail.
+    Refuse,
+    /// Leave them out, and count them.
+    LeaveOut,
 }
 
 /// A file whose attributes are read.
@@ -124,7 +151,8 @@ impl FileExt for Open<'_> {}
 /// Reads the attributes of a file, called `path` in messages.
 ///
 /// Skips symbolic links: none of the stored attributes can be set on one (`xattr(7)`).
-pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
+pub fn read(file: Handle<'_>, path: &[u8], unmapped: UnmappedEntries) -> Result<Kept, Error> {
+    let path = shown(path);
     let names = match file.list() {
         Ok(names) => names,
         Err(error) if is_unsupported(&error) => return Ok(Kept::default()),
@@ -156,11 +184,15 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
                     return Err(FileError::new(path, "read security.capability", error).into());
                 }
             },
-            b"system.posix_acl_access" => kept.access_acl = acl_text(value()?, path, "access ACL")?,
-            b"system.posix_acl_default" => {
-                kept.default_acl = acl_text(value()?, path, "default ACL")?
+            b"system.posix_acl_access" => {
+                let raw = mapped(value()?, unmapped, &mut kept.skipped);
+                kept.access_acl = acl_text(raw, path, "access ACL")?;
             }
-            _ => kept.skipped += 1,
+            b"system.posix_acl_default" => {
+                let raw = mapped(value()?, unmapped, &mut kept.skipped);
+                kept.default_acl = acl_text(raw, path, "default ACL")?;
+            }
+            _ => kept.skipped.attributes += 1,
         }
     }
     kept.xattrs.sort();
@@ -170,6 +202,22 @@ pub fn read(file: Handle<'_>, path: &[u8]) -> Result<Kept, Error> {
 fn is_unsupported(error: &io::Error) -> bool {
     // A file system without attributes has none to store.
     error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
+}
+
+/// The ACL that is stored.
+fn mapped(
+    raw: Option<Vec<u8>>,
+    unmapped: UnmappedEntries,
+    skipped: &mut Skipped,
+) -> Option<Vec<u8>> {
+    match unmapped {
+        UnmappedEntries::Refuse => raw,
+        UnmappedEntries::LeaveOut => {
+            let (kept, left_out) = acl::without_unmapped(&raw?);
+            skipped.acl_entries += left_out;
+            Some(kept)
+        }
+    }
 }
 
 fn acl_text(
@@ -223,6 +271,22 @@ pub fn capability_v2(value: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
         sets.as_slice(),
     ]
     .concat())
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File(error) => error.kind(),
+            Error::Acl {
+                cause: acl::Error::UnmappedId(_),
+                ..
+            } => ErrorKind::UnmappedOwner,
+            Error::ForeignCapability { .. } | Error::UnknownCapability { .. } => {
+                ErrorKind::BadCapability
+            }
+            Error::Acl { .. } => ErrorKind::BadTree,
+        }
+    }
 }
 
 /// True for the marks that this program sets on working directories: they are not part of the tree.

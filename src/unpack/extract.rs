@@ -151,7 +151,7 @@ impl<'a> Extractor<'a> {
     }
 
     fn is_wanted(&mut self, path: &[u8]) -> bool {
-        self.selection.takes(path) && !self.options.exclude.covers(path)
+        self.selection.takes(path) && !self.options.exclude.leaves_out(path)
     }
 
     /// Adds data of the member: `bytes` of `chunk`, at `offset` of the file.

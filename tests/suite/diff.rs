@@ -230,6 +230,7 @@ fn device_nodes_and_sockets_of_a_directory_are_noted() {
         "tar",
         "--unmapped",
         "squash",
+        "--any-root-owner",
     ]));
     let output = run(isar(["diff"]).args([&tree, &archive]));
     let said = text(&output.stderr);
@@ -434,7 +435,10 @@ fn json_and_quiet_say_the_same() {
     ]);
     assert_eq!(found["differences"], expected);
     let skipped: Vec<&String> = found["skipped"].as_object().unwrap().keys().collect();
-    assert_eq!(skipped, ["devices", "sockets", "mounts", "excluded"]);
+    assert_eq!(
+        skipped,
+        ["devices", "sockets", "mounts", "excluded", "acl_entries"]
+    );
     let quiet = run(isar_as_user(["-q", "diff"]).args([&a, &b]));
     assert_eq!(
         (quiet.status.code(), quiet.stdout.len(), quiet.stderr.len()),

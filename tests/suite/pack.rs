@@ -129,6 +129,160 @@ fn excludes_are_anchored_and_take_what_lies_below_with_them() {
 }
 
 #[test]
+fn a_pattern_that_matched_nothing_is_reported_with_what_may_be_meant() {
+    let scratch = Scratch::new();
+    made_by(
+        &scratch,
+        "rootfs",
+        "mkdir -p usr/share/doc/x var/cache/apt/archives; touch usr/share/doc/x/y p.deb var/cache/apt/archives/q.deb usr/q.deb",
+    );
+    fs::write(
+        scratch.join("patterns"),
+        "# documentation\n\nusr/share/doc\r\nusr/share/doc/x\nnothing\n",
+    )
+    .unwrap();
+    let options = [
+        "pack",
+        "-v",
+        "--exclude-from=patterns",
+        "--exclude=rootfs/usr/share",
+        "--exclude=*.rpm",
+        "--exclude=*.deb",
+        "--exclude=/var/cache/apt/archives/*.deb",
+        "rootfs",
+        "x.tar",
+    ];
+    let output = isar_as_user(options)
+        .current_dir(scratch.path())
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let notes: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("exclude"))
+        .collect();
+    let note = |pattern: &str, meant: &str| {
+        format!(
+            "isar-tarball: warning: the exclude pattern {pattern:?} matches nothing: patterns are anchored at the root of the tree; did you mean {meant:?}?"
+        )
+    };
+    assert_eq!(
+        notes,
+        [
+            "left out: p.deb (excluded)",
+            "left out: usr/share/doc (excluded)",
+            "left out: var/cache/apt/archives (excluded)",
+            &note("rootfs/usr/share", "/usr/share"),
+            &note("*.rpm", "**/*.rpm"),
+            &note("nothing", "**/nothing"),
+        ]
+    );
+    assert!(members(&scratch.join("x.tar")).contains(&"./usr/q.deb".to_owned()));
+    let mut quiet = isar_as_user(["pack", "-q", "--exclude=*.rpm", "rootfs", "y.tar"]);
+    let output = quiet.current_dir(scratch.path()).output().unwrap();
+    assert_eq!(
+        (text(&output.stderr), output.status.code()),
+        (String::new(), Some(0))
+    );
+
+    // The same patterns of unpack.
+    let options = [
+        "unpack",
+        "-v",
+        "--exclude-from=patterns",
+        "--exclude=*.rpm",
+        "--exclude=usr/share",
+        "x.tar",
+        "out",
+    ];
+    let output = isar_as_user(options)
+        .current_dir(scratch.path())
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    let notes: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("exclude"))
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "left out: usr/share (excluded)",
+            &note("*.rpm", "**/*.rpm"),
+            &note("nothing", "**/nothing"),
+        ],
+        "{said}"
+    );
+    let said = fail(
+        2,
+        isar_as_user(["pack", "--exclude-from=missing", "rootfs", "z.tar"])
+            .current_dir(scratch.path()),
+    );
+    assert!(
+        said.contains("cannot read \"missing\": No such file"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_acl_entry_that_the_map_cannot_hold_is_reported_and_left_out_on_request() {
+    let scratch = Scratch::new();
+    let in_scratch = |args: &[&str]| {
+        let mut command = isar_as_user(args.iter().copied());
+        command.current_dir(scratch.path());
+        command
+    };
+    // The default ACL names the caller, who has no id in the namespace.
+    succeed(&mut in_scratch(&["grant-acl", "--share", "shared"]));
+    succeed(&mut in_scratch(&["unshare", "--", "mkdir", "shared/tree"]));
+    succeed(&mut in_scratch(&[
+        "unshare",
+        "--",
+        "touch",
+        "shared/tree/file",
+    ]));
+    let said = fail(2, &mut in_scratch(&["pack", "shared/tree", "x.tar"]));
+    for expected in [
+        "cannot pack \"shared/tree\": .: ",
+        "names a user whose id is not mapped",
+        "setfacl -b -k",
+        "--unmapped squash",
+    ] {
+        assert!(said.contains(expected), "{expected:?}: {said}");
+    }
+    let said = summary(
+        &["--unmapped=squash"],
+        &scratch.join("shared/tree"),
+        &scratch.join("x.tar"),
+    );
+    assert_eq!(
+        (&said["skipped"]["acl_entries"], &said["squashed"]),
+        (&3.into(), &0.into())
+    );
+    // The archive is the same as that of the tree without these entries.
+    let without = format!("u:{}", user().uid);
+    for (path, options) in [
+        ("shared/tree", &["--no-mask", "-x"][..]),
+        ("shared/tree", &["--no-mask", "-d", "-x"]),
+        ("shared/tree/file", &["--no-mask", "-x"]),
+    ] {
+        let mut setfacl = Command::new("setfacl");
+        succeed(setfacl.args(options).arg(&without).arg(scratch.join(path)));
+    }
+    let said = summary(&[], &scratch.join("shared/tree"), &scratch.join("y.tar"));
+    assert_eq!(said["skipped"]["acl_entries"], 0);
+    let said = succeed(&mut in_scratch(&["diff", "x.tar", "y.tar"]));
+    assert_eq!(said, "");
+    // The remedy that the message names.
+    succeed(&mut in_scratch(&["unshare", "--", "mkdir", "shared/other"]));
+    fail(2, &mut in_scratch(&["pack", "shared/other", "z.tar"]));
+    let remedy = ["unshare", "--", "setfacl", "-b", "-k", "shared/other"];
+    succeed(&mut in_scratch(&remedy));
+    succeed(&mut in_scratch(&["pack", "shared/other", "z.tar"]));
+}
+
+#[test]
 fn owners_that_sbuild_cannot_map_are_stored_as_nobody_when_asked() {
     let scratch = Scratch::new();
     let tree = made_by(&scratch, "tree", "touch mapped unmapped; chown 5:6 mapped");
@@ -226,7 +380,14 @@ fn the_summary_is_json_with_stable_keys() {
     assert_eq!(keys(&said["reused"]), ["frames", "bytes", "damaged"]);
     assert_eq!(
         keys(&said["skipped"]),
-        ["excluded", "mounts", "devices", "sockets", "xattrs"]
+        [
+            "excluded",
+            "mounts",
+            "devices",
+            "sockets",
+            "xattrs",
+            "acl_entries"
+        ]
     );
     assert_eq!(said["archive"], archive.to_str().unwrap());
     assert_eq!(said["archive_bytes"], fs::metadata(&archive).unwrap().len());
@@ -405,7 +566,10 @@ fn other_mounts_are_entered_only_when_asked() {
         "./over",
     ];
     let cases: [(Command, &[&str]); 3] = [
-        (isar(["pack", "--unmapped=squash"]), &below),
+        (
+            isar(["pack", "--unmapped=squash", "--any-root-owner"]),
+            &below,
+        ),
         (isar_as_user(["pack"]), &beside),
         (isar(["--userns=isar-test", "pack"]), &beside),
     ];

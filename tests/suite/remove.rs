@@ -111,6 +111,24 @@ fn a_tree_that_is_named_twice_is_removed_once() {
 }
 
 #[test]
+fn a_missing_tree_is_reported_to_those_who_ask() {
+    let scratch = Scratch::new();
+    let remove = |options: &[&str]| {
+        let mut command = isar_as_user(["remove"]);
+        let output = run(command
+            .args(options)
+            .arg("roofs")
+            .current_dir(scratch.path()));
+        assert!(output.status.success());
+        (world::text(&output.stdout), world::text(&output.stderr))
+    };
+    let line = "roofs does not exist: nothing to remove\n".to_owned();
+    assert_eq!(remove(&[]), (String::new(), String::new()));
+    assert_eq!(remove(&["-v"]), (String::new(), line.clone()));
+    assert_eq!(remove(&["--dry-run"]), (line, String::new()));
+}
+
+#[test]
 fn foreign_files_are_named_and_the_rest_goes() {
     let scratch = Scratch::new();
     make(&scratch, "tree/", sub(0), 0o755);
@@ -229,7 +247,7 @@ fn a_mount_in_another_namespace_only_stops_the_removal_without_entering() {
 }
 
 /// Makes `levels` directories below each other, with few descriptors.
-fn make_deep(top: &Path, levels: usize, owner: (u32, u32)) {
+pub fn make_deep(top: &Path, levels: usize, owner: (u32, u32)) {
     let mut at: std::os::fd::OwnedFd = File::open(top).unwrap().into();
     for _ in 0..levels {
         rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();

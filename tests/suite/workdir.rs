@@ -104,7 +104,7 @@ fn root_fills_no_directory_that_another_user_has_put_there() {
 fn a_merge_finishes_a_tree_whose_unpack_was_killed() {
     let scratch = Scratch::new();
     let archive = pack_small(&scratch, "a.tar", 3);
-    let tree = scratch.user_dir("tree", 0o755);
+    let tree = scratch.namespace_dir("tree");
     let mark = ["-n", "user.isar-tarball.unfinished"];
     succeed(Command::new("setfattr").args(mark).arg(&tree));
     let said = fail(

@@ -8,6 +8,7 @@ use blake3::Hasher;
 
 use super::state::Digest;
 use crate::entry::{Extent, Timestamp};
+use crate::pack::Unmapped;
 use crate::pack::members::PackContext;
 use crate::pack::plan::{Content, Frame};
 use crate::tree::walk::{NodeId, NodeKind, Tree};
@@ -34,6 +35,7 @@ pub fn seen(source: &PackContext<'_>, frame: &Frame, is_last: bool) -> Seen {
     let options = source.options;
     fields.flag(is_last);
     fields.flag(options.xattrs);
+    fields.flag(options.unmapped == Unmapped::Squash);
     fields.flag(options.whole_seconds);
     fields.flag(options.clamp_mtime.is_some());
     fields.signed(options.clamp_mtime.unwrap_or_default());

@@ -2,12 +2,14 @@
 //!
 //! The file, numbers little-endian: [`MAGIC`]; the context (32 bytes); the number of frames (4);
 //! for each frame in the order of the archive the digests of its content, recipe, metadata (zeros:
-//! none) and compressed bytes (32 each), the lengths of content and compressed bytes and the count
-//! of attributes left out (8 each); at the end the digest of everything before it (32). Digests are
+//! none) and compressed bytes (32 each), the lengths of content and compressed bytes and the counts
+//! of attributes and ACL entries left out (8 each); at the end the digest of everything before it (32). Digests are
 //! BLAKE3.
 
+use crate::tree::xattr::Skipped;
+
 /// Magic of the file; the number is increased when the layout changes.
-const MAGIC: &[u8; 24] = b"isar-tarball frames 1\n\0\0";
+const MAGIC: &[u8; 24] = b"isar-tarball frames 2\n\0\0";
 
 /// A BLAKE3 digest. Not a faster, weaker hash: the authors of files in a tree must not be able to
 /// produce two contents with the same digest.
@@ -17,7 +19,7 @@ pub type Digest = [u8; 32];
 const FRAME_FREE: usize = MAGIC.len() + 32 + 4 + 32;
 
 /// Bytes per frame.
-const FRAME: usize = 4 * 32 + 3 * 8;
+const FRAME: usize = 4 * 32 + 4 * 8;
 
 /// Maximum length of a state, in bytes: that of an archive with the maximum number of frames.
 pub const LARGEST: u64 = (FRAME_FREE + (FRAME << 20)) as u64;
@@ -38,8 +40,8 @@ pub struct Record {
     pub content_bytes: u64,
     /// Compressed length in bytes.
     pub compressed_bytes: u64,
-    /// Number of skipped extended attributes of its members.
-    pub skipped_xattrs: u64,
+    /// Skipped extended attributes of its members.
+    pub skipped_xattrs: Skipped,
 }
 
 /// An archive that was written.
@@ -93,7 +95,8 @@ impl State {
             for number in [
                 frame.content_bytes,
                 frame.compressed_bytes,
-                frame.skipped_xattrs,
+                frame.skipped_xattrs.attributes,
+                frame.skipped_xattrs.acl_entries,
             ] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
@@ -131,7 +134,10 @@ fn record(rest: &mut &[u8]) -> Result<Record, Unusable> {
         compressed: take(rest)?,
         content_bytes: u64::from_le_bytes(take(rest)?),
         compressed_bytes: u64::from_le_bytes(take(rest)?),
-        skipped_xattrs: u64::from_le_bytes(take(rest)?),
+        skipped_xattrs: Skipped {
+            attributes: u64::from_le_bytes(take(rest)?),
+            acl_entries: u64::from_le_bytes(take(rest)?),
+        },
     })
 }
 
@@ -154,7 +160,10 @@ mod tests {
             compressed: [number + 2; 32],
             content_bytes: 1 << 33,
             compressed_bytes: number.into(),
-            skipped_xattrs: 3,
+            skipped_xattrs: Skipped {
+                attributes: 3,
+                acl_entries: 1,
+            },
         };
         State {
             context: [9; 32],
@@ -209,7 +218,7 @@ mod tests {
             State::decode(&sealed(&other[..other.len() - 8])),
             Err(Unusable::State)
         );
-        other[20] = b'2';
+        other[20] = b'9';
         assert_eq!(State::decode(&sealed(&other)), Err(Unusable::State));
     }
 
