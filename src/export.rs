@@ -1,11 +1,14 @@
-//! Finding the files of a tree that are exported.
+//! Finding the files and directories of a tree that are exported, and which permissions their
+//! copies may have.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::{FileType, OFlags, fgetxattr, fstat};
+use rustix::io::Errno;
 
+use crate::acl;
 use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::tree::pattern::Pattern;
 use crate::tree::resolve;
@@ -23,9 +26,9 @@ pub enum Error {
     /// The tree has no such member.
     #[error("{}: the tree has no such file", Escaped(.0))]
     NotFound(Vec<u8>),
-    /// The member is not a regular file.
+    /// The member is neither a regular file nor a directory.
     #[error(
-        "{}: it is a {kind}, and only regular files can be exported",
+        "{}: it is a {kind}, and only regular files and directories can be exported",
         Escaped(path)
     )]
     NotAFile {
@@ -39,23 +42,35 @@ pub enum Error {
     SameName(Vec<u8>, Vec<u8>),
 }
 
-/// Opens the regular files of the tree at `root` that match the members. A path follows symbolic
-/// links within the tree (such as `/vmlinuz`); a pattern matches regular files only. Returns each
-/// file once, with its path, sorted by path.
-pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd)>, Error> {
-    let mut found: Vec<(Vec<u8>, OwnedFd)> = Vec::new();
+/// Type of a member that can be exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory with all below it.
+    Directory,
+}
+
+/// A member that is exported: its path in the tree and its type.
+pub type Found = (Vec<u8>, Kind);
+
+/// Finds the files and directories of the tree at `root` that match the members. A path follows
+/// symbolic links within the tree (such as `/vmlinuz`). A pattern matches regular files, or
+/// directories where it matches no file. Returns each once, sorted by path.
+pub fn find(root: BorrowedFd<'_>, members: &[Vec<u8>]) -> Result<Vec<Found>, Error> {
+    let mut found: Vec<Found> = Vec::new();
     let mut tree = None;
     for member in members {
         let path = relative(member);
-        match open(root.as_fd(), path)? {
-            Some(file) => found.push((path.to_vec(), file)),
+        match kind(root, path)? {
+            Some(kind) => found.push((path.to_vec(), kind)),
             None if is_pattern(path) => {
                 if tree.is_none() {
-                    tree = Some(walk::walk(root.as_fd(), &walk::Options::default(), 1)?);
+                    tree = Some(walk::walk(root, &walk::Options::default(), 1)?);
                 }
                 let before = found.len();
                 if let Some(tree) = &tree {
-                    matching(root.as_fd(), tree, path, &mut found)?;
+                    found.extend(matching(tree, path));
                 }
                 if found.len() == before {
                     return Err(Error::NotFound(path.to_vec()));
@@ -64,13 +79,40 @@ pub fn find(root: &OwnedFd, members: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, OwnedFd
             None => return Err(Error::NotFound(path.to_vec())),
         }
     }
-    found.sort_by(|one, other| one.0.cmp(&other.0));
-    found.dedup_by(|one, other| one.0 == other.0);
+    found.sort();
+    found.dedup();
     Ok(found)
 }
 
+/// Opens a member by its path within the tree, for reading.
+pub fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let path = if path.is_empty() { b"." } else { path };
+    // A pattern may find a path that is too long for one system call. It has no links.
+    match resolve::open_in_root(root, path, flags) {
+        Err(Errno::NAMETOOLONG) => walk::open(root, path, OFlags::RDONLY),
+        opened => opened.at(path, "open"),
+    }
+}
+
+/// The permissions that owner, group and others have for an open file or directory.
+pub fn mode_of(file: BorrowedFd<'_>, path: &[u8]) -> Result<u32, FileError> {
+    /// Larger than any ACL that a file system stores.
+    const LARGEST: usize = 64 << 10;
+    let mode = fstat(file).at(path, "stat")?.st_mode & 0o777;
+    let mut access = vec![0; LARGEST];
+    match fgetxattr(file, c"system.posix_acl_access", &mut access) {
+        Ok(length) => Ok(acl::class_mode(
+            mode,
+            access.get(..length).unwrap_or_default(),
+        )),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(mode),
+        Err(error) => Err(FileError::new(path, "read the ACL", error)),
+    }
+}
+
 /// Refuses files of the same name, which cannot be exported to one directory.
-pub fn refuse_same_names(found: &[(Vec<u8>, OwnedFd)]) -> Result<(), Error> {
+pub fn refuse_same_names(found: &[Found]) -> Result<(), Error> {
     let mut names = std::collections::HashMap::new();
     for (path, _) in found {
         if let Some(other) = names.insert(name(path), path) {
@@ -85,39 +127,35 @@ pub fn name(path: &[u8]) -> &OsStr {
     OsStr::from_bytes(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path))
 }
 
-fn matching(
-    root: BorrowedFd<'_>,
-    tree: &Tree,
-    pattern: &[u8],
-    found: &mut Vec<(Vec<u8>, OwnedFd)>,
-) -> Result<(), Error> {
+fn matching(tree: &Tree, pattern: &[u8]) -> Vec<Found> {
     // A malformed pattern matches nothing.
     let Ok(pattern) = Pattern::new(pattern) else {
-        return Ok(());
+        return Vec::new();
     };
-    for id in 0..tree.nodes.len() as NodeId {
-        let path = tree.path(id);
-        if tree.node(id).kind == NodeKind::File && pattern.matches(&path) {
-            found.extend(open(root, &path)?.map(|file| (path, file)));
-        }
+    let of = |wanted: NodeKind, kind: Kind| -> Vec<Found> {
+        (1..tree.nodes.len() as NodeId)
+            .filter(|id| tree.node(*id).kind == wanted)
+            .map(|id| (tree.path(id), kind))
+            .filter(|(path, _)| pattern.matches(path))
+            .collect()
+    };
+    let files = of(NodeKind::File, Kind::File);
+    match files.is_empty() {
+        true => of(NodeKind::Directory, Kind::Directory),
+        false => files,
     }
-    Ok(())
 }
 
-/// Opens a regular file by its path within the tree; `None` if it does not exist.
-fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>, Error> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+/// The type of a member by its path within the tree; `None` if it does not exist.
+fn kind(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Kind>, Error> {
+    let path = if path.is_empty() { b"." } else { path };
     let found = match resolve::open_in_root(root, path, OFlags::PATH) {
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Ok(None),
         found => found.at(path, "open")?,
     };
     let kind = match FileType::from_raw_mode(fstat(&found).at(path, "stat")?.st_mode) {
-        FileType::RegularFile => {
-            return Ok(Some(
-                resolve::open_in_root(root, path, flags).at(path, "open")?,
-            ));
-        }
-        FileType::Directory => "directory",
+        FileType::RegularFile => return Ok(Some(Kind::File)),
+        FileType::Directory => return Ok(Some(Kind::Directory)),
         FileType::Fifo => "named pipe",
         FileType::Socket => "socket",
         _ => "device",
@@ -156,6 +194,7 @@ impl Classify for Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -165,11 +204,14 @@ mod tests {
             .iter()
             .map(|member| member.as_bytes().to_vec())
             .collect();
-        let found = find(&std::fs::File::open(root).unwrap().into(), &members)
-            .map_err(|error| error.to_string())?;
+        let root = std::fs::File::open(root).unwrap();
+        let found = find(root.as_fd(), &members).map_err(|error| error.to_string())?;
         Ok(found
             .into_iter()
-            .map(|(path, _)| String::from_utf8(path).unwrap())
+            .map(|(path, kind)| {
+                let end = if kind == Kind::Directory { "/" } else { "" };
+                String::from_utf8(path).unwrap() + end
+            })
             .collect())
     }
 
@@ -209,9 +251,12 @@ mod tests {
             names(&root, &["boot/none-*"]).unwrap_err(),
             "boot/none-*: the tree has no such file"
         );
+        assert_eq!(names(&root, &["boot", "b*"]).unwrap(), ["boot/"]);
+        assert_eq!(names(&root, &["boot/*"]).unwrap().len(), 3, "files alone");
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("fifo"), rustix::fs::Mode::RUSR).unwrap();
         assert_eq!(
-            names(&root, &["boot"]).unwrap_err(),
-            "boot: it is a directory, and only regular files can be exported"
+            names(&root, &["fifo"]).unwrap_err(),
+            "fifo: it is a named pipe, and only regular files and directories can be exported"
         );
     }
 }

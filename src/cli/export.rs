@@ -12,17 +12,23 @@ use super::Globals;
 use super::observer::Terminal;
 use super::report::{self, Status};
 
-/// Copy files out of a tree that belongs to subordinate ids
+/// Copy files and directories out of a tree that belongs to subordinate ids
 ///
-/// The copies are the caller's own files. Each is written beside its name and renamed. A MEMBER
-/// that is a symbolic link is followed as the tree sees it, so /vmlinuz works; patterns find files
-/// only.
+/// The copies are the caller's own. Each is written beside its name and renamed; a directory must
+/// not exist under its new name. A copy keeps the holes of a file and has the permissions that the
+/// original has, less the umask: at no time more, without setuid and setgid.
+///
+/// A MEMBER that is a symbolic link is followed as the tree sees it, so /vmlinuz works. Links in a
+/// directory are copied as links; named pipes, sockets and device nodes are left out. A pattern
+/// finds files, or directories where it finds no file. Binary content does not go to a terminal.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   isar-tarball export rootfs /initrd.img deploy/initrd.img
+  isar-tarball export rootfs /boot deploy/boot
   isar-tarball export --mode 0644 rootfs '/boot/vmlinuz-*' '/usr/lib/linux-image-*/**/*.dtb' deploy")]
 pub struct Args {
-    /// Permissions of the copies, in octal [default: 0666 less the umask]
+    /// Permissions of the copies of files, in octal, and of directories, which those may enter who
+    /// may read them [default: those of the originals, less the umask]
     #[arg(long, value_parser = mode)]
     mode: Option<u32>,
     /// Print as JSON what was copied: {"files": [{"member": PATH, "file": PATH, "bytes": N}, …]}
@@ -30,8 +36,8 @@ pub struct Args {
     json: bool,
     /// The tree
     rootfs: PathBuf,
-    /// Files in the tree: paths or patterns, then their destination: a directory, or for a single
-    /// file its new name
+    /// Files and directories in the tree: paths or patterns, then their destination: a directory,
+    /// or for a single one its new name
     #[arg(required = true, num_args = 2.., value_names = ["MEMBER", "DEST"])]
     members_and_dest: Vec<OsString>,
 }

@@ -12,6 +12,7 @@ mod diff;
 mod doctor;
 mod excludes;
 mod export;
+mod export_directory;
 mod grant_acl;
 mod idmap;
 mod imager;

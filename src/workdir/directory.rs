@@ -236,14 +236,7 @@ impl<'n> WorkDir<'n> {
         if !matches!(self.place, Place::InPlace { is_marked: true }) {
             return Ok(());
         }
-        match fsetxattr(&self.directory, MARK, b"", XattrFlags::empty()) {
-            Ok(()) | Err(Errno::NOTSUP) => Ok(()),
-            Err(error) => Err(FileError::new(
-                bytes(&self.path),
-                "mark the directory",
-                error,
-            )),
-        }
+        mark(&self.directory).at(bytes(&self.path), "mark the directory")
     }
 
     /// To be called inside, once the directory is complete.
@@ -309,8 +302,9 @@ impl<'n> WorkDir<'n> {
     ) -> Result<(), Error> {
         let replace = || -> Result<(), Error> {
             userns::clean_up(&self.namespaces.whole, || {
-                // On a file system without such attributes there is no recognising.
-                let _ = fsetxattr(old, MARK, b"", XattrFlags::empty());
+                // Without a mark the rest of the old tree is not recognised, which is no reason to
+                // keep it.
+                let _ = mark(old);
                 Ok(())
             })?;
             discard(location, location.name(), old.as_fd(), self.namespaces)?;
@@ -516,7 +510,16 @@ pub fn is_unfinished(directory: BorrowedFd<'_>) -> bool {
     fgetxattr(directory, MARK, &mut [0; 0]).is_ok()
 }
 
-fn unmark(directory: &OwnedFd) -> Result<(), Errno> {
+/// Marks the directory as incomplete, where the file system can.
+pub fn mark(directory: impl AsFd) -> Result<(), Errno> {
+    match fsetxattr(directory, MARK, b"", XattrFlags::empty()) {
+        Ok(()) | Err(Errno::NOTSUP) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the mark, if there is one.
+pub fn unmark(directory: impl AsFd) -> Result<(), Errno> {
     match fremovexattr(directory, MARK) {
         Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
         Err(error) => Err(error),

@@ -16,6 +16,7 @@
 //! | [`shared`] | a directory that many runs share, such as a cache |
 //! | [`runs`] | directories of runs that share a cache |
 //! | [`output`] | a file that appears whole or not at all |
+//! | [`output_directory`] | a directory of the caller that does |
 
 pub mod directory;
 pub mod handover;
@@ -24,6 +25,7 @@ pub mod location;
 pub mod lock;
 pub mod opening;
 pub mod output;
+pub mod output_directory;
 pub mod removal;
 pub mod rename;
 pub mod retired;

@@ -13,7 +13,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::directory::is_unfinished;
 use super::lock::{self, Mode as LockMode};
+use super::removal;
 use crate::error::{Classify, ErrorKind, FileError, PathContext};
 use crate::sys::{self, piece, start_writeback};
 use crate::tree::resolve::{is_inside, open_parent};
@@ -35,6 +37,9 @@ pub enum Refused {
         /// What it is.
         kind: &'static str,
     },
+    /// Something has the name, and is not replaced.
+    #[error("{0:?} exists; remove it first, or choose another name")]
+    Exists(PathBuf),
     /// The path lies inside the tree that is to be packed.
     #[error("{path:?} lies inside the tree that is packed; choose a path outside of it")]
     InsideTree {
@@ -131,17 +136,22 @@ impl OutputFile {
 
     /// Refuses a terminal, for binary data.
     pub fn refuse_terminal(&self) -> Result<(), Refused> {
-        match &self.target {
-            Target::Stream(stream) if stream.is_terminal() => Err(Refused::Terminal {
+        match self.is_terminal() {
+            true => Err(Refused::Terminal {
                 path: self.path.clone(),
             }),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 
     /// Creates the file beside its name, with mode 0666 less the umask, and removes those that
     /// killed runs have left there. A stream is ready as it is.
     pub fn begin(&mut self) -> Result<(), FileError> {
+        self.begin_with_mode(0o666)
+    }
+
+    /// [`OutputFile::begin`] with another mode than 0666: at no time it has more permissions.
+    pub fn begin_with_mode(&mut self, mode: u32) -> Result<(), FileError> {
         let shown = self.path.as_os_str().as_bytes();
         if let Target::Name {
             directory,
@@ -150,9 +160,15 @@ impl OutputFile {
         } = &mut self.target
         {
             remove_abandoned(directory, name).at(shown, "remove what an earlier run has left")?;
-            *part = Some(create_part(directory, name).at(shown, "create a file beside it")?);
+            let created = create_part(directory, name, Mode::from_raw_mode(mode));
+            *part = Some(created.at(shown, "create a file beside it")?);
         }
         Ok(())
+    }
+
+    /// True for a terminal.
+    pub fn is_terminal(&self) -> bool {
+        matches!(&self.target, Target::Stream(stream) if stream.is_terminal())
     }
 
     /// The open file: readable and writable, unless it is a stream.
@@ -367,24 +383,27 @@ pub fn is_random_name(name: &[u8]) -> bool {
 }
 
 /// How many names are tried.
-const ATTEMPTS: u32 = 100;
+pub const ATTEMPTS: u32 = 100;
 
-fn create_part(directory: &OwnedFd, name: &OsStr) -> io::Result<Part> {
+/// A new hidden name for the unfinished output `name`.
+pub fn part_name(name: &OsStr) -> OsString {
+    OsString::from_vec([&part_prefix(name), random_name().as_bytes(), PART_SUFFIX].concat())
+}
+
+fn create_part(directory: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<Part> {
     for _ in 0..ATTEMPTS {
-        let random = random_name();
-        let part = [&part_prefix(name), random.as_bytes(), PART_SUFFIX].concat();
-        let part = OsString::from_vec(part);
+        let part = part_name(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(directory, &part, flags, Mode::from_raw_mode(0o666)) {
+        match openat(directory, &part, flags, mode) {
             Ok(file) => {
-                // A process that looks for abandoned files may hold the lock for a moment, and has
-                // removed the file then.
-                lock::lock(&file, LockMode::Exclusive)?;
-                if fstat(&file)?.st_nlink > 0 {
+                // A process that looks for abandoned files may hold the lock, and removes the file.
+                // Another user may hold it to keep this process waiting.
+                if lock::try_lock(&file, LockMode::Exclusive)? && fstat(&file)?.st_nlink > 0 {
                     let file = File::from(file);
                     return Ok(Part { name: part, file });
                 }
+                let _ = unlinkat(directory, &part, AtFlags::empty());
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -393,9 +412,9 @@ fn create_part(directory: &OwnedFd, name: &OsStr) -> io::Result<Part> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Removes the unfinished files of runs that were killed: those without a lock. What belongs to
-/// another user stays.
-fn remove_abandoned(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
+/// Removes the unfinished files, and marked directories, of runs that were killed: those without a
+/// lock. What belongs to another user stays.
+pub fn remove_abandoned(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let prefix = part_prefix(name);
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -410,11 +429,28 @@ fn remove_abandoned(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let Ok(file) = openat(directory, entry.file_name(), flags, Mode::empty()) else {
             continue;
         };
-        if lock::try_lock(&file, LockMode::Exclusive).is_ok_and(|locked| locked) {
-            match unlinkat(directory, entry.file_name(), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::ISDIR) => {}
-                Err(error) => return Err(error.into()),
+        if !lock::try_lock(&file, LockMode::Exclusive).is_ok_and(|locked| locked) {
+            continue;
+        }
+        let kind = match is_unfinished(file.as_fd()) {
+            true => {
+                // What cannot be removed is seen next.
+                let _ = removal::contents(file.as_fd(), &removal::Options::all(1));
+                AtFlags::REMOVEDIR
             }
+            false => AtFlags::empty(),
+        };
+        match unlinkat(directory, entry.file_name(), kind) {
+            Ok(())
+            | Err(
+                Errno::NOENT
+                | Errno::PERM
+                | Errno::ACCESS
+                | Errno::ISDIR
+                | Errno::NOTDIR
+                | Errno::NOTEMPTY,
+            ) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

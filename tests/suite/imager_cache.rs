@@ -93,6 +93,35 @@ fn an_archive_is_unpacked_once_and_no_run_sees_what_another_has_written() {
 }
 
 #[test]
+fn a_copy_is_compared_packed_and_exported_like_any_tree() {
+    let bench = Bench::new(3);
+    bench.said(&[], "a.tar", "true");
+    let copies = bench.area().join("copies");
+    let tree = copies.join(&names(&copies)[0]).join("tree");
+    let tree = tree.to_str().unwrap();
+    // Only root of the namespace may enter the directories above it.
+    assert!(!run(as_user("test").arg("-d").arg(tree)).status.success());
+    for args in [
+        &["diff", tree, "a.tar"][..],
+        &["diff", "a.tar", tree],
+        &["diff", tree, tree],
+        &["pack", tree, "b.tar"],
+        &["diff", "a.tar", "b.tar"],
+        &["export", tree, "data/name", "exported"],
+    ] {
+        succeed(isar_as_user(args).current_dir(bench.scratch.path()));
+    }
+    assert_eq!(
+        fs::read_to_string(bench.scratch.join("exported")).unwrap(),
+        "a.tar"
+    );
+    let nothing = copies.join("nothing");
+    let args = ["diff", nothing.to_str().unwrap(), "a.tar"];
+    let said = world::fail(2, isar_as_user(args).current_dir(bench.scratch.path()));
+    assert!(said.contains("open: Permission denied"), "{said}");
+}
+
+#[test]
 fn a_touched_archive_is_hashed_again_and_a_changed_one_is_another() {
     let bench = Bench::new(1);
     bench.said(&[], "a.tar", "true");

@@ -24,6 +24,7 @@ mod info;
 mod isar_class;
 mod kill;
 mod library;
+mod limits;
 mod list;
 mod loss;
 mod messages;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -283,7 +283,12 @@ fn a_read_error_names_the_file_and_leaves_the_old_archive() {
     // A regular file of 4096 bytes that can be opened but not read: the loopback device has no
     // speed.
     let _mounted = Mounted::new(["--bind", "/sys/class/net/lo/speed"], &tree.join("usr/bad"));
-    let options = ["pack", "--cross-mounts", "--unmapped=squash"];
+    let options = [
+        "pack",
+        "--cross-mounts",
+        "--unmapped=squash",
+        "--any-root-owner",
+    ];
     for mut command in [isar(options), isar_as_user(options)] {
         let said = fail(2, command.args([&tree, &archive]));
         assert!(said.contains("usr/bad: read: Invalid argument"), "{said}");
@@ -478,4 +483,47 @@ fn what_is_left_of_a_source_that_cannot_be_removed_is_named_and_the_archive_is_t
     // The next removal of the same name clears it away.
     succeed(isar_as_user(["remove"]).arg(&tree));
     assert_eq!(scratch.names(), ["x.tar"]);
+}
+
+#[test]
+fn names_that_another_user_has_planted_in_a_sticky_directory_keep_nothing_from_its_name() {
+    let scratch = Scratch::new();
+    let tree = made_by(&scratch, "tree", "mkdir d; echo x >d/file");
+    let place = scratch.join("place");
+    fs::create_dir(&place).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o1777)).unwrap();
+    for name in ["x.tar", "copy", "copies"] {
+        for (planted, kind) in [
+            ("01234567", "file"),
+            ("1-0", "file"),
+            ("89abcdef", "directory"),
+        ] {
+            let path = place.join(format!(".{name}.{planted}.part"));
+            match kind {
+                "file" => fs::write(&path, "planted").unwrap(),
+                _ => fs::create_dir_all(path.join("full")).unwrap(),
+            }
+        }
+    }
+    // The lock of a running command, as it seems.
+    let locked = File::open(place.join(".x.tar.01234567.part")).unwrap();
+    rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let planted = names(&place).len();
+    for _ in 0..2 {
+        succeed(isar_as_user(["pack"]).arg(&tree).arg(place.join("x.tar")));
+        succeed(
+            isar_as_user(["export"])
+                .arg(&tree)
+                .arg("d/file")
+                .arg(place.join("copy")),
+        );
+    }
+    succeed(
+        isar_as_user(["export"])
+            .arg(&tree)
+            .arg("d")
+            .arg(place.join("copies")),
+    );
+    assert_eq!(names(&place).len(), planted + 3);
+    assert_eq!(names(&place.join("copies")), ["file"]);
 }
