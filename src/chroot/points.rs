@@ -1,34 +1,28 @@
 //! Missing mount points of a tree: created while processes work in the tree, and removed by the
 //! last one.
 //!
-//! Each mount point is first recorded in a file at the top of the tree. Every run holds a shared
-//! lock on this file. A run that gets the exclusive lock is alone, and removes the recorded mount
-//! points. So a killed run leaves at most empty mount points and that file, and the next run
-//! removes both.
+//! Each mount point is first recorded in a file at the top of the tree, with the modification time
+//! of the directory that gets it (see [`mount_record`]). Every run holds a shared lock on this
+//! file. A run that gets the exclusive lock is alone: it removes the recorded mount points and
+//! restores the times. So a killed run leaves at most empty mount points and that file, which other
+//! commands do not take for a part of the tree, and the next run removes both.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, mkdirat,
+    openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
+use crate::entry::Timestamp;
 use crate::error::{FileError, PathContext};
-use crate::tree::resolve::open_in_root as open_in;
+use crate::tree::mount_record::{self, Record, When};
+pub use crate::tree::mount_record::{Kind, NAME as RECORD};
+use crate::tree::resolve::{open_in_root as open_in, parent_in_root as parent};
 use crate::workdir::lock::{self, Mode as LockMode};
-
-/// Name of the record in the root of the tree.
-pub const RECORD: &str = ".isar-tarball-mount-points";
-
-/// Type of a mount point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// For directories.
-    Directory,
-    /// For everything else.
-    File,
-}
 
 /// The mount points that a tree lacks.
 pub struct MountPoints {
@@ -56,24 +50,51 @@ impl MountPoints {
     pub fn provide(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
         for (prefix, kind) in prefixes(path, kind)? {
             if is_missing(self.root.as_fd(), &prefix)? {
-                self.write_down(&prefix, kind)?;
+                self.begin_record()?;
+                let above = parent_path(&prefix);
+                let (inode, before) = self.time(above)?;
+                self.write_down(&mount_record::time_entry(
+                    above,
+                    inode,
+                    before,
+                    When::Before,
+                ))?;
+                self.write_down(&mount_record::point_entry(&prefix, kind))?;
                 make(self.root.as_fd(), &prefix, kind)?;
+                let (inode, after) = self.time(above)?;
+                self.write_down(&mount_record::time_entry(above, inode, after, When::After))?;
             }
         }
         Ok(())
     }
 
-    fn write_down(&mut self, path: &[u8], kind: Kind) -> Result<(), FileError> {
-        if self.record.is_none() {
-            self.record = self.open_record(OFlags::CREATE)?;
+    /// Creates the record, which itself changes the root of the tree.
+    fn begin_record(&mut self) -> Result<(), FileError> {
+        if self.record.is_some() {
+            return Ok(());
         }
-        let letter: &[u8] = match kind {
-            Kind::Directory => b"d",
-            Kind::File => b"f",
+        let (inode, before) = self.time(b".")?;
+        self.record = self.open_record(OFlags::CREATE)?;
+        let (_, after) = self.time(b".")?;
+        self.write_down(&mount_record::time_entry(b".", inode, before, When::Before))?;
+        self.write_down(&mount_record::time_entry(b".", inode, after, When::After))
+    }
+
+    /// Inode number and modification time of a directory of the tree.
+    fn time(&self, path: &[u8]) -> Result<(u64, Timestamp), FileError> {
+        let directory = open_in(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY)
+            .at(path, "open the directory")?;
+        let stat = fstat(&directory).at(path, "stat")?;
+        let mtime = Timestamp {
+            seconds: stat.st_mtime,
+            nanoseconds: stat.st_mtime_nsec as u32,
         };
-        let line = [letter, path, b"\0"].concat();
+        Ok((stat.st_ino, mtime))
+    }
+
+    fn write_down(&mut self, entry: &[u8]) -> Result<(), FileError> {
         match &mut self.record {
-            Some(record) => record.write_all(&line).at(RECORD, "write"),
+            Some(record) => record.write_all(entry).at(RECORD, "write"),
             None => Err(FileError::new(RECORD, "create", Errno::NOENT)),
         }
     }
@@ -86,10 +107,14 @@ impl MountPoints {
             | OFlags::NONBLOCK
             | OFlags::CLOEXEC
             | create;
+        let act = match create.contains(OFlags::CREATE) {
+            true => "create",
+            false => "open",
+        };
         loop {
             let file = match openat(&self.root, RECORD, flags, Mode::from_raw_mode(0o600)) {
                 Err(Errno::NOENT) => return Ok(None),
-                opened => opened.at(RECORD, "open")?,
+                opened => opened.at(RECORD, act)?,
             };
             lock::lock(&file, LockMode::Shared).at(RECORD, "lock")?;
             if fstat(&file).at(RECORD, "stat")?.st_nlink > 0 {
@@ -111,42 +136,75 @@ impl MountPoints {
             .rewind()
             .and_then(|()| record.read_to_end(&mut text))
             .at(RECORD, "read")?;
-        // An unterminated last line was not yet executed; ignore it.
-        let end = text.iter().rposition(|byte| *byte == 0).unwrap_or(0);
-        for line in text
-            .get(..end)
-            .unwrap_or_default()
-            .split(|byte| *byte == 0)
-            .rev()
-        {
-            if let Some((letter, path)) = line.split_first() {
-                self.remove(path, *letter == b'd')?;
-            }
+        let record = Record::parse(&text);
+        // Removing mount points changes the times again.
+        let times: Vec<(&[u8], u64, Timestamp)> = record
+            .directories()
+            .filter_map(|(inode, path)| match self.time(path) {
+                Ok((found, now)) if found == inode => {
+                    Some((path, inode, record.own_time(inode, now)))
+                }
+                _ => None,
+            })
+            .collect();
+        for (path, kind) in record.points.iter().rev() {
+            self.remove(path, *kind)?;
         }
-        unlinkat(&self.root, RECORD, AtFlags::empty()).at(RECORD, "remove")
+        unlinkat(&self.root, RECORD, AtFlags::empty()).at(RECORD, "remove")?;
+        times
+            .into_iter()
+            .try_for_each(|(path, inode, time)| self.set_time(path, inode, time))
+    }
+
+    /// Gives a directory its modification time, unless it is gone.
+    fn set_time(&self, path: &[u8], inode: u64, time: Timestamp) -> Result<(), FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let directory = match open_in(self.root.as_fd(), path, flags) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            opened => opened.at(path, "open the directory")?,
+        };
+        if fstat(&directory).at(path, "stat")?.st_ino != inode {
+            return Ok(());
+        }
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec: time.seconds,
+                tv_nsec: time.nanoseconds.into(),
+            },
+        };
+        futimens(&directory, &times).at(path, "restore the time of the directory")
     }
 
     /// Keep mount points that are no longer empty.
-    fn remove(&self, path: &[u8], is_directory: bool) -> Result<(), FileError> {
+    fn remove(&self, path: &[u8], kind: Kind) -> Result<(), FileError> {
         let Ok((parent, name)) = parent(self.root.as_fd(), path) else {
             return Ok(());
         };
-        let flags = match (
-            is_directory,
-            statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW),
-        ) {
-            (true, _) => AtFlags::REMOVEDIR,
-            (false, Ok(file))
+        let flags = match (kind, statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)) {
+            (Kind::Directory, _) => AtFlags::REMOVEDIR,
+            (Kind::File, Ok(file))
                 if file.st_size == 0 && FileType::from_raw_mode(file.st_mode).is_file() =>
             {
                 AtFlags::empty()
             }
-            (false, _) => return Ok(()),
+            (Kind::File, _) => return Ok(()),
         };
         match unlinkat(&parent, &name, flags) {
             Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(()),
             removed => removed.at(path, "remove the mount point"),
         }
+    }
+}
+
+/// The path of the directory that holds `path`.
+fn parent_path(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => path.get(..slash).unwrap_or_default(),
+        None => b".",
     }
 }
 
@@ -214,22 +272,6 @@ fn make(root: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<(), FileError> 
         )),
         made => made.at(path, "create the mount point"),
     }
-}
-
-/// Opens the directory that holds `path`. Returns it with the name.
-fn parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
-    let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (
-            path.get(..slash).unwrap_or_default(),
-            path.get(slash + 1..).unwrap_or_default(),
-        ),
-        None => (&b"."[..], path),
-    };
-    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-    Ok((
-        open_in(root, above, OFlags::PATH | OFlags::DIRECTORY)?,
-        name,
-    ))
 }
 
 #[cfg(test)]
@@ -312,6 +354,41 @@ mod tests {
         let mut next = points(scratch.path());
         assert!(names(scratch.path()).is_empty());
         next.clear().unwrap();
+    }
+
+    #[test]
+    fn directories_get_their_times_back_unless_a_command_changed_them() {
+        let scratch = tempfile::tempdir().unwrap();
+        let old =
+            std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_000_000_007);
+        for directory in ["mnt", "opt", "srv"] {
+            fs::create_dir(scratch.path().join(directory)).unwrap();
+        }
+        let set = |path: &str| {
+            let directory = File::open(scratch.path().join(path)).unwrap();
+            directory.set_modified(old).unwrap();
+        };
+        let time = |path: &str| {
+            let found = fs::metadata(scratch.path().join(path)).unwrap();
+            found.modified().unwrap()
+        };
+        ["mnt", "opt", "srv", "."].into_iter().for_each(set);
+        let mut one = points(scratch.path());
+        one.provide(b"/mnt/x/y", Kind::Directory).unwrap();
+        let mut other = points(scratch.path());
+        other.provide(b"/mnt/z", Kind::File).unwrap();
+        other.provide(b"/opt/a", Kind::File).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(scratch.path().join("opt/new"), "x").unwrap();
+        let changed = time("opt");
+        one.clear().unwrap();
+        assert_ne!(time("."), old);
+        // A killed run: the next one clears.
+        drop(other);
+        points(scratch.path()).clear().unwrap();
+        assert_eq!(names(scratch.path()), ["mnt", "opt", "srv"]);
+        assert_eq!([time("mnt"), time("srv"), time(".")], [old; 3]);
+        assert_eq!(time("opt"), changed);
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! A command in a tree.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use super::archive::open_tree;
 use super::container::{
     CommandStatus, command, host_resolv_conf, init, mount_sources, run_in_tree,
 };
 use super::session::Session;
+use super::tree_owner::ForeignOwner;
 use crate::chroot::{Bind, resolv_conf};
-use crate::error::{Context, Error, PathContext};
+use crate::error::{Context, Error, ErrorKind, PathContext};
 use crate::observer::Observer;
 use crate::userns::{self, HeldSignals, SignalPolicy, Supervision};
+use crate::workdir::Namespaces;
 use crate::workdir::lock::{self, Mode};
 use crate::workdir::opening::open_directory;
 
@@ -84,7 +88,25 @@ impl Chroot {
                     Ok(command(&self.command, &self.environment))
                 })
             },
-        )?;
-        Ok(CommandStatus::new(status))
+        );
+        match status {
+            Err(error) if error.kind() == ErrorKind::ForeignTree => {
+                Err(self.with_owner(error, &namespaces))
+            }
+            status => Ok(CommandStatus::new(status?)),
+        }
+    }
+
+    /// The error with the owner of the tree.
+    fn with_owner(&self, error: Error, namespaces: &Namespaces) -> Error {
+        let owner = open_tree(&self.rootfs)
+            .and_then(|root| ForeignOwner::of(root.as_fd(), &self.session, namespaces));
+        match owner {
+            Ok(Some(owner)) => {
+                let text = format!("{error}: {}", owner.text());
+                Error::new(ErrorKind::ForeignTree, text)
+            }
+            _ => error,
+        }
     }
 }

@@ -6,13 +6,15 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::fstat;
+use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::archive::open_error;
 use crate::chroot::proc::Proc;
 use crate::chroot::{MountSources, Prepared, search_path};
-use crate::error::{Error, PathContext};
+use crate::error::{Classify, Error, ErrorKind, PathContext};
 use crate::observer::Notice;
 use crate::userns::Caller;
 use crate::userns::init::Init;
@@ -58,13 +60,25 @@ pub(super) fn command(words: &[OsString], environment: &[(OsString, OsString)]) 
 
 /// Runs a command in the tree of `sources`, and removes the mount points that it needed. Gives its
 /// exit status. This can be done once in a process.
+///
+/// # Errors
+///
+/// `ForeignTree` if the mount points cannot be created in a tree that does not belong to root of
+/// the namespace.
 pub(super) fn run_in_tree<A: Serialize, R: DeserializeOwned>(
     init: &Init,
     sources: MountSources,
     caller: &mut Caller<A, R>,
     command: impl FnOnce() -> Result<Command, Error>,
 ) -> Result<u8, Error> {
-    let prepared = Prepared::new(sources)?;
+    let is_foreign =
+        fstat(sources.root()).is_ok_and(|stat| !geteuid().is_root() || stat.st_uid != 0);
+    let prepared = Prepared::new(sources).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied if is_foreign => {
+            Error::new(ErrorKind::ForeignTree, error.to_string())
+        }
+        _ => error.into(),
+    })?;
     let status = init.run(caller, |caller| {
         if prepared.enter()? == Proc::Masked {
             caller.notice(Notice::ProcMasked);

@@ -28,6 +28,7 @@ mod limits;
 mod list;
 mod loss;
 mod messages;
+mod mount_points;
 mod pack;
 mod pack_faults;
 mod pack_interop;
