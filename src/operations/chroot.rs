@@ -17,6 +17,7 @@ use crate::userns::{self, HeldSignals, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::lock::{self, Mode};
 use crate::workdir::opening::open_directory;
+use crate::workdir::trust::Trust;
 
 /// Runs a command in a tree.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ impl Chroot {
             false => None,
         };
         let _held = HeldSignals::new()?;
-        let status = userns::supervise(
+        let ran = userns::supervise(
             Supervision {
                 signals: SignalPolicy::Pass,
                 ..Supervision::of_work(&namespaces.work, observer)
@@ -89,11 +90,12 @@ impl Chroot {
                 })
             },
         );
-        match status {
+        match ran {
             Err(error) if error.kind() == ErrorKind::ForeignTree => {
                 Err(self.with_owner(error, &namespaces))
             }
-            status => Ok(CommandStatus::new(status?)),
+            Err(error) => Err(Trust::new(&namespaces.whole).explain(error, &self.rootfs)),
+            Ok(status) => Ok(CommandStatus::new(status)),
         }
     }
 

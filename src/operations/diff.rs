@@ -19,6 +19,7 @@ use crate::observer::Observer;
 use crate::parallel;
 use crate::tree::exclude::Patterns;
 use crate::userns::{self, HeldSignals, Supervision};
+use crate::workdir::trust::Trust;
 
 /// Compares two trees, each a directory or an archive.
 #[derive(Clone, Debug)]
@@ -90,10 +91,16 @@ impl Diff {
         }
         let namespaces = self.session.namespaces(observer)?;
         let _held = HeldSignals::new()?;
-        userns::run(
+        let compared = userns::run(
             Supervision::of_work(&namespaces.work, observer),
             move |_| self.compare(a, b, &options),
-        )
+        );
+        let trust = Trust::new(&namespaces.whole);
+        let explain = |error, side: &ArchivePath| match side {
+            ArchivePath::File(path) => trust.explain(error, path),
+            ArchivePath::Stdio => error,
+        };
+        compared.map_err(|error| explain(explain(error, &self.a), &self.b))
     }
 
     /// Opens a side as the caller, or a directory that only root of the namespace reaches, such as a

@@ -20,6 +20,7 @@ use crate::tree::{holes, walk::Identity};
 use crate::userns::{self, Caller, HeldSignals, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::output::OutputFile;
+use crate::workdir::trust::Trust;
 
 /// Copies files and directories out of a tree.
 #[derive(Clone, Debug)]
@@ -102,7 +103,7 @@ impl Export {
             copied: Vec::new(),
             directory: None,
         };
-        userns::supervise(
+        let sent = userns::supervise(
             Supervision::of_work(&namespaces.work, observer),
             |ask, file| {
                 receiver.answer(ask, file)?;
@@ -110,7 +111,9 @@ impl Export {
             },
             || Ok(()),
             |caller, ()| self.send(&root, into_directory, caller),
-        )?;
+        );
+        let trust = Trust::new(&namespaces.whole);
+        sent.map_err(|error| trust.explain(error, &self.rootfs))?;
         Ok(receiver.copied)
     }
 

@@ -229,7 +229,10 @@ impl Pack {
             (packed, _) if is_published => {
                 packed.context(|| "the archive is complete, but the tree could not be removed")
             }
-            (packed, _) => packed,
+            (packed, _) => packed.map_err(|error| {
+                let trust = Trust::new(&namespaces.whole);
+                trust.explain(error, &self.rootfs)
+            }),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::workdir::Namespaces;
 use crate::workdir::location::{self, Location};
 use crate::workdir::removal::{self, Failed, Options};
 use crate::workdir::retired::Retired;
+use crate::workdir::trust::Trust;
 
 /// Removes trees.
 #[derive(Clone, Debug)]
@@ -168,8 +169,11 @@ impl Remove {
             (outcomes, _) => outcomes,
         };
         let outcomes: Vec<Outcome> = outcomes.context(|| "cannot remove")?;
+        let trust = Trust::new(&namespaces.whole);
         let trees = self.directories.iter().zip(outcomes);
-        Ok(trees.map(|(path, outcome)| tree(path, outcome)).collect())
+        Ok(trees
+            .map(|(path, outcome)| tree(path, explained(outcome, path, &trust)))
+            .collect())
     }
 
     /// All are looked at before the first is touched.
@@ -224,6 +228,17 @@ impl Remove {
             }
         }
     }
+}
+
+/// The same outcome, with one error in place of those that a foreign owner of the tree explains.
+fn explained(outcome: Outcome, path: &Path, trust: &Trust<'_>) -> Outcome {
+    outcome.map_err(|errors| {
+        let explanation = errors.iter().find_map(|error| {
+            let explained = trust.explain(error.clone(), path);
+            (explained != *error).then_some(explained)
+        });
+        explanation.map_or(errors, |explanation| vec![explanation])
+    })
 }
 
 fn tree(path: &Path, outcome: Outcome) -> RemovedTree {

@@ -55,7 +55,9 @@ impl SharedDir {
         if !is_ready() {
             match DirBuilder::new().mode(0o700).create(&path) {
                 // A run that was killed right after this has left it, or another one is at it.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    trust.own(open(&path, OFlags::PATH)?.as_fd(), &path)?;
+                }
                 created => created.at(bytes(&path), "create the directory")?,
             }
             hand_over(&path, namespaces, is_ready).context(|| format!("{path:?}"))?;

@@ -14,7 +14,7 @@
 //!    the group is the caller's own and has the caller's number (a user private group).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
@@ -67,12 +67,42 @@ impl<'a> Trust<'a> {
         }
         Err(Error::new(
             ErrorKind::Untrusted,
-            format!(
-                "{path:?} belongs to uid {}, which is neither the caller's nor one of the \
-                 namespace: use a directory of your own",
-                stat.st_uid
-            ),
+            self.foreign(path, stat.st_uid),
         ))
+    }
+
+    /// An error that tells why permission was denied for work in the directory at `path`, if that
+    /// is because it belongs to none of the caller's ids; otherwise `error` itself.
+    pub fn explain(&self, error: Error, path: &Path) -> Error {
+        match std::fs::metadata(path) {
+            Ok(found)
+                if error.kind() == ErrorKind::PermissionDenied
+                    && self.uid != 0
+                    && !self.is_own(found.uid()) =>
+            {
+                Error::new(error.kind(), self.foreign(path, found.uid()))
+            }
+            _ => error,
+        }
+    }
+
+    /// What is said of a file that belongs to none of the caller's ids.
+    fn foreign(&self, path: &Path, uid: u32) -> String {
+        let mut own = vec![self.uid.to_string()];
+        if let Isolation::Namespace(maps) = self.isolation {
+            let others = maps.uids.extents().iter();
+            let others = others.filter(|extent| extent.outer != self.uid);
+            own.extend(
+                others.map(|extent| {
+                    format!("{}-{}", extent.outer, extent.outer + (extent.count - 1))
+                }),
+            );
+        }
+        format!(
+            "{path:?} belongs to uid {uid}, which is none of yours ({}): another user created it, \
+             or you under another id map, as in a container; use or remove it there",
+            own.join(", ")
+        )
     }
 
     /// Rule 1 for a directory with a name that this program chose: even real root uses none of
