@@ -281,6 +281,18 @@ pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<(
     }
 }
 
+/// Fails where clone3(2) is missing or blocked. Starts no process.
+pub fn has_clone3() -> io::Result<()> {
+    // SAFETY: a structure of size 0 is refused before the kernel reads it.
+    match unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0usize) } {
+        0.. => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
+
 /// Blocks the signals for this thread and gives a descriptor that queues them: CLOEXEC, not
 /// blocking, each read one `struct signalfd_siginfo` (see signalfd(2)).
 pub fn queue_signals(signals: &[i32]) -> io::Result<OwnedFd> {

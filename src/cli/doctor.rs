@@ -8,11 +8,13 @@ use serde_json::json;
 use super::Globals;
 use super::observer::Terminal;
 use super::report::{self, Status};
+use super::values::counted;
 
 /// Check whether this machine and user can build rootless, and what helps
 ///
-/// Looks at user namespaces, newuidmap and newgidmap, subordinate ids, and what file systems and
-/// mounts can do. Some of it is tried in a scratch directory in DIR, which is removed again.
+/// Looks at user namespaces, newuidmap and newgidmap, subordinate ids, emulators for other
+/// architectures, system calls, and what file systems and mounts can do. Some of it is tried in a
+/// scratch directory in DIR, which is removed again. The last line is the verdict.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball doctor build/tmp
 
@@ -68,7 +70,37 @@ fn for_people(findings: &[Finding], globals: &Globals) -> String {
             finding.found
         );
     }
+    if !globals.quiet {
+        text += &verdict(findings);
+    }
     text
+}
+
+fn verdict(findings: &[Finding]) -> String {
+    let count = |state| {
+        findings
+            .iter()
+            .filter(|finding| finding.state == state)
+            .count()
+    };
+    let (worst, text) = match (count(State::Fault), count(State::Worse)) {
+        (0, 0) => (State::Good, "rootless builds work here".to_owned()),
+        (0, warnings) => {
+            let warnings = counted(warnings as u64, "warning", "warnings");
+            (
+                State::Worse,
+                format!("rootless builds work here, with {warnings}"),
+            )
+        }
+        (faults, _) => {
+            let faults = counted(faults as u64, "fault", "faults");
+            (
+                State::Fault,
+                format!("rootless builds do not work here: {faults}"),
+            )
+        }
+    };
+    format!("{:<8} {:<17} {text}\n", state(worst), "verdict")
 }
 
 fn as_json(findings: &[Finding], ok: bool) -> serde_json::Value {

@@ -29,12 +29,14 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
             "see --id-layout and --userns; for an empty directory, unpack an archive there first (isar-tarball unpack)"
         }
         ("pack", ErrorKind::MemoryLimit) => "see --memory",
+        ("grant-acl", ErrorKind::InvalidInput) => "see --userns and --sbuild-uid",
         ("grant-acl", ErrorKind::PermissionDenied) => "root can, with --userns NAME",
         ("grant-acl", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",
-        ("chroot" | "imager" | "unshare", ErrorKind::PermissionDenied)
-            if error.to_string().contains("create the namespaces") =>
-        {
-            "only root may; leave out `--userns off` to be root of a user namespace"
+        (_, ErrorKind::PermissionDenied) if error.to_string().contains("only root may, of") => {
+            "leave out `--userns off` to be root of a user namespace"
+        }
+        (_, ErrorKind::PermissionDenied) if error.to_string().contains("lacks CAP_SYS_ADMIN") => {
+            "--userns NAME does that"
         }
         _ => return None,
     })

@@ -34,7 +34,7 @@ Formats:
   unshare    options for unshare(1) of util-linux 2.39 or newer
   shell      assignments for eval:
              ISAR_ROOT_UID, ISAR_ROOT_GID          id 0 of the tree on disk
-             ISAR_SUBUID_BASE, ISAR_SUBGID_BASE    the first subordinate id that is mapped
+             ISAR_SUBUID_BASE, ISAR_SUBGID_BASE    the first subordinate id that is used
              ISAR_SUBUID_COUNT, ISAR_SUBGID_COUNT  how many ids are mapped
              ISAR_UID_MAP, ISAR_GID_MAP            the lines of newuidmap and newgidmap";
 
@@ -151,13 +151,7 @@ fn shell(mapping: &IdMapping) -> String {
 fn assignments(kind: IdKind, ranges: &[Range], map: &IdMap) -> String {
     let name = kind.short().to_uppercase();
     let root = map.to_outer(0).unwrap_or_default();
-    // Ranges that are not offered here stand in no map.
-    let mapped = |range: &&Range| {
-        map.extents()
-            .iter()
-            .any(|extent| range.contains(extent.outer))
-    };
-    let base = ranges.iter().find(mapped).map_or(root, |range| range.base);
+    let base = ranges.first().map_or(root, |range| range.base);
     format!(
         "ISAR_ROOT_{name}={root}\nISAR_SUB{name}_BASE={base}\nISAR_SUB{name}_COUNT={}\nISAR_{name}_MAP='{}'\n",
         map.count(),

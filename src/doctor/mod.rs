@@ -3,17 +3,17 @@
 //! [`examine`] reads settings and files. [`probe`] tries the rest in a namespace and a scratch
 //! directory.
 
+mod binfmt;
+mod directory;
 pub mod probe;
+mod subordinate;
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
-
-use crate::error::{Escaped, describe};
-use crate::ids::subid_files::Ranges;
-use crate::ids::{Account, IdKind, IdMaps, Layout, Range, SourceError, SubidFiles};
-use crate::userns::diagnosis::Sysctls;
-use crate::userns::id_programs::{find, why_powerless};
+use crate::error::Escaped;
+use crate::ids::{Account, IdKind, Layout, SubidFiles};
+use crate::userns::diagnosis::{self, Sysctls};
+use crate::userns::id_programs::{self, find, why_powerless, why_refused};
 
 /// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +64,13 @@ impl Finding {
             remedy: Some(remedy.into()),
         }
     }
+
+    /// The fault that an error message describes, whose remedy is behind the last colon; `usual` is
+    /// that of a message without one.
+    fn of_message(name: &'static str, message: &str, usual: &str) -> Finding {
+        let (found, remedy) = message.rsplit_once(": ").unwrap_or((message, usual));
+        Finding::bad(name, State::Fault, found, remedy)
+    }
 }
 
 /// Inputs of the checks.
@@ -71,6 +78,8 @@ impl Finding {
 pub struct Machine {
     /// `/proc/sys`.
     pub sysctls: PathBuf,
+    /// True if this process is root of its user namespace without CAP_SYS_ADMIN.
+    pub lacks_admin: bool,
     /// Directories that are searched for programs.
     pub search: Vec<PathBuf>,
     /// The sources of subordinate ids.
@@ -83,21 +92,36 @@ pub struct Machine {
     pub dir: PathBuf,
 }
 
+impl Machine {
+    /// This machine, for work of `account` in `dir`.
+    pub fn new(account: Option<Account>, layout: Layout, dir: PathBuf) -> Machine {
+        Machine {
+            sysctls: "/proc/sys".into(),
+            lacks_admin: rustix::process::geteuid().is_root() && !diagnosis::has_admin(),
+            search: id_programs::search(),
+            source: SubidFiles::default(),
+            account,
+            layout,
+            dir,
+        }
+    }
+}
+
 /// Checks settings and files.
 pub fn examine(machine: &Machine) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let sysctls = Sysctls::read(&machine.sysctls);
+    let mut findings = limits(&sysctls, machine.account.is_some());
     if let Some(account) = &machine.account {
-        findings.extend(namespaces(&Sysctls::read(&machine.sysctls)));
-        findings.extend(["newuidmap", "newgidmap"].map(|name| id_program(name, &machine.search)));
-        findings.extend(subordinate_ids(machine, account));
+        findings.push(apparmor(&sysctls));
+        for kind in [IdKind::User, IdKind::Group] {
+            findings.push(id_program(kind, &machine.search));
+        }
+        findings.extend(subordinate::check(machine, account));
     } else {
-        findings.push(Finding::good(
-            "user-namespace",
-            "not used: root works as it is",
-        ));
+        findings.push(no_namespace(machine.lacks_admin));
     }
-    findings.push(set_id(&machine.dir));
-    findings.extend(setuid_to_caller(machine));
+    findings.extend(directory::check(machine));
+    findings.push(binfmt::check(&machine.sysctls));
     findings.push(program("sbuild", "sbuild", &machine.search));
     // sbuild needs it to set up the loopback device; without it, each build fails at its first
     // command.
@@ -106,14 +130,33 @@ pub fn examine(machine: &Machine) -> Vec<Finding> {
     findings
 }
 
-fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
-    let shut = [
+/// Root works in the user namespace in which it is; commands need further namespaces.
+fn no_namespace(lacks_admin: bool) -> Finding {
+    match diagnosis::NO_ADMIN.split_once(": ") {
+        Some((found, remedy)) if lacks_admin => Finding::bad(
+            "user-namespace",
+            State::Fault,
+            format!("{found}, so it can run no command in a chroot"),
+            remedy,
+        ),
+        _ => Finding::good("user-namespace", "not used: root works as it is"),
+    }
+}
+
+/// The limits on namespaces. Commands run in mount and pid namespaces, root's as well.
+fn limits(sysctls: &Sysctls, with_user_namespace: bool) -> Vec<Finding> {
+    let user = [
         ("kernel.unprivileged_userns_clone", sysctls.clone, 1),
         ("user.max_user_namespaces", sysctls.max_user, 15000),
-        ("user.max_mnt_namespaces", sysctls.max_mounts, 15000),
     ];
-    let mut findings: Vec<Finding> = shut
+    let every = [
+        ("user.max_mnt_namespaces", sysctls.max_mounts, 15000),
+        ("user.max_pid_namespaces", sysctls.max_pids, 15000),
+    ];
+    let mut findings: Vec<Finding> = user
         .into_iter()
+        .filter(|_| with_user_namespace)
+        .chain(every)
         .filter(|(_, value, _)| *value == Some(0))
         .map(|(name, _, wanted)| {
             let remedy =
@@ -122,9 +165,13 @@ fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
         })
         .collect();
     if findings.is_empty() {
-        findings.push(Finding::good("sysctls", "they allow user namespaces"));
+        findings.push(Finding::good("sysctls", "they allow namespaces"));
     }
-    findings.push(match sysctls.apparmor {
+    findings
+}
+
+fn apparmor(sysctls: &Sysctls) -> Finding {
+    match sysctls.apparmor {
         // Only a try can tell whether it restricts this program.
         Some(value) if value != 0 => Finding::bad(
             "apparmor",
@@ -133,168 +180,24 @@ fn namespaces(sysctls: &Sysctls) -> Vec<Finding> {
             "as root, run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give isar-tarball, sbuild and mmdebstrap profiles that allow `userns`",
         ),
         _ => Finding::good("apparmor", "does not restrict user namespaces"),
-    });
-    findings
+    }
 }
 
-fn id_program(name: &'static str, search: &[PathBuf]) -> Finding {
-    match find(name, search) {
-        None => Finding::bad(
+fn id_program(kind: IdKind, search: &[PathBuf]) -> Finding {
+    let name = id_programs::name(kind);
+    let Some(path) = find(name, search) else {
+        return Finding::bad(
             name,
             State::Fault,
             "not found",
             "install the package uidmap (shadow-utils elsewhere)",
-        ),
-        Some(path) => match why_powerless(&path) {
-            None => Finding::good(name, shown(&path)),
-            Some(why) => {
-                let text = why.to_string();
-                // The text before the colon is the finding, the text after it the remedy.
-                let (found, remedy) = text
-                    .split_once(": ")
-                    .unwrap_or((&text, "reinstall the package uidmap"));
-                Finding::bad(
-                    name,
-                    State::Fault,
-                    format!("{} {found}", shown(&path)),
-                    remedy,
-                )
-            }
-        },
-    }
-}
-
-fn subordinate_ids(machine: &Machine, account: &Account) -> Vec<Finding> {
-    let looked_up = machine.source.ranges(account).and_then(|ranges| {
-        let maps = machine.source.maps(machine.layout, account, &ranges)?;
-        Ok((ranges, maps))
-    });
-    match looked_up {
-        Ok((ranges, maps)) => ranges_found(account, &ranges, &maps, machine.source.free()),
-        Err(error) => vec![no_ranges(&error)],
-    }
-}
-
-fn no_ranges(error: &SourceError) -> Finding {
-    let text = error.to_string();
-    let (found, remedy) = match text.rsplit_once(": ") {
-        Some((found, remedy)) => (found.to_owned(), remedy.to_owned()),
-        None => (text, String::from("see subuid(5)")),
+        );
     };
-    Finding::bad("subordinate-ids", State::Fault, found, remedy)
-}
-
-/// Number of ids that a Debian system uses: up to 65535, the one after nobody.
-const ENOUGH: u64 = 65536;
-
-fn ranges_found(account: &Account, ranges: &Ranges, maps: &IdMaps, free: Range) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (name, kind, ranges) in [
-        ("subordinate-uids", IdKind::User, &ranges.uids),
-        ("subordinate-gids", IdKind::Group, &ranges.gids),
-    ] {
-        let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
-        let list: Vec<String> = ranges
-            .iter()
-            .map(|Range { base, count }| format!("{base}:{count}"))
-            .collect();
-        let found = format!("{account} has {}", list.join(", "));
-        findings.push(if count >= ENOUGH {
-            Finding::good(name, found)
-        } else {
-            Finding::bad(
-                name,
-                State::Fault,
-                format!("{found}: fewer than {ENOUGH}, so sbuild and mmdebstrap have no nobody and nogroup"),
-                format!(
-                    "as root, give {account} {ENOUGH} {kind} ids: `usermod --add-sub{}s {}-{} {account}`",
-                    kind.short(),
-                    free.base,
-                    free.end() - 1
-                ),
-            )
-        });
-        if maps.of(kind).to_outer(crate::ids::map::NOBODY).is_none() {
-            findings.push(Finding::bad(
-                "nobody",
-                State::Fault,
-                format!("the map of {kind} ids has no {}", crate::ids::map::NOBODY),
-                format!("give {account} at least 3 subordinate {kind} ids that are offered here"),
-            ));
-        }
+    let powerless = why_powerless(&path).map(|why| format!("{} {why}", shown(&path)));
+    match powerless.or_else(|| why_refused(kind)) {
+        None => Finding::good(name, shown(&path)),
+        Some(text) => Finding::of_message(name, &text, "reinstall the package uidmap"),
     }
-    for line in &ranges.passed_over {
-        findings.push(Finding::bad(
-            "subordinate-ids",
-            State::Worse,
-            line.to_string(),
-            "correct the line",
-        ));
-    }
-    if !findings.iter().any(|finding| finding.name == "nobody") {
-        findings.push(Finding::good("nobody", "65534 is mapped"));
-    }
-    findings
-}
-
-fn set_id(dir: &Path) -> Finding {
-    match statvfs(dir) {
-        Ok(found) if found.f_flag.contains(StatVfsMountFlags::NOSUID) => Finding::bad(
-            "nosuid",
-            State::Fault,
-            format!(
-                "{} lies on a mount with nosuid: setuid programs and file capabilities of a chroot have no effect there",
-                shown(dir)
-            ),
-            format!(
-                "build elsewhere, or as root, run `mount -o remount,suid` on what `findmnt -T {}` shows",
-                shown(dir)
-            ),
-        ),
-        Ok(_) => Finding::good("nosuid", format!("setuid programs work in {}", shown(dir))),
-        Err(error) => Finding::bad(
-            "nosuid",
-            State::Fault,
-            format!("{}: {}", shown(dir), describe(&error.into())),
-            "use an existing directory",
-        ),
-    }
-}
-
-/// In id layout `caller`, setuid files of the tree's root belong to the caller.
-fn setuid_to_caller(machine: &Machine) -> Option<Finding> {
-    machine
-        .account
-        .as_ref()
-        .filter(|_| machine.layout == Layout::Caller)?;
-    let is_reachable = |dir: &Path| {
-        let mode = |dir: &Path| {
-            std::fs::metadata(dir).map(|dir| std::os::unix::fs::MetadataExt::mode(&dir))
-        };
-        dir.canonicalize().is_ok_and(|dir| {
-            dir.ancestors()
-                .all(|dir| mode(dir).is_ok_and(|mode| mode & 0o001 != 0))
-        })
-    };
-    Some(if is_reachable(&machine.dir) {
-        Finding::bad(
-            "setuid-to-caller",
-            State::Worse,
-            format!(
-                "in id layout caller, setuid files of trees in {} run as the caller for every user of this machine",
-                shown(&machine.dir)
-            ),
-            format!(
-                "run `chmod o-x` on {} or a directory above it, or use id layout subid",
-                shown(&machine.dir)
-            ),
-        )
-    } else {
-        Finding::good(
-            "setuid-to-caller",
-            format!("other users cannot enter {}", shown(&machine.dir)),
-        )
-    })
 }
 
 fn program(name: &'static str, package: &str, search: &[PathBuf]) -> Finding {

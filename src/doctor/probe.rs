@@ -1,27 +1,35 @@
 //! Checks that need a try, all in one scratch directory.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, mkdirat, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+use rustix::fs::{
+    AtFlags, CWD, FsWord, Gid, MemfdFlags, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags,
+    chownat, fsetxattr, memfd_create, mkdirat, openat, openat2, statfs, statx, syncfs,
 };
-
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, State};
 use crate::chroot::mounts;
-use crate::error::describe;
-use crate::sys;
+use crate::error::{Escaped, describe};
+use crate::sys::{self, MountChange};
 use crate::userns::Caller;
 use crate::userns::init::Init;
 
 /// A feature to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
+    /// Another owner for a file.
+    Owner,
     /// Access ACLs.
     Acl,
     /// `user.*`.
@@ -32,86 +40,242 @@ pub enum Probe {
     Overlay,
     /// A new `/proc` in the namespace.
     Proc,
+    /// The directory by its path, as namespace root.
+    Path,
+    /// System calls that old kernels lack, and that containers block.
+    Calls,
 }
 
 /// All of them.
-pub const PROBES: [Probe; 5] = [
+pub const PROBES: [Probe; 8] = [
+    Probe::Owner,
     Probe::Acl,
     Probe::UserXattr,
     Probe::Capability,
     Probe::Overlay,
     Probe::Proc,
+    Probe::Path,
+    Probe::Calls,
 ];
 
+/// A probe that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    probe: Probe,
+    /// The error; for [`Probe::Path`] the directory that namespace root cannot enter.
+    text: String,
+}
+
+impl Failure {
+    /// A failure with this error.
+    pub fn new(probe: Probe, error: &impl ToString) -> Failure {
+        let text = error.to_string();
+        Failure { probe, text }
+    }
+}
+
+/// What the checks are about.
+pub struct Place {
+    /// The directory as the user named it.
+    pub shown: String,
+    /// It is on an overlay.
+    pub is_overlay: bool,
+    /// Version of the kernel: 6 and 1 of `6.1.0-37-amd64`.
+    pub kernel: (u32, u32),
+    /// The uid outside of namespace root.
+    pub root: u32,
+}
+
+impl Place {
+    /// Of the directory; `sysctls` is `/proc/sys`.
+    pub fn new(dir: &Path, sysctls: &Path, root: u32) -> Place {
+        /// `OVERLAYFS_SUPER_MAGIC`.
+        const OVERLAY: FsWord = 0x794c_7630;
+        let release = fs::read_to_string(sysctls.join("kernel/osrelease")).unwrap_or_default();
+        let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+        let mut number = || numbers.next().and_then(|text| text.parse().ok());
+        Place {
+            shown: Escaped(dir.as_os_str().as_encoded_bytes()).to_string(),
+            is_overlay: statfs(dir).is_ok_and(|found| found.f_type == OVERLAY),
+            // An unknown version is none to complain about.
+            kernel: number().zip(number()).unwrap_or((u32::MAX, 0)),
+            root,
+        }
+    }
+}
+
 /// Tries all features in the directory `scratch`, which belongs to namespace root and was opened in
-/// this mount namespace. Returns those that do not work.
-pub fn all(scratch: BorrowedFd<'_>, caller: &mut Caller) -> Vec<(Probe, io::Error)> {
+/// this mount namespace. `path` leads to the directory above it.
+pub fn all(scratch: BorrowedFd<'_>, path: &Path, caller: &mut Caller) -> Vec<Failure> {
     let mut failures = Vec::new();
     for probe in PROBES {
+        let errno = |tried: io::Result<()>| tried.map_err(|error| describe(&error));
         let tried = match probe {
-            Probe::Acl => acl(scratch),
-            Probe::UserXattr => set(scratch, "user.isar-tarball", b"1"),
-            Probe::Capability => capability(scratch),
-            Probe::Overlay => overlay(scratch),
+            Probe::Owner => errno(owner(scratch)),
+            Probe::Acl => errno(acl(scratch)),
+            Probe::UserXattr => errno(set(scratch, "user.isar-tarball", b"1")),
+            Probe::Capability => errno(capability(scratch)),
+            Probe::Overlay => errno(overlay(scratch)),
             Probe::Proc => proc(caller),
+            Probe::Path => closed_above(path),
+            Probe::Calls => calls(scratch),
         };
-        failures.extend(tried.err().map(|error| (probe, error)));
+        failures.extend(tried.err().map(|text| Failure { probe, text }));
     }
     failures
 }
 
-/// The finding; `dir` is the user's path of the directory.
-pub fn finding(probe: Probe, failure: Option<&io::Error>, dir: &str) -> Finding {
+/// The finding about a probe.
+pub fn finding(probe: Probe, failures: &[Failure], place: &Place) -> Finding {
+    let dir = &place.shown;
+    let failure = failures.iter().find(|failure| failure.probe == probe);
     let (name, good, state, bad, remedy) = match probe {
+        Probe::Owner => (
+            "owners",
+            format!("owners can be changed in {dir}"),
+            State::Fault,
+            format!("files in {dir} cannot be given to other ids; NFS forbids it to processes in a user namespace"),
+            "use a directory on a local disk".to_owned(),
+        ),
         Probe::Acl => (
             "acl",
-            "ACLs work",
+            format!("ACLs work in {dir}"),
             State::Fault,
-            "no ACLs",
-            "use a file system with POSIX ACLs (ext4, xfs, btrfs), mounted without noacl",
+            format!("no ACLs in {dir}"),
+            "use a file system with POSIX ACLs (ext4, xfs, btrfs), mounted without noacl".to_owned(),
         ),
         Probe::UserXattr => (
             "user-xattr",
-            "user.* attributes work",
+            format!("user.* attributes work in {dir}"),
             State::Worse,
-            "no user.* attributes",
-            "use ext4, xfs, btrfs, or tmpfs of Linux 6.6 or newer, mounted without nouser_xattr",
+            format!("no user.* attributes in {dir}"),
+            "use ext4, xfs, btrfs, or tmpfs of Linux 6.6 or newer, mounted without nouser_xattr".to_owned(),
         ),
         Probe::Capability => (
             "capabilities",
-            "file capabilities work",
+            format!("file capabilities work in {dir}"),
             State::Fault,
-            "no file capabilities",
-            "use a file system with extended attributes (ext4, xfs, btrfs)",
+            format!("no file capabilities in {dir}"),
+            "use a file system with extended attributes (ext4, xfs, btrfs)".to_owned(),
         ),
         Probe::Overlay => (
             "overlay",
-            "overlays work",
+            format!("overlays work in {dir}"),
             State::Worse,
-            "no overlay, so imager unpacks into its cache each time",
-            "use Linux 5.11 or newer and a directory that is not on an overlay itself",
+            format!("no overlay in {dir}, so imager unpacks into its cache each time"),
+            overlay_remedy(place).to_owned(),
         ),
         Probe::Proc => (
             "proc",
-            "/proc can be mounted",
+            "/proc can be mounted".to_owned(),
             State::Worse,
-            "/proc cannot be mounted, parts of it are covered",
-            "in a container, start it with `--security-opt systempaths=unconfined` (docker) or `--security-opt unmask=/proc/*` (podman)",
+            "/proc cannot be mounted, parts of it are covered".to_owned(),
+            "in a container, start it with `--security-opt systempaths=unconfined` (docker) or `--security-opt unmask=/proc/*` (podman)".to_owned(),
         ),
-    };
-    let place = if probe == Probe::Proc {
-        String::new()
-    } else {
-        format!(" in {dir}")
+        Probe::Path => {
+            let closed = failure.map(|failure| failure.text.as_str()).unwrap_or_default();
+            let found = format!("{closed} is closed to subordinate ids, so mmdebstrap and sbuild cannot work below it; isar-tarball can");
+            let remedy = format!("run `setfacl -m u:{}:x {closed}`, or `chmod o+x`, or use another directory", place.root);
+            return match failure {
+                None => Finding::good("path", format!("subordinate ids can enter {dir}")),
+                Some(_) => Finding::bad("path", State::Worse, found, remedy),
+            };
+        }
+        Probe::Calls => (
+            "system-calls",
+            "all that are used".to_owned(),
+            State::Fault,
+            "some are missing".to_owned(),
+            "use Linux 5.12 or newer, and in a container a seccomp profile that knows them (--security-opt seccomp=unconfined)".to_owned(),
+        ),
     };
     match failure {
-        None => Finding::good(name, format!("{good}{place}")),
-        Some(error) => Finding::bad(
-            name,
-            state,
-            format!("{bad}{place}: {}", describe(error)),
-            remedy,
-        ),
+        None => Finding::good(name, good),
+        // It has its own remedy.
+        Some(failure) if failure.text.contains(": ") => {
+            Finding::of_message(name, &failure.text, &remedy)
+        }
+        Some(failure) => Finding::bad(name, state, format!("{bad}: {}", failure.text), remedy),
+    }
+}
+
+fn overlay_remedy(place: &Place) -> &'static str {
+    if place.is_overlay {
+        "it is on an overlay itself, as the layers of a container are; use a directory on ext4, xfs or btrfs, such as a bind mount or a volume"
+    } else if place.kernel < (5, 11) {
+        "use Linux 5.11 or newer"
+    } else {
+        "use a directory on ext4, xfs or btrfs"
+    }
+}
+
+/// Gives a file to another id of the namespace. Root of a namespace has one other at least, or is
+/// alone and changes no owners.
+fn owner(scratch: BorrowedFd<'_>) -> io::Result<()> {
+    let file = file(scratch)?;
+    let give = |id| {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        chownat(&file, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+    };
+    match give(1) {
+        // It is not mapped.
+        Err(Errno::INVAL) => Ok(()),
+        given => {
+            given?;
+            Ok(give(0)?)
+        }
+    }
+}
+
+/// An error is the directory that this process cannot enter.
+fn closed_above(path: &Path) -> Result<(), String> {
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    for pair in above.windows(2) {
+        let [directory, below] = pair else { continue };
+        let opened = openat(CWD, *below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        if opened.is_err_and(|errno| errno == Errno::ACCESS) {
+            return Err(Escaped(directory.as_os_str().as_encoded_bytes()).to_string());
+        }
+    }
+    Ok(())
+}
+
+/// Tries the system calls beyond Linux 4.18 that have no other check. An error names those that are
+/// missing.
+fn calls(scratch: BorrowedFd<'_>) -> Result<(), String> {
+    type Call = fn(BorrowedFd<'_>) -> io::Result<()>;
+    let tried: [(&str, Call); 7] = [
+        ("statx", |dir| {
+            Ok(statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map(drop)?)
+        }),
+        ("openat2", |dir| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            Ok(openat2(dir, c".", flags, Mode::empty(), ResolveFlags::BENEATH).map(drop)?)
+        }),
+        ("syncfs", |dir| Ok(syncfs(file(dir)?)?)),
+        ("memfd_create", |_| {
+            Ok(memfd_create(c"doctor", MemfdFlags::CLOEXEC).map(drop)?)
+        }),
+        ("pidfd_open", |_| {
+            Ok(pidfd_open(getpid(), PidfdFlags::empty()).map(drop)?)
+        }),
+        ("clone3", |_| sys::has_clone3()),
+        ("mount_setattr", |dir| {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            sys::change_mounts(open_tree(dir, c"", flags)?.as_fd(), MountChange::Private)
+        }),
+    ];
+    let missing: Vec<String> = tried
+        .into_iter()
+        .filter_map(|(name, call)| Some((name, call(scratch).err()?)))
+        .map(|(name, error)| format!("{name} ({})", describe(&error)))
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(missing.join(", ")),
     }
 }
 
@@ -124,13 +288,13 @@ fn set(scratch: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(fsetxattr(file(scratch)?, name, value, XattrFlags::empty())?)
 }
 
-/// `user::rw-,user:1:rw-,group::---,mask::rw-,other::---` in the form of
+/// `user::rw-,user:0:rw-,group::---,mask::rw-,other::---` in the form of
 /// `<linux/posix_acl_xattr.h>`: version, then tag, permissions and id of each entry.
 fn acl(scratch: BorrowedFd<'_>) -> io::Result<()> {
     const UNDEFINED: u32 = u32::MAX;
     let entries: [(u16, u16, u32); 5] = [
         (0x01, 6, UNDEFINED),
-        (0x02, 6, 1),
+        (0x02, 6, 0),
         (0x04, 0, UNDEFINED),
         (0x10, 6, UNDEFINED),
         (0x20, 0, UNDEFINED),
@@ -185,8 +349,8 @@ fn overlay(scratch: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// In a pid namespace, like the command of `unshare`.
-fn proc(caller: &mut Caller) -> io::Result<()> {
-    let init = Init::new()?;
+fn proc(caller: &mut Caller) -> Result<(), String> {
+    let init = Init::new().map_err(|error| error.to_string())?;
     let ended = init.run(caller, |_| {
         let tried = mounts::file_system(c"proc", &[], mounts::NOTHING_SPECIAL);
         let errno = tried.err().and_then(|error| error.raw_os_error());
@@ -199,7 +363,7 @@ fn proc(caller: &mut Caller) -> io::Result<()> {
     });
     match ended {
         Ok(0) => Ok(()),
-        Ok(errno) => Err(io::Error::from_raw_os_error(errno.into())),
-        Err(error) => Err(io::Error::other(error.to_string())),
+        Ok(errno) => Err(describe(&io::Error::from_raw_os_error(errno.into()))),
+        Err(error) => Err(error.to_string()),
     }
 }

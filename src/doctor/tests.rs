@@ -2,6 +2,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
 use super::*;
 
 /// A machine of files below `dir`, where all is well.
@@ -17,6 +19,9 @@ fn machine(dir: &Path) -> Machine {
     .unwrap();
     fs::write(dir.join("sys/user/max_user_namespaces"), "1000\n").unwrap();
     fs::write(dir.join("sys/user/max_mnt_namespaces"), "1000\n").unwrap();
+    fs::write(dir.join("sys/user/max_pid_namespaces"), "1000\n").unwrap();
+    // Other users do not get to the tree.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
     let programs = ["sbuild", "ip", "mmdebstrap"].map(|name| (name, 0o755));
     for (program, mode) in [("newuidmap", 0o4755), ("newgidmap", 0o4755)]
         .into_iter()
@@ -32,6 +37,7 @@ fn machine(dir: &Path) -> Machine {
     let source = SubidFiles {
         subuid: dir.join("subuid"),
         subgid: dir.join("subgid"),
+        nsswitch: dir.join("nsswitch.conf"),
         getsubids: "/no/getsubids".into(),
         uid_map: dir.join("id_map"),
         gid_map: dir.join("id_map"),
@@ -41,6 +47,7 @@ fn machine(dir: &Path) -> Machine {
     fs::write(&source.uid_map, "0 0 4294967295\n").unwrap();
     Machine {
         sysctls: dir.join("sys"),
+        lacks_admin: false,
         search: vec![dir.join("bin")],
         source,
         account: Some(Account {
@@ -109,6 +116,11 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
             "sysctl -w user.max_mnt_namespaces=15000",
         ),
         (
+            |dir, _| fs::write(dir.join("sys/user/max_pid_namespaces"), "0\n").unwrap(),
+            "user.max_pid_namespaces is 0",
+            "sysctl -w user.max_pid_namespaces=15000",
+        ),
+        (
             |dir, _| fs::write(dir.join("sys/kernel/unprivileged_userns_clone"), "0\n").unwrap(),
             "kernel.unprivileged_userns_clone is 0",
             "sysctl -w kernel.unprivileged_userns_clone=1",
@@ -138,6 +150,30 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
             |dir, _| fs::write(dir.join("subuid"), "anna:0:65536\n").unwrap(),
             "begins with 0",
             "give the user a range above all ordinary ids",
+        ),
+        (
+            |dir, _| fs::write(dir.join("subuid"), "anna:0:4294967295\n").unwrap(),
+            "anna has 0:4294967295, of which 100000:65536 can be used here",
+            "write anna:100000:65536 in its place",
+        ),
+        (
+            |dir, _| fs::write(dir.join("nsswitch.conf"), "subid: sss\n").unwrap(),
+            "come from the service sss",
+            "package uidmap",
+        ),
+        // A container with a map of 65536 ids.
+        (
+            |dir, _| {
+                for (file, text) in [
+                    ("id_map", "0 1000 1\n1 100000 65536\n"),
+                    ("subuid", "anna:1501:64036\nanna:100000:65536\n"),
+                    ("subgid", "anna:1:999\nanna:1001:64536\n"),
+                ] {
+                    fs::write(dir.join(file), text).unwrap();
+                }
+            },
+            "anna has 1501:64036, 100000:65536, of which 1501:64036 can be used here: fewer",
+            "on the host, give the user who starts the container",
         ),
         (
             |dir, _| fs::write(dir.join("subuid"), "anna:100000:65536\nanna:x\n").unwrap(),
@@ -193,7 +229,9 @@ fn each_fault_is_found_with_its_remedy_and_nothing_else_is() {
                 .any(|fault| fault.contains(found) && fault.contains(remedy)),
             "{found}: {faults:?}"
         );
-        assert!(!is_root || faults.len() == 1, "{faults:?}");
+        // The container lacks ids of both kinds.
+        let count = 1 + usize::from(found.contains("1501:64036"));
+        assert!(!is_root || faults.len() == count, "{faults:?}");
     }
 }
 
@@ -210,9 +248,9 @@ fn two_ids_leave_nobody_unmapped() {
 }
 
 #[test]
-fn root_needs_no_namespace() {
+fn root_needs_no_user_namespace_but_the_right_to_mount() {
     let dir = tempfile::tempdir().unwrap();
-    let machine = Machine {
+    let mut machine = Machine {
         account: None,
         search: Vec::new(),
         ..machine(dir.path())
@@ -221,29 +259,45 @@ fn root_needs_no_namespace() {
         .into_iter()
         .map(|finding| finding.name)
         .collect();
-    assert_eq!(
-        names,
-        ["user-namespace", "nosuid", "sbuild", "ip", "mmdebstrap"]
+    let programs = ["sbuild", "ip", "mmdebstrap"];
+    let others = [
+        "sysctls",
+        "user-namespace",
+        "nosuid",
+        "noexec",
+        "architectures",
+    ];
+    assert_eq!(names, [&others[..], &programs].concat());
+    machine.lacks_admin = true;
+    let faults = faults(&machine);
+    assert!(
+        faults.iter().any(
+            |fault| fault.starts_with("user-namespace: root lacks CAP_SYS_ADMIN")
+                && fault.contains("--cap-add=SYS_ADMIN")
+        ),
+        "{faults:?}"
     );
 }
 
 #[test]
-fn setuid_files_of_the_callers_layout_are_warned_of_where_others_get() {
-    let dir = tempfile::tempdir().unwrap();
-    let machine = Machine {
-        layout: Layout::Caller,
-        ..machine(dir.path())
-    };
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    assert!(
-        faults(&machine)
-            .iter()
-            .any(|fault| fault.starts_with("setuid-to-caller: "))
-    );
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    assert!(
-        !faults(&machine)
-            .iter()
-            .any(|fault| fault.starts_with("setuid-to-caller: "))
-    );
+fn setuid_files_are_warned_of_where_other_users_get() {
+    for (layout, owner) in [
+        (Layout::Caller, "as anna "),
+        (Layout::Subid, "as root of anna's"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine {
+            layout,
+            ..machine(dir.path())
+        };
+        let warned = || {
+            let faults = faults(&machine);
+            faults
+                .iter()
+                .any(|fault| fault.starts_with("setuid: ") && fault.contains(owner))
+        };
+        assert!(!warned());
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(warned());
+    }
 }

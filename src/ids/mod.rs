@@ -1,12 +1,12 @@
 //! Subordinate ids: the ranges of a user, and the map between the ids of a tree and those on disk.
 //!
 //! ```text
-//! source ──ranges──> map <──layout, the user's own id, what /proc/self/uid_map offers
-//!    │                │
-//!  subid (text)     IdMaps ──> userns
+//! subid_files ──ranges──> map <──layout, the user's own id, what /proc/self/uid_map offers
+//!    │                     │
+//!  subid (text)          IdMaps ──> userns
 //! ```
 //!
-//! `subid` and `map` are pure; `subid_files` reads the files and runs getsubids.
+//! `subid` and `map` are pure; `subid_files` reads the files or runs getsubids.
 
 pub mod account;
 pub mod map;

@@ -32,12 +32,15 @@ impl Range {
 /// A reason to skip a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The line is not `name:base:count`.
+    /// The line is not `name:base:count`. newuidmap of shadow 4.13 reads three of more fields, and
+    /// later versions refuse them.
     #[error("not of the form NAME:BASE:COUNT")]
     Fields,
-    /// Base or count is not a decimal number below 2^32. A leading zero is refused too, because
-    /// newuidmap reads such a number as octal.
-    #[error("{0} is not a decimal number below 2^32")]
+    /// A blank stands around the name, or behind the line; `\r` of a file from Windows is one.
+    #[error("{0} has a blank or a carriage return, with which newuidmap ignores the line")]
+    Blank(&'static str),
+    /// Base or count is not a number below 2^32.
+    #[error("{0} is not a number below 2^32")]
     Number(&'static str),
     /// The count is 0.
     #[error("the count is 0")]
@@ -45,6 +48,12 @@ pub enum Fault {
     /// The range goes beyond 2^32.
     #[error("the range ends beyond the last id")]
     Overflow,
+    /// newuidmap ignores lines from 1024 bytes on.
+    #[error("longer than 1023 bytes")]
+    TooLong,
+    /// newuidmap reads a line up to a NUL byte and appends the next line to it.
+    #[error("a NUL byte is in it or in the line before it")]
+    Nul,
 }
 
 /// A skipped line.
@@ -68,28 +77,33 @@ pub struct Parsed {
 /// Parses `/etc/subuid` or `/etc/subgid`: the lines of the account by login name or by uid (in both
 /// files: lines of subgid(5) do not begin with a gid). Ignores blank lines and lines that begin
 /// with `#`.
+///
+/// Accepts what every version of newuidmap from shadow 4.13 on accepts, and reports the other lines.
 pub fn parse(text: &[u8], account: &Account) -> Parsed {
     let uid = account.uid.to_string();
-    let is_account = |name: &[u8]| {
+    parse_lines_of(text, |name| {
         name == uid.as_bytes()
             || account
                 .name
                 .as_ref()
                 .is_some_and(|own| name == own.as_bytes())
-    };
+    })
+}
+
+/// [`parse`] for the lines whose name is an owner.
+pub fn parse_lines_of(text: &[u8], mut is_owner: impl FnMut(&[u8]) -> bool) -> Parsed {
     let mut parsed = Parsed::default();
-    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii();
-        if line.is_empty() || line.starts_with(b"#") {
-            continue;
-        }
-        match parse_line(line) {
-            Ok((name, range)) if is_account(name) => parsed.ranges.push(range),
+    for (number, line) in lines(text) {
+        match line {
+            Ok((name, range)) if is_owner(name) => parsed.ranges.push(range),
+            Ok((name, _)) if name.trim_ascii() != name && is_owner(name.trim_ascii()) => {
+                parsed.broken.push(BrokenLine {
+                    number,
+                    fault: Fault::Blank("the name"),
+                });
+            }
             Ok(_) => {}
-            Err(fault) => parsed.broken.push(BrokenLine {
-                number: index + 1,
-                fault,
-            }),
+            Err(fault) => parsed.broken.push(BrokenLine { number, fault }),
         }
     }
     parsed
@@ -97,22 +111,60 @@ pub fn parse(text: &[u8], account: &Account) -> Parsed {
 
 /// The id after the last one that any line assigns; 0 without such a line.
 pub fn end(text: &[u8]) -> u64 {
-    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    lines
-        .filter_map(|line| parse_line(line).ok())
+    lines(text)
+        .filter_map(|(_, line)| line.ok())
         .map(|(_, range)| range.end())
         .max()
         .unwrap_or(0)
 }
 
-fn parse_line(line: &[u8]) -> Result<(&[u8], Range), Fault> {
+/// A line without comment: the name and the range.
+type Line<'t> = Result<(&'t [u8], Range), Fault>;
+
+/// The lines that are neither blank nor comments, with their numbers, from 1.
+fn lines(text: &[u8]) -> impl Iterator<Item = (usize, Line<'_>)> {
+    let mut is_nul_before = false;
+    let lines = text.split(|byte| *byte == b'\n').enumerate();
+    lines.filter_map(move |(index, line)| {
+        let has_nul = line.contains(&0);
+        let is_appended = std::mem::replace(&mut is_nul_before, has_nul);
+        let is_blank = line.trim_ascii().is_empty() || line.starts_with(b"#");
+        match (has_nul || is_appended, is_blank) {
+            (_, true) => None,
+            (true, false) => Some((index + 1, Err(Fault::Nul))),
+            (false, false) => Some((index + 1, parse_line(line))),
+        }
+    })
+}
+
+fn parse_line(line: &[u8]) -> Line<'_> {
+    const MAX_LENGTH: usize = 1023;
+    if line.len() > MAX_LENGTH {
+        return Err(Fault::TooLong);
+    }
     let mut fields = line.split(|byte| *byte == b':');
     match (fields.next(), fields.next(), fields.next(), fields.next()) {
         (Some(name), Some(base), Some(count), None) if !name.is_empty() => {
-            Ok((name, range(base, count)?))
+            let base = field(base, "the base")?;
+            Ok((name, range(base, field(count, "the count")?)?))
         }
         _ => Err(Fault::Fields),
     }
+}
+
+/// The service of the line `subid:` in `/etc/nsswitch.conf` that newuidmap asks instead of reading
+/// the files; `None` if it reads them. The first service counts, and no other is asked.
+pub fn service(nsswitch: &[u8]) -> Option<String> {
+    const LONGEST: usize = 50;
+    let key = b"subid:";
+    let words = nsswitch.split(|byte| *byte == b'\n').find_map(|line| {
+        let (start, rest) = line.split_at_checked(key.len())?;
+        let mut words = rest.split(|byte| matches!(byte, b' ' | b'\t'));
+        let first = words.find(|word| !word.is_empty())?;
+        start.eq_ignore_ascii_case(key).then_some(first)
+    })?;
+    let is_service = words != b"files" && words.len() <= LONGEST;
+    is_service.then(|| String::from_utf8_lossy(words).into_owned())
 }
 
 /// Parses the output of `getsubids NAME`, one line per range: `0: name 100000 65536`. Skips other
@@ -131,18 +183,36 @@ fn getsubids_line(line: &[u8]) -> Option<Range> {
     let (count, base) = (fields.next()?, fields.next()?);
     // The number of the range and the name come first.
     fields.nth(1)?;
-    range(base, count).ok()
+    range(decimal(base)?, decimal(count)?).ok()
 }
 
-fn range(base: &[u8], count: &[u8]) -> Result<Range, Fault> {
-    let range = Range {
-        base: decimal(base).ok_or(Fault::Number("the base"))?,
-        count: decimal(count).ok_or(Fault::Number("the count"))?,
-    };
-    match range {
+fn range(base: u32, count: u32) -> Result<Range, Fault> {
+    match (Range { base, count }) {
         Range { count: 0, .. } => Err(Fault::Empty),
         range if range.end() > 1 << 32 => Err(Fault::Overflow),
         range => Ok(range),
+    }
+}
+
+/// A number as newuidmap reads it with strtoul(3) and base 0: blanks and `+` before it, decimal,
+/// octal after `0`, hexadecimal after `0x`.
+fn field(text: &[u8], what: &'static str) -> Result<u32, Fault> {
+    let number = || {
+        let digits = text.trim_ascii_start();
+        let digits = digits.strip_prefix(b"+").unwrap_or(digits);
+        let (digits, radix) = match digits {
+            [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
+            [b'0', digits @ ..] if !digits.is_empty() => (digits, 8),
+            digits => (digits, 10),
+        };
+        let is_number = digits.first().is_some_and(u8::is_ascii_hexdigit);
+        let digits = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
+        u32::from_str_radix(digits, radix).ok()
+    };
+    match number() {
+        Some(number) => Ok(number),
+        None if text.trim_ascii_end() != text => Err(Fault::Blank(what)),
+        None => Err(Fault::Number(what)),
     }
 }
 
@@ -181,6 +251,10 @@ mod tests {
             ("anna:4294967295:1\n", &[(4294967295, 1)]),
             ("anna:1:4294967295\n", &[(1, 4294967295)]),
             ("anna:0:10\n", &[(0, 10)]),
+            // Numbers as strtoul reads them.
+            ("anna:0310000:0x10\n", &[(0o310000, 16)]),
+            ("anna: +200000:\t10\n", &[(200000, 10)]),
+            ("anna:0X10:07\n#anna:1:1\n \n", &[(16, 7)]),
             ("", &[]),
         ];
         for (text, expected) in cases {
@@ -210,11 +284,18 @@ mod tests {
             (":100000:65536", Fault::Fields),
             ("anna:x:65536", Fault::Number("the base")),
             ("anna::65536", Fault::Number("the base")),
-            ("anna:+5:65536", Fault::Number("the base")),
             ("anna:-5:65536", Fault::Number("the base")),
-            ("anna:0x10:65536", Fault::Number("the base")),
-            ("anna:0100000:65536", Fault::Number("the base")),
-            ("anna:100000: 65536", Fault::Number("the count")),
+            ("anna:++5:65536", Fault::Number("the base")),
+            ("anna:0x:65536", Fault::Number("the base")),
+            ("anna:0x+5:65536", Fault::Number("the base")),
+            ("anna:08:65536", Fault::Number("the base")),
+            ("anna:100000:65536 ", Fault::Blank("the count")),
+            ("anna:100000:65536\r", Fault::Blank("the count")),
+            ("anna:100000 :65536", Fault::Blank("the base")),
+            (" anna:100000:65536", Fault::Blank("the name")),
+            ("anna :100000:65536", Fault::Blank("the name")),
+            ("1000\t:100000:65536", Fault::Blank("the name")),
+            ("anna:100000\0:65536", Fault::Nul),
             ("anna:100000:4294967296", Fault::Number("the count")),
             ("anna:100000:", Fault::Number("the count")),
             ("anna:100000:0", Fault::Empty),
@@ -223,10 +304,39 @@ mod tests {
             ("anna:\u{fffd}:1", Fault::Number("the base")),
         ];
         for (line, fault) in cases {
-            let text = format!("# comment\n\n{line}\nanna:7:8\n");
+            let text = format!("# comment\n\n{line}\n\nanna:7:8\n");
             let parsed = parse(text.as_bytes(), &Account::anna());
             assert_eq!(parsed.broken, [BrokenLine { number: 3, fault }], "{line:?}");
             assert_eq!(parsed.ranges, [Range { base: 7, count: 8 }], "{line:?}");
+        }
+        // The line after a NUL byte is appended to what stands before that byte.
+        let parsed = parse(b"anna:1:2\0\nanna:3:4\nanna:5:6\n", &Account::anna());
+        assert_eq!(parsed.ranges, [Range { base: 5, count: 6 }]);
+        let long = format!("anna:7:{}8", "0".repeat(1020));
+        let parsed = parse(long.as_bytes(), &Account::anna());
+        assert_eq!(
+            parsed.broken.first().map(|line| line.fault),
+            Some(Fault::TooLong)
+        );
+    }
+
+    #[test]
+    fn only_the_first_service_of_nsswitch_counts_and_files_are_none() {
+        let cases = [
+            ("", None),
+            ("passwd: files sss\n", None),
+            ("subid: files\n", None),
+            ("subid: files sss\n", None),
+            ("subid: sss files\n", Some("sss")),
+            ("passwd: files\nSubID:\tsss\n", Some("sss")),
+            ("subid:sss", Some("sss")),
+            ("#subid: sss\n", None),
+            (" subid: sss\n", None),
+            ("subid:  \nsubid: sss\n", Some("sss")),
+            ("subid: files\nsubid: sss\n", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(service(text.as_bytes()).as_deref(), expected, "{text:?}");
         }
     }
 

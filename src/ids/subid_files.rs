@@ -1,15 +1,19 @@
-//! The subordinate ids of a user on this machine: from the files, then from getsubids.
+//! The subordinate ids of a user on this machine: from the files, or from the service that
+//! nsswitch.conf names in their place.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::map::{self, HOST_RANGE};
 use super::subid::{self, BrokenLine, Parsed};
 use super::{Account, IdKind, IdMap, IdMaps, Layout, MapError, Range};
-use crate::error::{Escaped, FileError, PathContext};
+use crate::error::{Escaped, FileError, PathContext, describe};
+use crate::sys;
 
 /// The sources of subordinate ids. `SubidFiles::default()` has those of the machine.
 #[derive(Clone, Debug)]
@@ -18,8 +22,10 @@ pub struct SubidFiles {
     pub subuid: PathBuf,
     /// `/etc/subgid`. A missing file has no ranges.
     pub subgid: PathBuf,
-    /// getsubids(1), a path or a name to find in `PATH`. Called for ids that the files lack,
-    /// because it also reads other sources (nsswitch.conf).
+    /// `/etc/nsswitch.conf`, whose line `subid:` may name a service. newuidmap then asks it, and
+    /// ignores both files.
+    pub nsswitch: PathBuf,
+    /// getsubids(1), a path or a name to find in `PATH`, which asks that service.
     pub getsubids: OsString,
     /// `/proc/self/uid_map`.
     pub uid_map: PathBuf,
@@ -32,6 +38,7 @@ impl Default for SubidFiles {
         SubidFiles {
             subuid: "/etc/subuid".into(),
             subgid: "/etc/subgid".into(),
+            nsswitch: "/etc/nsswitch.conf".into(),
             getsubids: "getsubids".into(),
             uid_map: "/proc/self/uid_map".into(),
             gid_map: "/proc/self/gid_map".into(),
@@ -45,17 +52,35 @@ pub enum SourceError {
     /// An existing file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The user has no name, so newuidmap refuses every map.
+    #[error(
+        "uid {0} has no entry in the user database, and newuidmap works for no such user: add it to /etc/passwd, with useradd or by the entrypoint of the container"
+    )]
+    Nameless(u32),
+    /// The service cannot be asked.
+    #[error(
+        "the subordinate ids come from the service {service} (the line subid: of nsswitch.conf), and getsubids, which asks it, cannot be run: {}: install the package uidmap (shadow-utils elsewhere)",
+        describe(cause)
+    )]
+    Getsubids {
+        /// The service.
+        service: String,
+        /// The cause; part of the message and not a `source()`.
+        cause: io::Error,
+    },
     /// The user has no subordinate ids of this kind.
-    #[error("{account} has no subordinate {kind} ids in {}: {}", Escaped(path.as_os_str().as_bytes()), remedy(account, path, *free))]
+    #[error("{account} has no subordinate {kind} ids in {origin}{}: {}", skipped(broken), remedy(account, origin, *free, broken))]
     NoIds {
         /// The user.
         account: Account,
         /// Which ids are missing.
         kind: IdKind,
-        /// The file that should have them.
-        path: PathBuf,
+        /// Where they are missing.
+        origin: Origin,
+        /// Malformed lines there.
+        broken: Vec<BrokenLine>,
         /// Unassigned ids, as [`SubidFiles::free`] finds them.
-        free: Range,
+        free: Option<Range>,
     },
     /// The ranges cannot be mapped.
     #[error("the subordinate {kind} ids of {account}: {cause}")]
@@ -77,19 +102,61 @@ pub enum SourceError {
     },
 }
 
-fn remedy(account: &Account, path: &Path, free: Range) -> String {
-    let (first, last) = (free.base, free.end() - 1);
-    match account.name {
-        Some(_) => {
+/// Where subordinate ids are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In this file.
+    File(PathBuf),
+    /// With this service, which nsswitch.conf names.
+    Service(String),
+}
+
+/// `/etc/subuid`, or `the service sss (the line subid: of nsswitch.conf)`.
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File(path) => write!(out, "{}", Escaped(path.as_os_str().as_bytes())),
+            Origin::Service(name) => write!(
+                out,
+                "the service {} (the line subid: of nsswitch.conf)",
+                Escaped(name)
+            ),
+        }
+    }
+}
+
+/// The first malformed lines, which may be those of the user.
+fn skipped(broken: &[BrokenLine]) -> String {
+    const SHOWN: usize = 3;
+    let lines = broken.iter().take(SHOWN);
+    lines
+        .map(|line| format!("; line {} is skipped: {}", line.number, line.fault))
+        .collect()
+}
+
+fn remedy(
+    account: &Account,
+    origin: &Origin,
+    free: Option<Range>,
+    broken: &[BrokenLine],
+) -> String {
+    let otherwise = match broken.is_empty() {
+        true => "",
+        false => "correct the line, or ",
+    };
+    otherwise.to_owned() + &more_ids(account, origin, free)
+}
+
+fn more_ids(account: &Account, origin: &Origin, free: Option<Range>) -> String {
+    match (origin, free) {
+        (Origin::Service(_), _) => format!("give {account} a range of 65536 ids there"),
+        (Origin::File(_), None) => HOST_RANGE.to_owned(),
+        (Origin::File(_), Some(free)) => {
+            let (first, last) = (free.base, free.end() - 1);
             format!(
                 "as root, run `usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {account}`"
             )
         }
-        None => format!(
-            "as root, add the line `{account}:{first}:{}` to {}",
-            free.count,
-            Escaped(path.as_os_str().as_bytes())
-        ),
     }
 }
 
@@ -106,24 +173,43 @@ pub struct PassedOver {
 /// The ranges of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
-    /// Subordinate uids; never empty.
+    /// Subordinate uids as configured; never empty.
     pub uids: Vec<Range>,
-    /// Subordinate gids; never empty.
+    /// Subordinate gids as configured; never empty.
     pub gids: Vec<Range>,
     /// Malformed lines.
     pub passed_over: Vec<PassedOver>,
+    /// The service that gave them; `None` for the files.
+    pub service: Option<String>,
 }
 
 impl SubidFiles {
     /// Reads all ranges of the user, without checking them against each other.
     pub fn ranges(&self, account: &Account) -> Result<Ranges, SourceError> {
+        let Some(name) = &account.name else {
+            return Err(SourceError::Nameless(account.uid));
+        };
+        let service = subid::service(&read(&self.nsswitch)?);
         let mut passed_over = Vec::new();
-        let uids = self.ranges_of(IdKind::User, account, &mut passed_over)?;
-        let gids = self.ranges_of(IdKind::Group, account, &mut passed_over)?;
+        let mut of = |kind| {
+            let (ranges, broken) = match &service {
+                Some(service) => (self.ask(service, kind, name)?, Vec::new()),
+                None => self.read_file(kind, account)?,
+            };
+            if ranges.is_empty() {
+                return Err(self.no_ids(kind, account, service.clone(), broken));
+            }
+            passed_over.extend(broken.into_iter().map(|line| PassedOver {
+                path: self.file(kind).to_owned(),
+                line,
+            }));
+            Ok(ranges)
+        };
         Ok(Ranges {
-            uids,
-            gids,
+            uids: of(IdKind::User)?,
+            gids: of(IdKind::Group)?,
             passed_over,
+            service,
         })
     }
 
@@ -151,17 +237,37 @@ impl SubidFiles {
         ranges: &Ranges,
         build: impl Fn(u32, &[Range], &IdMap) -> Result<IdMap, MapError>,
     ) -> Result<IdMaps, SourceError> {
-        let build = |kind, ranges: &[Range]| {
-            let offered = self.offered(kind)?;
-            build(account.own_id(kind), ranges, &offered).map_err(|cause| SourceError::Map {
-                account: account.clone(),
-                kind,
-                cause,
-            })
-        };
         Ok(IdMaps {
-            uids: build(IdKind::User, &ranges.uids)?,
-            gids: build(IdKind::Group, &ranges.gids)?,
+            uids: self.within_offer(IdKind::User, account, ranges, &build)?,
+            gids: self.within_offer(IdKind::Group, account, ranges, &build)?,
+        })
+    }
+
+    /// The ids of this kind that a namespace of the user uses: see [`map::usable`].
+    pub fn usable(
+        &self,
+        kind: IdKind,
+        account: &Account,
+        ranges: &Ranges,
+    ) -> Result<Vec<Range>, SourceError> {
+        self.within_offer(kind, account, ranges, &map::usable)
+    }
+
+    /// What `compute` gives for the user's own id, the ranges, and the map of this process's
+    /// namespace.
+    fn within_offer<T>(
+        &self,
+        kind: IdKind,
+        account: &Account,
+        ranges: &Ranges,
+        compute: &impl Fn(u32, &[Range], &IdMap) -> Result<T, MapError>,
+    ) -> Result<T, SourceError> {
+        let offered = self.offered(kind)?;
+        let computed = compute(account.own_id(kind), ranges.of(kind), &offered);
+        computed.map_err(|cause| SourceError::Map {
+            account: account.clone(),
+            kind,
+            cause,
         })
     }
 
@@ -187,8 +293,8 @@ impl SubidFiles {
     }
 
     /// Finds 65536 ids, from 100000 on, that neither file assigns to a user. Returns those from
-    /// 100000 on if it finds none.
-    pub fn free(&self) -> Range {
+    /// 100000 on if it finds none; `None` if the namespace of this process does not map them.
+    pub fn free(&self) -> Option<Range> {
         const FIRST: u32 = 100_000;
         const COUNT: u32 = 65536;
         let taken = [&self.subuid, &self.subgid]
@@ -198,68 +304,93 @@ impl SubidFiles {
             .max()
             .and_then(|end| u32::try_from(end).ok())
             .map_or(FIRST, |end| end.max(FIRST));
-        Range {
+        let range = Range {
             base: if base.checked_add(COUNT).is_some() {
                 base
             } else {
                 FIRST
             },
             count: COUNT,
+        };
+        let is_offered = |kind| self.offered(kind).is_ok_and(|map| map.maps_whole(range));
+        (is_offered(IdKind::User) && is_offered(IdKind::Group)).then_some(range)
+    }
+
+    fn file(&self, kind: IdKind) -> &Path {
+        match kind {
+            IdKind::User => &self.subuid,
+            IdKind::Group => &self.subgid,
         }
     }
 
-    fn ranges_of(
+    /// The ranges in the file by name or uid. A user without any has those of other names with the
+    /// same uid, for which newuidmap looks as well.
+    fn read_file(
         &self,
         kind: IdKind,
         account: &Account,
-        passed_over: &mut Vec<PassedOver>,
-    ) -> Result<Vec<Range>, SourceError> {
-        let path = match kind {
-            IdKind::User => &self.subuid,
-            IdKind::Group => &self.subgid,
-        };
-        let text = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read.at(path.as_os_str().as_bytes(), "read")?,
-        };
+    ) -> Result<(Vec<Range>, Vec<BrokenLine>), SourceError> {
+        let text = read(self.file(kind))?;
         let Parsed { ranges, broken } = subid::parse(&text, account);
-        passed_over.extend(broken.into_iter().map(|line| PassedOver {
-            path: path.clone(),
-            line,
-        }));
-        let ranges = if ranges.is_empty() {
-            self.ask_getsubids(kind, account)
-        } else {
-            ranges
-        };
-        match ranges.is_empty() {
-            true => Err(SourceError::NoIds {
-                account: account.clone(),
-                kind,
-                path: path.clone(),
-                free: self.free(),
-            }),
-            false => Ok(ranges),
+        if !ranges.is_empty() {
+            return Ok((ranges, broken));
         }
+        let is_account = |name: &[u8]| {
+            let entry = CString::new(name).map(|name| sys::passwd_by_name(&name));
+            matches!(entry, Ok(Ok(Some(entry))) if entry.uid == account.uid)
+        };
+        Ok((subid::parse_lines_of(&text, is_account).ranges, broken))
     }
 
-    /// Without the program, or if it fails, there are no further ranges: it fails for users without
-    /// ranges.
-    fn ask_getsubids(&self, kind: IdKind, account: &Account) -> Vec<Range> {
+    /// The ranges that the service has; getsubids fails for users without ranges.
+    fn ask(&self, service: &str, kind: IdKind, name: &str) -> Result<Vec<Range>, SourceError> {
         let mut command = Command::new(&self.getsubids);
         if kind == IdKind::Group {
             command.arg("-g");
         }
-        command.arg(
-            account
-                .name
-                .clone()
-                .unwrap_or_else(|| account.uid.to_string()),
-        );
-        match command.stdin(Stdio::null()).output() {
-            Ok(output) if output.status.success() => subid::parse_getsubids(&output.stdout),
-            _ => Vec::new(),
+        match command.arg(name).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => Ok(subid::parse_getsubids(&output.stdout)),
+            Ok(_) => Ok(Vec::new()),
+            Err(cause) => Err(SourceError::Getsubids {
+                service: service.to_owned(),
+                cause,
+            }),
         }
+    }
+
+    fn no_ids(
+        &self,
+        kind: IdKind,
+        account: &Account,
+        service: Option<String>,
+        broken: Vec<BrokenLine>,
+    ) -> SourceError {
+        SourceError::NoIds {
+            account: account.clone(),
+            kind,
+            origin: service
+                .map_or_else(|| Origin::File(self.file(kind).to_owned()), Origin::Service),
+            broken,
+            free: self.free(),
+        }
+    }
+}
+
+impl Ranges {
+    /// Those of this kind.
+    pub fn of(&self, kind: IdKind) -> &[Range] {
+        match kind {
+            IdKind::User => &self.uids,
+            IdKind::Group => &self.gids,
+        }
+    }
+}
+
+/// The file; empty if it is missing.
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.at(path.as_os_str().as_bytes(), "read"),
     }
 }
 
@@ -280,6 +411,7 @@ mod tests {
         let source = SubidFiles {
             subuid: dir.join("subuid"),
             subgid: dir.join("subgid"),
+            nsswitch: dir.join("nsswitch.conf"),
             getsubids: dir.join("getsubids").into(),
             uid_map: dir.join("uid_map"),
             gid_map: dir.join("gid_map"),
@@ -297,32 +429,92 @@ mod tests {
         source
     }
 
+    const SCRIPT: &str = "case \"$*\" in '-g anna') echo '0: anna 300000 10';; anna) echo '0: anna 250000 20';; *) exit 1;; esac";
+
     #[test]
-    fn files_come_first_and_getsubids_fills_in_for_each_kind() {
+    fn the_service_of_nsswitch_is_asked_instead_of_the_files() {
         let dir = tempfile::tempdir().unwrap();
-        let script = "case \"$*\" in '-g anna') echo '0: anna 300000 10';; anna) echo '0: anna 1 1';; *) exit 1;; esac";
-        let source = machine(dir.path(), Some("anna:200000:20\nbroken\n"), None, script);
-        let ranges = source.ranges(&Account::anna()).unwrap();
+        let files = "anna:200000:20\nbroken\n";
+        let source = machine(dir.path(), Some(files), Some(files), SCRIPT);
+        let read = || source.ranges(&Account::anna()).unwrap();
+        let in_files = Range {
+            base: 200_000,
+            count: 20,
+        };
+        // Nothing but the files counts without a service.
+        for nsswitch in [None, Some("subid: files\n")] {
+            if let Some(text) = nsswitch {
+                fs::write(&source.nsswitch, text).unwrap();
+            }
+            let ranges = read();
+            assert_eq!((ranges.uids, ranges.gids), (vec![in_files], vec![in_files]));
+            let warnings: Vec<_> = ranges.passed_over.iter().map(ToString::to_string).collect();
+            let skipped = "line 2 is skipped: not of the form NAME:BASE:COUNT";
+            assert!(
+                warnings.len() == 2 && warnings[0].ends_with(skipped),
+                "{warnings:?}"
+            );
+        }
+        fs::write(&source.nsswitch, "subid: sss\n").unwrap();
+        let ranges = read();
         assert_eq!(
-            ranges.uids,
-            [Range {
-                base: 200_000,
-                count: 20
-            }]
+            (ranges.uids[0].base, ranges.gids[0].base),
+            (250_000, 300_000)
         );
         assert_eq!(
-            ranges.gids,
-            [Range {
-                base: 300_000,
-                count: 10
-            }]
+            (ranges.passed_over.len(), ranges.service.as_deref()),
+            (0, Some("sss"))
         );
-        let warnings: Vec<_> = ranges.passed_over.iter().map(ToString::to_string).collect();
-        let expected = format!(
-            "{}: line 2 is skipped: not of the form NAME:BASE:COUNT",
-            source.subuid.display()
+
+        let other = Account {
+            name: Some("bert".into()),
+            ..Account::anna()
+        };
+        let message = source.ranges(&other).unwrap_err().to_string();
+        assert!(
+            message.starts_with("bert has no subordinate user ids in the service sss"),
+            "{message}"
         );
-        assert_eq!(warnings, [expected]);
+        fs::remove_file(&source.getsubids).unwrap();
+        let message = source.ranges(&other).unwrap_err().to_string();
+        assert!(
+            message.contains("service sss") && message.contains("package uidmap"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_user_without_a_name_learns_that_newuidmap_never_works_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = Some("anna:100000:65536\n4321:100000:65536\n");
+        let source = machine(dir.path(), line, line, "exit 1");
+        let nameless = Account {
+            name: None,
+            uid: 4321,
+            gid: 1,
+        };
+        let message = source.ranges(&nameless).unwrap_err().to_string();
+        assert!(
+            message.starts_with("uid 4321 has no entry in the user database"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn lines_of_another_name_with_the_same_uid_count_if_there_are_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = machine(
+            dir.path(),
+            Some("root:5000:7\n"),
+            Some("root:5000:7\nbert:1:1\nanna:9000:7\n"),
+            "exit 1",
+        );
+        let toor = Account {
+            uid: 0,
+            ..Account::anna()
+        };
+        let ranges = source.ranges(&toor).unwrap();
+        assert_eq!((ranges.uids[0].base, ranges.gids[0].base), (5000, 9000));
     }
 
     #[test]
@@ -339,15 +531,19 @@ mod tests {
                 .contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 anna"),
             "{message}"
         );
-
-        let nameless = Account {
-            name: None,
-            uid: 4321,
-            gid: 1,
-        };
-        let message = source.ranges(&nameless).unwrap_err().to_string();
+        // The line that has the ids may be a broken one.
+        fs::write(&source.subuid, "anna:100000:65536\r\n").unwrap();
+        let message = source.ranges(&Account::anna()).unwrap_err().to_string();
         assert!(
-            message.contains("4321 has no") && message.contains("`4321:100000:65536`"),
+            message.contains("line 1 is skipped: the count has a blank or a carriage return")
+                && message.contains(": correct the line, or as root, run `usermod"),
+            "{message}"
+        );
+        // A container whose map ends before those.
+        fs::write(&source.uid_map, "0 1 65536\n").unwrap();
+        let message = source.ranges(&Account::anna()).unwrap_err().to_string();
+        assert!(
+            message.contains("on the host, give the user who starts the container"),
             "{message}"
         );
         // Ids of other users are not offered, in whichever of the files they are.
@@ -361,14 +557,11 @@ mod tests {
             ("bert:4294900000:60000\n", "", 100_000),
         ] {
             let source = machine(dir.path(), Some(subuid), Some(subgid), "exit 1");
-            assert_eq!(
-                source.free(),
-                Range {
-                    base: first,
-                    count: 65536
-                },
-                "{subuid}"
-            );
+            let free = Range {
+                base: first,
+                count: 65536,
+            };
+            assert_eq!(source.free(), Some(free), "{subuid}");
             let message = source.ranges(&Account::anna()).unwrap_err().to_string();
             assert!(
                 message.contains(&format!("--add-subuids {first}-{} ", first + 65535)),

@@ -11,7 +11,6 @@ use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::archive::open_error;
 use crate::chroot::proc::Proc;
 use crate::chroot::{MountSources, Prepared, search_path};
 use crate::error::{Classify, Error, ErrorKind, PathContext};
@@ -103,7 +102,7 @@ pub(super) fn host_resolv_conf() -> Result<Option<Vec<u8>>, Error> {
 
 /// Starts to keep signals for the command.
 pub(super) fn init() -> Result<Init, Error> {
-    Init::new().map_err(|error| open_error("watch the command", error))
+    Ok(Init::new()?)
 }
 
 /// Opens the tree at `path` as the caller, in the mount namespace of the child.

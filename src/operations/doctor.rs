@@ -1,19 +1,16 @@
 //! Can this machine and user build rootless?
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use serde::{Deserialize, Serialize};
 
 use super::session::Session;
-use crate::doctor::probe::{self, PROBES, Probe};
+use crate::doctor::probe::{self, Failure, PROBES, Place, Probe};
 use crate::doctor::{self, Finding, Machine, State};
-use crate::error::{Error, ErrorKind, Escaped, PathContext, bytes};
-use crate::ids::subid_files::SubidFiles;
+use crate::error::{Error, ErrorKind, PathContext, bytes};
 use crate::observer::Observer;
-use crate::userns::{self, HeldSignals, Isolation, SignalPolicy, Supervision, id_programs};
+use crate::userns::{self, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::directory::WorkDir;
 
@@ -25,10 +22,6 @@ pub struct Doctor {
     /// A directory of the file system where trees are going to be.
     pub directory: PathBuf,
 }
-
-/// A probe that failed, with its errno.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Failure(Probe, i32);
 
 impl Doctor {
     /// Examines the machine for work in `directory`.
@@ -42,26 +35,29 @@ impl Doctor {
     /// Reads settings, and tries out what only trying tells in a scratch directory, which is
     /// removed again.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<Vec<Finding>, Error> {
-        let machine = Machine {
-            sysctls: "/proc/sys".into(),
-            search: id_programs::search(),
-            source: SubidFiles::default(),
-            account: self.session.account()?,
-            layout: self.session.layout,
-            dir: self.directory.clone(),
-        };
+        let account = self.session.account()?;
+        let machine = Machine::new(account, self.session.layout, self.directory.clone());
         let mut findings = doctor::examine(&machine);
-        findings.extend(self.try_out(observer)?);
+        findings.extend(self.try_out(&machine, &findings, observer)?);
         Ok(findings)
     }
 
     /// What the namespace and the directory can do, as far as there is a namespace.
-    fn try_out(&self, observer: &mut dyn Observer) -> Result<Vec<Finding>, Error> {
+    fn try_out(
+        &self,
+        machine: &Machine,
+        known: &[Finding],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Finding>, Error> {
         // The reason why there are no maps has been found already.
         let Ok(namespaces) = self.session.namespaces(&mut ()) else {
             return Ok(Vec::new());
         };
-        let shown = Escaped(self.directory.as_os_str().as_encoded_bytes()).to_string();
+        let root = match &namespaces.work {
+            Isolation::None => 0,
+            Isolation::Namespace(maps) => maps.uids.to_outer(0).unwrap_or_default(),
+        };
+        let place = Place::new(&self.directory, &machine.sysctls, root);
         let held = HeldSignals::new();
         let scratch = match &held {
             Ok(_) => WorkDir::temporary(&self.directory, ".isar-tarball-doctor", &namespaces),
@@ -69,35 +65,29 @@ impl Doctor {
         };
         let scratch = match scratch {
             Ok(scratch) => scratch,
-            Err(error) if error.kind() == ErrorKind::Namespace => {
-                return Ok(vec![unusable(&error)]);
-            }
-            Err(error) => {
-                let found = format!("nothing can be tried in {shown}: {error}");
-                let remedy = "give a directory that the caller may write to";
-                return Ok(vec![Finding::bad("scratch", State::Fault, found, remedy)]);
-            }
+            Err(error) => return Ok(vec![not_tried(&error, &place, known)]),
         };
-        let tried = try_in(&scratch, &namespaces, observer);
+        let tried = self.try_in(&scratch, &namespaces, observer);
         let removed = scratch.remove();
         let mut findings = match tried {
             Ok(failures) => {
-                let failure = |probe| {
-                    let failed = failures.iter().find(|Failure(failed, _)| *failed == probe);
-                    failed.map(|Failure(_, errno)| io::Error::from_raw_os_error(*errno))
-                };
                 let namespace = match namespaces.work {
                     Isolation::None => None,
                     Isolation::Namespace(_) => {
                         Some(Finding::good("user-namespace", "can be entered"))
                     }
                 };
-                let probes =
-                    PROBES.map(|probe| probe::finding(probe, failure(probe).as_ref(), &shown));
+                // Without the right to mount there is nothing to learn about mounts.
+                let tells = |probe: &Probe| {
+                    !machine.lacks_admin
+                        || !matches!(probe, Probe::Overlay | Probe::Proc | Probe::Calls)
+                };
+                let probes = PROBES.into_iter().filter(tells);
+                let probes = probes.map(|probe| probe::finding(probe, &failures, &place));
                 namespace.into_iter().chain(probes).collect()
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-            Err(error) => vec![unusable(&error)],
+            Err(error) => vec![unusable(&error, known)],
         };
         if let Err(error) = removed {
             let remedy = "remove it, and look for what keeps it";
@@ -110,30 +100,45 @@ impl Doctor {
         }
         Ok(findings)
     }
+
+    /// Tries all in the scratch directory, in the namespace.
+    fn try_in(
+        &self,
+        scratch: &WorkDir<'_>,
+        namespaces: &Namespaces,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Failure>, Error> {
+        let path = scratch.working_path();
+        let above = self.directory.canonicalize();
+        let above = above.at(bytes(&self.directory), "find its absolute path")?;
+        userns::supervise(
+            Supervision {
+                signals: SignalPolicy::Pass,
+                ..Supervision::of_work(&namespaces.work, observer)
+            },
+            |(), _| Ok(().into()),
+            || reopen(&path),
+            |caller, opened| Ok(probe::all(opened.as_fd(), &above, caller)),
+        )
+    }
 }
 
-/// Tries all in the scratch directory, in the namespace.
-fn try_in(
-    scratch: &WorkDir<'_>,
-    namespaces: &Namespaces,
-    observer: &mut dyn Observer,
-) -> Result<Vec<Failure>, Error> {
-    let path = scratch.working_path();
-    userns::supervise(
-        Supervision {
-            signals: SignalPolicy::Pass,
-            ..Supervision::of_work(&namespaces.work, observer)
-        },
-        |(), _| Ok(().into()),
-        || reopen(&path),
-        |caller, opened| {
-            let failures = probe::all(opened.as_fd(), caller);
-            Ok(failures
-                .into_iter()
-                .map(|(probe, error)| Failure(probe, error.raw_os_error().unwrap_or(libc::EIO)))
-                .collect())
-        },
-    )
+/// The finding of a directory in which nothing can be tried.
+fn not_tried(error: &Error, place: &Place, known: &[Finding]) -> Finding {
+    let dir = &place.shown;
+    match error.kind() {
+        ErrorKind::Namespace => unusable(error, known),
+        ErrorKind::Unsupported => {
+            let owner = Failure::new(Probe::Owner, error);
+            probe::finding(Probe::Owner, &[owner], place)
+        }
+        _ => Finding::bad(
+            "scratch",
+            State::Fault,
+            format!("nothing can be tried in {dir}: {error}"),
+            "give a directory that the caller may write to",
+        ),
+    }
 }
 
 /// In the new mount namespace: an overlay takes no descriptor from another one.
@@ -142,16 +147,23 @@ fn reopen(path: &Path) -> Result<OwnedFd, Error> {
     Ok(openat(CWD, path, flags, Mode::empty()).at(bytes(path), "open")?)
 }
 
-/// The finding of a namespace that cannot be entered.
-fn unusable(error: &Error) -> Finding {
+/// The finding of a namespace that cannot be entered. A reason that is known already is not
+/// repeated.
+fn unusable(error: &Error, known: &[Finding]) -> Finding {
     let text = error.to_string();
-    let found = text
-        .strip_prefix("cannot enter a user namespace: ")
-        .unwrap_or(&text);
+    let why = text
+        .split_once("cannot enter a user namespace: ")
+        .map_or(text.as_str(), |(_, why)| why);
+    let is_known = known
+        .iter()
+        .any(|finding| finding.state == State::Fault && why.contains(&finding.found));
     Finding {
         name: "user-namespace",
         state: State::Fault,
-        found: format!("cannot be entered: {found}"),
+        found: match is_known {
+            true => "cannot be entered, for a reason above".to_owned(),
+            false => format!("cannot be entered: {why}"),
+        },
         remedy: None,
     }
 }

@@ -3,7 +3,7 @@
 use super::session::{Session, Subordinate};
 use crate::error::Error;
 use crate::ids::subid_files::SubidFiles;
-use crate::ids::{Account, IdMaps, Range};
+use crate::ids::{Account, IdKind, IdMaps, Range};
 use crate::observer::Observer;
 
 /// Computes the id maps.
@@ -20,9 +20,9 @@ pub struct IdMapping {
     pub maps: IdMaps,
     /// Whose subordinate ids they use; `None` without a namespace.
     pub account: Option<Account>,
-    /// The ranges of subordinate uids, as configured.
+    /// The ranges of subordinate uids that are used.
     pub uid_ranges: Vec<Range>,
-    /// The ranges of subordinate gids, as configured.
+    /// The ranges of subordinate gids that are used.
     pub gid_ranges: Vec<Range>,
 }
 
@@ -34,12 +34,16 @@ impl Idmap {
                 account,
                 ranges,
                 maps,
-            }) => IdMapping {
-                maps,
-                account: Some(account),
-                uid_ranges: ranges.uids,
-                gid_ranges: ranges.gids,
-            },
+            }) => {
+                let files = SubidFiles::default();
+                let usable = |kind| files.usable(kind, &account, &ranges);
+                IdMapping {
+                    maps,
+                    uid_ranges: usable(IdKind::User)?,
+                    gid_ranges: usable(IdKind::Group)?,
+                    account: Some(account),
+                }
+            }
             None => IdMapping {
                 maps: SubidFiles::default().identity()?,
                 account: None,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::error::{Error, Step};
+use crate::error::describe;
 
 /// The settings that decide about user namespaces; `None` for one that this kernel lacks or hides.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Sysctls {
     pub max_user: Option<u64>,
     /// `user.max_mnt_namespaces`, per user.
     pub max_mounts: Option<u64>,
+    /// `user.max_pid_namespaces`, per user.
+    pub max_pids: Option<u64>,
 }
 
 impl Sysctls {
@@ -34,6 +37,7 @@ impl Sysctls {
             apparmor: number("kernel/apparmor_restrict_unprivileged_userns"),
             max_user: number("user/max_user_namespaces"),
             max_mounts: number("user/max_mnt_namespaces"),
+            max_pids: number("user/max_pid_namespaces"),
         }
     }
 }
@@ -46,6 +50,33 @@ pub fn of(step: Step, errno: i32) -> Error {
         cause: io::Error::from_raw_os_error(errno),
         remedy: remedy(step, errno, &sysctls),
     }
+}
+
+/// Why the pid and mount namespaces of a command cannot be created, in the words of an error.
+/// Inside a user namespace the sysctls of the outer ones cannot be read.
+pub fn of_command_namespaces(cause: &io::Error) -> String {
+    let is_root = rustix::process::geteuid().is_root();
+    let remedy = match cause.raw_os_error() {
+        Some(libc::EPERM) if !is_root => "only root may, of the machine or of a user namespace",
+        Some(libc::EPERM) if !has_admin() => NO_ADMIN,
+        Some(libc::EPERM | libc::ENOSYS) => {
+            "the seccomp profile of the surrounding container forbids it: allow unshare there (--security-opt seccomp=unconfined)"
+        }
+        Some(libc::ENOSPC) => {
+            "the limit of pid or mount namespaces is reached: outside, as root, see the sysctls user.max_pid_namespaces and user.max_mnt_namespaces, which are 0 where none are allowed"
+        }
+        _ => return describe(cause),
+    };
+    format!("{}: {remedy}", describe(cause))
+}
+
+/// The remedy for root without CAP_SYS_ADMIN.
+pub const NO_ADMIN: &str = "root lacks CAP_SYS_ADMIN here: start the container with `--cap-add=SYS_ADMIN`, or work in the user namespace of a user with subordinate ids";
+
+/// True if this process has CAP_SYS_ADMIN in its user namespace.
+pub fn has_admin() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 fn remedy(step: Step, errno: i32, sysctls: &Sysctls) -> Option<String> {
@@ -70,7 +101,7 @@ fn remedy(step: Step, errno: i32, sysctls: &Sysctls) -> Option<String> {
             "there are too many user namespaces, or they are nested too deeply: see the sysctls user.max_user_namespaces and user.max_mnt_namespaces, of the surrounding namespaces too"
         }
         (Step::Unshare, libc::EINVAL | libc::ENOSYS) => {
-            "this kernel has no user namespaces (CONFIG_USER_NS), or the program has more than one thread"
+            "the kernel has no user namespaces (CONFIG_USER_NS), or the seccomp profile of the surrounding container answers so: allow unshare there (--security-opt seccomp=unconfined)"
         }
         (Step::Groups, libc::EPERM) => {
             "the gid map was set without the right to change groups: the user needs a range in /etc/subgid"
@@ -92,6 +123,7 @@ mod tests {
             apparmor: Some(0),
             max_user: Some(1000),
             max_mounts: Some(1000),
+            max_pids: Some(1000),
         };
         let cases = [
             (
@@ -158,6 +190,7 @@ mod tests {
                 "too many user namespaces",
             ),
             (Step::Unshare, libc::EINVAL, open, "CONFIG_USER_NS"),
+            (Step::Unshare, libc::ENOSYS, open, "seccomp"),
             (Step::Groups, libc::EPERM, open, "/etc/subgid"),
         ];
         for (step, errno, sysctls, expected) in cases {

@@ -97,7 +97,7 @@ pub enum Error {
         stderr: String,
     },
     /// newuidmap or newgidmap refuses the map.
-    #[error("cannot enter a user namespace: {} refuses the map ({status}){}", Escaped(path.as_os_str().as_bytes()), said(stderr))]
+    #[error("cannot enter a user namespace: {} refuses the map ({status}){}{}", Escaped(path.as_os_str().as_bytes()), said(stderr), tail(remedy))]
     Refused {
         /// The program.
         path: PathBuf,
@@ -105,6 +105,8 @@ pub enum Error {
         status: String,
         /// What the program said.
         stderr: String,
+        /// What is the matter and what helps, when that is known.
+        remedy: Option<String>,
     },
     /// Root cannot write the map itself.
     #[error("cannot enter a user namespace: write {}: {}", Escaped(path.as_os_str().as_bytes()), describe(cause))]
@@ -142,6 +144,12 @@ pub enum Powerless {
     /// The file system is mounted nosuid.
     #[error("lies on a file system that is mounted nosuid: mount it without nosuid")]
     NoSuidMount,
+    /// Setuid root, in a container whose processes cannot have CAP_SYS_ADMIN. The kernel then
+    /// refuses what it writes.
+    #[error(
+        "is setuid root and may not set maps, because this container lacks CAP_SYS_ADMIN: start it with `--cap-add=SYS_ADMIN`, or in its image run `chmod u-s` and `setcap {0}+ep` on the program"
+    )]
+    BoundedSetuid(&'static str),
 }
 
 fn tail(remedy: &Option<String>) -> String {

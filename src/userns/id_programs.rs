@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, StatVfsMountFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, getgid, getuid};
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
 
 use super::error::{Error, Powerless};
 use crate::ids::{IdKind, IdMap, IdMaps};
+use crate::sys;
 
 /// Where the programs are when `PATH` does not have them, as in a bare environment.
 const USUAL: [&str; 3] = ["/usr/bin", "/sbin", "/usr/sbin"];
@@ -41,10 +43,7 @@ fn write_map(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
 }
 
 fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
-    let program = match kind {
-        IdKind::User => "newuidmap",
-        IdKind::Group => "newgidmap",
-    };
+    let program = name(kind);
     let path = find(program, &search()).ok_or(Error::Missing { program })?;
     let output = Command::new(&path)
         .arg(child.as_raw_pid().to_string())
@@ -65,7 +64,50 @@ fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
             path,
             status: output.status.to_string(),
             stderr,
+            remedy: why_refused(kind),
         },
+    })
+}
+
+/// The program that sets maps of this kind.
+pub fn name(kind: IdKind) -> &'static str {
+    match kind {
+        IdKind::User => "newuidmap",
+        IdKind::Group => "newgidmap",
+    }
+}
+
+/// What makes the program refuse every map of this caller, with the remedy, if anything does.
+pub fn why_refused(kind: IdKind) -> Option<String> {
+    let file = match kind {
+        IdKind::User => "/etc/subuid",
+        IdKind::Group => "/etc/subgid",
+    };
+    let program = name(kind);
+    if Path::new(file).is_symlink() {
+        return Some(format!(
+            "{file} is a symbolic link, which {program} does not follow: replace it by the file"
+        ));
+    }
+    let entry = sys::passwd_by_uid(getuid().as_raw()).ok().flatten()?;
+    let gid = getgid().as_raw();
+    let takes_any = fs::read_to_string("/etc/login.defs").is_ok_and(|text| allows_any_group(&text));
+    (entry.gid != gid && !takes_any).then(|| {
+        format!(
+            "{program} works only with the primary group of the user: run this with gid {} instead of {gid}, which newgrp, sg or a container may have set",
+            entry.gid
+        )
+    })
+}
+
+/// True if login.defs(5) has newuidmap accept any group of the caller.
+fn allows_any_group(login_defs: &str) -> bool {
+    login_defs.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next() == Some("GRANT_AUX_GROUP_SUBIDS")
+            && words
+                .next()
+                .is_some_and(|value| value.eq_ignore_ascii_case("yes"))
     })
 }
 
@@ -93,6 +135,10 @@ struct Privilege {
     capabilities: bool,
     nosuid_mount: bool,
     no_new_privileges: bool,
+    /// Processes here can have CAP_SYS_ADMIN.
+    admin_possible: bool,
+    /// The capability that the program needs, as setcap(8) names it.
+    needed: &'static str,
 }
 
 impl Privilege {
@@ -104,6 +150,11 @@ impl Privilege {
             capabilities: rustix::fs::getxattr(path, "security.capability", &mut [0; 64]).is_ok(),
             nosuid_mount: flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NOSUID)),
             no_new_privileges: rustix::thread::no_new_privs().unwrap_or(false),
+            admin_possible: capability_is_in_bounding_set(CapabilitySet::SYS_ADMIN).unwrap_or(true),
+            needed: match path.ends_with(name(IdKind::Group)) {
+                true => "cap_setgid",
+                false => "cap_setuid",
+            },
         }
     }
 }
@@ -115,6 +166,8 @@ fn powerless(program: &Privilege) -> Option<Powerless> {
         Some(Powerless::PlainFile)
     } else if program.nosuid_mount {
         Some(Powerless::NoSuidMount)
+    } else if program.setuid_root && !program.admin_possible {
+        Some(Powerless::BoundedSetuid(program.needed))
     } else {
         None
     }
@@ -153,6 +206,8 @@ mod tests {
             capabilities: false,
             nosuid_mount: false,
             no_new_privileges: false,
+            admin_possible: true,
+            needed: "cap_setuid",
         };
         let cases = [
             (good(), None),
@@ -193,9 +248,38 @@ mod tests {
                 },
                 Some(Powerless::NoNewPrivileges),
             ),
+            (
+                Privilege {
+                    admin_possible: false,
+                    ..good()
+                },
+                Some(Powerless::BoundedSetuid("cap_setuid")),
+            ),
+            (
+                Privilege {
+                    setuid_root: false,
+                    capabilities: true,
+                    admin_possible: false,
+                    ..good()
+                },
+                None,
+            ),
         ];
         for (program, expected) in cases {
             assert_eq!(powerless(&program), expected);
+        }
+    }
+
+    #[test]
+    fn the_setting_for_any_group_is_read_as_login_defs_has_it() {
+        for (text, expected) in [
+            ("", false),
+            ("GRANT_AUX_GROUP_SUBIDS yes\n", true),
+            ("#GRANT_AUX_GROUP_SUBIDS yes\n", false),
+            ("  GRANT_AUX_GROUP_SUBIDS\tYES\n", true),
+            ("GRANT_AUX_GROUP_SUBIDS no\n", false),
+        ] {
+            assert_eq!(allows_any_group(text), expected, "{text:?}");
         }
     }
 }

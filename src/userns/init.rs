@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,8 +30,8 @@ use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, Wa
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Caller;
 use super::signals::{SignalPolicy, Watched};
+use super::{Caller, diagnosis, obstacle};
 use crate::error::{self, Classify, ErrorKind, Escaped, describe};
 use crate::sys::{self, Forked};
 
@@ -39,27 +39,31 @@ use crate::sys::{self, Forked};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The namespaces cannot be created.
-    #[error("create the namespaces of the command: {}", describe(.0))]
+    #[error("create the namespaces of the command: {}", diagnosis::of_command_namespaces(.0))]
     Unshare(io::Error),
     /// Fork, signals or waiting failed.
     #[error("start or watch the command: {}", describe(.0))]
     Watch(io::Error),
     /// The program cannot be run.
-    #[error("run {}: {}", Escaped(program), describe(cause))]
+    #[error("run {}: {}{}", Escaped(program), describe(cause), obstacle.iter().map(|text| format!(": {text}")).collect::<String>())]
     NotRun {
         /// The program.
         program: Vec<u8>,
         /// The reason; part of the message and no `source()`.
         cause: io::Error,
+        /// More about a program that is there.
+        obstacle: Option<String>,
     },
 }
 
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotRun { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                ErrorKind::CommandNotFound
-            }
+            Error::NotRun {
+                cause,
+                obstacle: None,
+                ..
+            } if cause.kind() == io::ErrorKind::NotFound => ErrorKind::CommandNotFound,
             Error::NotRun { .. } => ErrorKind::CommandNotExecutable,
             Error::Unshare(cause) | Error::Watch(cause) => Classify::kind(cause),
         }
@@ -85,9 +89,17 @@ pub struct Init {
 impl Init {
     /// Begins to keep signals for the command, so that they do not end this process, which may now
     /// make what it has to take away again.
-    pub fn new() -> io::Result<Init> {
+    ///
+    /// # Errors
+    ///
+    /// `Unshare` already here for a process that may not create the namespaces, before it has
+    /// mounted anything.
+    pub fn new() -> Result<Init, Error> {
+        if !diagnosis::has_admin() {
+            return Err(Error::Unshare(Errno::PERM.into()));
+        }
         Ok(Init {
-            signals: SignalPolicy::Pass.watch()?,
+            signals: SignalPolicy::Pass.watch().map_err(Error::Watch)?,
         })
     }
 
@@ -185,13 +197,20 @@ impl Init {
 /// The search path of the caller may have directories that root of the namespace cannot search; a
 /// program that is in none of the others is missing.
 fn not_run(program: &[u8], cause: io::Error) -> Error {
+    let name = Path::new(OsStr::from_bytes(program));
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |dir: PathBuf| dir.join(OsStr::from_bytes(program)).exists();
+    let candidates = match program.contains(&b'/') {
+        true => vec![name.to_owned()],
+        false => std::env::split_paths(&search)
+            .map(|dir| dir.join(name))
+            .collect(),
+    };
+    let found = candidates.into_iter().find(|path| path.exists());
     let denied = cause.kind() == io::ErrorKind::PermissionDenied;
-    let missing =
-        denied && !program.contains(&b'/') && !std::env::split_paths(&search).any(is_there);
+    let missing = denied && !program.contains(&b'/') && found.is_none();
     Error::NotRun {
         program: program.to_vec(),
+        obstacle: found.and_then(|path| obstacle::of(&path, &cause)),
         cause: if missing { Errno::NOENT.into() } else { cause },
     }
 }

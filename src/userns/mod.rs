@@ -21,6 +21,7 @@ mod enter;
 mod error;
 pub(crate) mod id_programs;
 pub mod init;
+mod obstacle;
 mod signals;
 mod supervisor;
 

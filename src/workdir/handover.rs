@@ -6,7 +6,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, chownat, fstat};
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, chownat, fstat, statx};
 use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use crate::error::{Context, Error, ErrorKind, FileError, PathContext};
@@ -59,8 +59,17 @@ fn hand_over(directory: BorrowedFd<'_>, maps: &IdMaps, owner: Owner) -> Result<(
     });
     userns::clean_up(&small, || {
         let id = owner as u32;
-        let done = change_owner(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
-        done.context(|| "hand the directory over")
+        match change_owner(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))) {
+            // The kernel itself allows it: both owners are in this namespace.
+            Err(error) if is_refused_by_file_system(directory, &error) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{error}: its file system lets no process of a user namespace change owners, \
+                     as NFS does: use a directory on a local disk"
+                ),
+            )),
+            done => done.context(|| "hand the directory over"),
+        }
     })
 }
 
@@ -73,6 +82,13 @@ fn pair(own: u32, map: &IdMap) -> Result<IdMap, MapError> {
         count: 1,
     };
     IdMap::from_extents(vec![single(0, own), single(1, root)])
+}
+
+fn is_refused_by_file_system(directory: BorrowedFd<'_>, error: &FileError) -> bool {
+    let found = statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
+    let protected = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    let is_protected = found.is_ok_and(|found| found.stx_attributes.intersects(protected));
+    error.cause.raw_os_error() == Some(libc::EPERM) && !is_protected
 }
 
 fn change_owner(

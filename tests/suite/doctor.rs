@@ -51,7 +51,7 @@ fn on_damaged(damage: &str, dir: &str) -> (String, Option<i32>) {
     fs::write(scratch.join("empty"), "").unwrap();
     fs::set_permissions(scratch.join("empty"), fs::Permissions::from_mode(0o755)).unwrap();
     let doctor = "setpriv --reuid isar-test --regid isar-test --init-groups --reset-env -- \"$PROGRAM\" -q doctor";
-    let script = format!("set -e; {damage}\nchown isar-test d; {doctor} {dir}");
+    let script = format!("set -e; {damage}\n[ ! -e d ] || chown isar-test d; {doctor} {dir}");
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "sh", "-c", &script])
@@ -113,6 +113,20 @@ fn each_fault_is_named_with_its_remedy() {
             "may write",
             1,
         ),
+        (
+            "mount -t tmpfs -o noexec none d",
+            "d",
+            "no program of a chroot can be run there",
+            "remount,exec",
+            1,
+        ),
+        (
+            "mkdir -m 700 home; mv d home; chown isar-test home home/d",
+            "home/d",
+            "home is closed to subordinate ids, so mmdebstrap and sbuild cannot work below it",
+            ":x ",
+            0,
+        ),
     ];
     for (damage, dir, found, remedy, status) in cases {
         let (said, code) = on_damaged(damage, dir);
@@ -128,5 +142,97 @@ fn each_fault_is_named_with_its_remedy() {
 fn an_overlay_on_an_overlay_is_tried_and_told() {
     let damage = "mkdir -p t; mount -t tmpfs none t; mkdir t/l t/u t/w; mount -t overlay none -o lowerdir=t/l,upperdir=t/u,workdir=t/w d";
     let (said, _) = on_damaged(damage, "d");
-    assert!(said.contains("overlay           no overlay"), "{said}");
+    assert!(
+        said.contains("overlay           no overlay") && said.contains("on an overlay itself"),
+        "{said}"
+    );
+    assert!(!said.contains("use Linux"), "{said}");
+}
+
+#[test]
+fn the_last_line_is_the_verdict() {
+    let scratch = Scratch::new();
+    let verdict = |command: &mut Command| {
+        let said = text(&run(command.current_dir(scratch.path())).stdout);
+        said.lines().last().unwrap_or_default().to_owned()
+    };
+    let good = verdict(&mut isar_as_user(["doctor"]));
+    assert!(
+        good.contains("verdict           rootless builds work here"),
+        "{good}"
+    );
+    let bad = verdict(&mut isar_as_user(["doctor", "missing"]));
+    assert!(bad.contains("rootless builds do not work here: "), "{bad}");
+}
+
+/// Runs a program (the arguments from the third) with system calls (numbers in the second) that
+/// fail with an errno (the first).
+const DENY: &str = "
+import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0)]
+for number in sys.argv[2].split(','):
+    code += [(0x15, 0, 1, int(number)), (0x06, 0, 0, 0x50000 | int(sys.argv[1]))]
+code += [(0x06, 0, 0, 0x7fff0000)]
+text = b''.join(struct.pack('HBBI', *line) for line in code)
+buffer = ctypes.create_string_buffer(text)
+filter = struct.pack('HxxxxxxQ', len(code), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, filter, 0, 0) == 0, os.strerror(ctypes.get_errno())
+os.setgroups([]); os.setgid(int(sys.argv[4])); os.setuid(int(sys.argv[3]))
+os.execv(sys.argv[5], sys.argv[5:])
+";
+
+#[test]
+fn missing_system_calls_are_named() {
+    if world::require(&["python3"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let without = |errno: i32, calls: &[i64], command: &[&str]| {
+        let calls: Vec<String> = calls.iter().map(ToString::to_string).collect();
+        let user = world::user();
+        let mut python = Command::new("python3");
+        python.args(["-c", DENY, &errno.to_string(), &calls.join(",")]);
+        python.args([user.uid.to_string(), user.gid.to_string()]);
+        python.arg(world::program()).args(command);
+        let output = run(python.current_dir(scratch.path()));
+        (
+            text(&output.stdout) + &text(&output.stderr),
+            output.status.code(),
+        )
+    };
+    for (call, name) in [
+        (libc::SYS_mount_setattr, "mount_setattr"),
+        (libc::SYS_openat2, "openat2"),
+        (libc::SYS_statx, "statx"),
+        (libc::SYS_syncfs, "syncfs"),
+        (libc::SYS_memfd_create, "memfd_create"),
+        (libc::SYS_clone3, "clone3"),
+        (libc::SYS_pidfd_open, "pidfd_open"),
+    ] {
+        for errno in [libc::ENOSYS, libc::EPERM] {
+            let (said, status) = without(errno, &[call], &["-q", "doctor", "."]);
+            assert!(said.contains(name), "{name} {errno}: {said}");
+            assert!(
+                status.is_some_and(|status| status <= 1),
+                "{name} {errno}: {said}"
+            );
+            // Without openat2 a directory below another one may stay.
+            if name != "openat2" {
+                assert_eq!(scratch.names(), Vec::<String>::new(), "{name} {errno}");
+            }
+        }
+    }
+    // As on NFS.
+    let (said, status) = without(libc::EPERM, &[libc::SYS_fchownat], &["-q", "doctor", "."]);
+    assert!(
+        said.contains("owners") && said.contains("NFS") && said.contains("local disk"),
+        "{said}"
+    );
+    assert_eq!((status, scratch.names().len()), (Some(1), 0));
+    let (said, _) = without(libc::EPERM, &[libc::SYS_fchownat], &["unpack", "-", "new"]);
+    assert!(
+        said.contains("as NFS does: use a directory on a local disk"),
+        "{said}"
+    );
 }

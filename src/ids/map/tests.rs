@@ -68,7 +68,7 @@ fn the_last_id_of_all_is_never_mapped() {
     assert_eq!(map.to_inner(u32::MAX), None);
     assert_eq!(
         build(Layout::Subid, &[range(u32::MAX, 1)]),
-        Err(MapError::NotOffered)
+        Err(MapError::NotOffered { last: u32::MAX - 1 })
     );
 }
 
@@ -106,9 +106,13 @@ fn ids_that_the_surrounding_namespace_lacks_are_cut_out() {
         text(&clipped(&[range(100_000, 65_536), range(5, 2)]).unwrap()),
         "0 5 2"
     );
-    assert_eq!(
-        clipped(&[range(100_000, 65_536)]),
-        Err(MapError::NotOffered)
+    let error = clipped(&[range(100_000, 65_536)]).unwrap_err();
+    assert_eq!(error, MapError::NotOffered { last: 65535 });
+    let remedy = error.to_string();
+    assert!(
+        remedy.contains("its last id is 65535: on the host")
+            && remedy.contains("podman system migrate"),
+        "{remedy}"
     );
     assert_eq!(
         IdMap::build(Layout::Caller, 70_000, &[range(5, 5)], &offered),
@@ -136,17 +140,16 @@ fn dangerous_and_empty_ranges_are_refused_by_name() {
             },
         ),
         (
-            vec![range(5000, 10), range(5009, 1)],
-            MapError::Overlap(range(5000, 10), range(5009, 1)),
-        ),
-        (
-            vec![range(5000, 10), range(7000, 1), range(5000, 10)],
-            MapError::Overlap(range(5000, 10), range(5000, 10)),
+            vec![range(0, 4_294_967_295), range(OWN, 1)],
+            MapError::BaseZero(range(0, 4_294_967_295)),
         ),
     ];
+    // A container whose map ends below the ids that new users get.
+    let small = IdMap::parse(b"0 1 65536\n").unwrap();
     for (ranges, expected) in cases {
         for layout in [Layout::Subid, Layout::Caller] {
-            assert_eq!(build(layout, &ranges).unwrap_err(), expected);
+            let map = IdMap::build(layout, OWN, &ranges, &small);
+            assert_eq!(map.unwrap_err(), expected);
         }
     }
     for ranges in [
@@ -156,6 +159,47 @@ fn dangerous_and_empty_ranges_are_refused_by_name() {
     ] {
         assert!(build(Layout::Subid, &ranges).is_ok(), "{ranges:?}");
     }
+}
+
+#[test]
+fn ranges_that_share_ids_are_merged_and_those_of_ordinary_ids_left_out() {
+    let cases: &[(&[(u32, u32)], &str)] = &[
+        // Equal, nested, overlapping.
+        (&[(5000, 10), (5000, 10)], "0 5000 8, 65534 5008 1"),
+        (&[(5000, 70_000), (6000, 10)], "0 5000 70000"),
+        (&[(6000, 10), (5000, 70_000), (5000, 7)], "0 5000 70000"),
+        (
+            &[(5000, 70_000), (70_000, 10_000)],
+            "0 5000 70000, 70000 75000 5000",
+        ),
+        (
+            &[(70_000, 10_000), (5000, 70_000)],
+            "0 70000 10000, 10000 5000 65000",
+        ),
+        (
+            &[(5000, 50_000), (60_000, 50_000), (50_000, 20_000)],
+            "0 5000 50000, 50000 60000 50000, 100000 55000 5000",
+        ),
+        // With the user's own id or with root's.
+        (&[(OWN, 1), (5000, 3)], "0 5000 1, 65534 5001 1"),
+        (&[(5000, 3), (0, 4_294_967_295)], "0 5000 1, 65534 5001 1"),
+        (&[(0, 4_294_967_295)], "0 100000 65536"),
+        (&[(OWN - 1, 200_000), (OWN, 1)], "0 100000 65536"),
+        (&[(0, 100_003)], "0 100000 1, 65534 100001 1"),
+    ];
+    for (ranges, expected) in cases {
+        let ranges: Vec<Range> = ranges
+            .iter()
+            .map(|(base, count)| range(*base, *count))
+            .collect();
+        assert_eq!(
+            text(&build(Layout::Subid, &ranges).unwrap()),
+            *expected,
+            "{ranges:?}"
+        );
+    }
+    let own = IdMap::build(Layout::Subid, 120_000, &[range(0, 200_000)], &everything());
+    assert_eq!(own, Err(MapError::BaseZero(range(0, 200_000))));
 }
 
 #[test]
@@ -325,6 +369,16 @@ proptest! {
     }
 
     #[test]
+    fn merged_ranges_have_the_same_ids_once(steps in proptest::collection::vec((2000..2100u32, 1..60u32), 0..8)) {
+        let ranges: Vec<Range> = steps.iter().map(|(base, count)| range(*base, *count)).collect();
+        let merged = disjoint(&ranges);
+        for id in 1990..2170 {
+            let times = merged.iter().filter(|range| range.contains(id)).count();
+            prop_assert_eq!(times, usize::from(ranges.iter().any(|range| range.contains(id))));
+        }
+    }
+
+    #[test]
     fn clipping_maps_only_what_is_offered(layout in layouts(), ranges in ranges(), offered in offers()) {
         match IdMap::build(layout, OWN, &ranges, &offered) {
             Ok(map) => for id in edges(&map, &ranges) {
@@ -333,7 +387,7 @@ proptest! {
                     prop_assert!(id == OWN || ranges.iter().any(|range| range.contains(id)));
                 }
             },
-            Err(error) => prop_assert_eq!(error, MapError::NotOffered),
+            Err(error) => prop_assert!(matches!(error, MapError::NotOffered { .. }), "{}", error),
         }
     }
 
@@ -365,6 +419,10 @@ fn the_whole_map_has_all_subordinate_ids_and_the_own_one_behind_them() {
         "0 100000 65536, 65536 5000 2, 65538 1000 1"
     );
     assert_eq!(whole(&[range(0, 5)]), Err(MapError::BaseZero(range(0, 5))));
+    assert_eq!(
+        whole(&[range(OWN, 5), range(BASE, 2)]).unwrap(),
+        "0 100000 2, 2 1000 1"
+    );
     let container = IdMap::parse(b"0 100000 65536\n").unwrap();
     assert_eq!(
         text(&IdMap::whole(OWN, &[range(60000, 10000)], &container).unwrap()),
