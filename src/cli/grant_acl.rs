@@ -12,10 +12,11 @@ use super::values::counted;
 
 /// Open directories of yours to builds in the user namespace, such as a compiler cache
 ///
-/// Gives root of the namespace and the user that sbuild builds as entries in the ACL of each DIR,
-/// as `setfacl -m u:BASE:rwX,u:BASE+999:rwx DIR` would, with the ids of your own subordinate range.
-/// Other entries stay. A DIR that is missing is made, with its parents. Running it again changes
-/// nothing. A symbolic link as DIR is followed, none below it is.
+/// Gives root of the namespace and the users that sbuild builds as entries in the ACL of each DIR,
+/// as `setfacl -m u:BASE:rwX,u:BASE+999:rwx,u:BASE+998:rwx DIR` would, with the ids of your own
+/// subordinate range. Other entries stay. A DIR that is missing is created, with its parents.
+/// Running it again changes nothing. A symbolic link as DIR is followed, none below it is. Root has
+/// to name a user with --userns, or a uid.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: isar-tarball grant-acl --share --chroot schroot.tar.zst ~/.cache/ccache",
@@ -28,7 +29,7 @@ pub struct Args {
     /// Open them to root of the namespace alone: what the parent directory of a rootfs needs
     #[arg(long, conflicts_with_all = ["sbuild_uid", "chroot", "share"])]
     parent: bool,
-    /// The uid that sbuild builds as, inside [default: 999]
+    /// The uid that sbuild builds as, inside [default: 999 and 998]
     #[arg(long, value_name = "N", conflicts_with = "chroot")]
     sbuild_uid: Option<u32>,
     /// The uids that sbuild will build as in this chroot, from its passwd and login.defs
@@ -51,9 +52,9 @@ const DETAILS: &str = "\
 Example: isar-tarball grant-acl --share --chroot schroot.tar.zst ~/.cache/ccache
 
 The build user:
-  sbuild 0.89 builds as its user sbuild, sbuild 0.85 as a user named like you. Both are made in the chroot as useradd --system
-  makes them: usually sbuild has uid 999, and you have 998. Without --chroot or --sbuild-uid, 999 is assumed, which is right for
-  sbuild 0.89 in a chroot without system users from 101 to 999. With --chroot both are found out, and both get entries.
+  sbuild 0.89 builds as its user sbuild, sbuild 0.85 as a user named like you. Both are created in the chroot as useradd --system
+  creates them. Without --chroot or --sbuild-uid both get entries: 999 for sbuild 0.89 and 998 for sbuild 0.85. That is right for
+  a chroot without system users from 101 to 999. For others, --chroot finds out both.
 
 What --share cannot do:
   A program that makes a file with mode 644 keeps all but its owner from writing to it, ACL or not. Everybody may still remove it.
@@ -74,7 +75,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             _ if args.parent => Grantees::RootOnly,
             (Some(chroot), _) => Grantees::BuildUsersOf(chroot.clone()),
             (None, Some(uid)) => Grantees::BuildUser(uid),
-            (None, None) => Grantees::UsualBuildUser,
+            (None, None) => Grantees::UsualBuildUsers,
         },
         share: args.share,
         revoke: args.revoke,

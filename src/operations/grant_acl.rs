@@ -19,11 +19,9 @@ use crate::input::Input;
 use crate::member_stream;
 use crate::observer::Observer;
 use crate::sbuild::accounts::{self, Accounts, Picker};
+use crate::sbuild::build_user::BuildUsers;
 use crate::userns::{self, HeldSignals, Isolation, Supervision};
 use crate::workdir::Namespaces;
-
-/// The uid of the first user that `useradd --system` creates in a usual chroot.
-const USUAL_BUILD_UID: u32 = 999;
 
 /// Grants ids of the namespace access to directories, or revokes it.
 #[derive(Clone, Debug)]
@@ -43,9 +41,9 @@ pub struct GrantAcl {
 /// Who gets access, beside root of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Grantees {
-    /// The build user of a usual chroot, uid 999.
+    /// The users that sbuild 0.85 and 0.89 build as in a usual chroot: uids 998 and 999.
     #[default]
-    UsualBuildUser,
+    UsualBuildUsers,
     /// Root alone.
     RootOnly,
     /// The build user with this uid.
@@ -197,6 +195,7 @@ impl GrantAcl {
     pub fn run(&self, observer: &mut dyn Observer) -> Result<Granted, Error> {
         let subordinate = self.session.subordinate(observer)?;
         let namespaces = self.session.namespaces(&mut ())?;
+        self.refuse_accounts_of_the_machine(&namespaces)?;
         let _held = HeldSignals::new()?;
         let grantees = self.resolve(subordinate.as_ref(), &namespaces)?;
         // All are opened before the first is changed.
@@ -230,6 +229,22 @@ impl GrantAcl {
             grantees,
             directories,
         })
+    }
+
+    /// Without a user namespace, uid 999 is no build user but an account of the machine.
+    fn refuse_accounts_of_the_machine(&self, namespaces: &Namespaces) -> Result<(), Error> {
+        if namespaces.work != Isolation::None || matches!(self.grantees, Grantees::BuildUser(_)) {
+            return Ok(());
+        }
+        match session::maps(&namespaces.work)?.uids.is_of_machine() {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "no user namespace is used here, so the ids of builds would be those of accounts \
+                 of this machine: name the user whose subordinate ids the builds use, or the uid \
+                 that gets access",
+            )),
+        }
     }
 
     fn cannot(&self, path: &Path) -> String {
@@ -305,7 +320,11 @@ impl GrantAcl {
         let mut users = vec![(GrantRole::Root, 0)];
         match &self.grantees {
             Grantees::RootOnly => {}
-            Grantees::UsualBuildUser => users.push((GrantRole::Build, USUAL_BUILD_UID)),
+            Grantees::UsualBuildUsers => {
+                // Without system users above 100, and with the usual login.defs.
+                let found = Accounts::default().build_users(name.map(str::as_bytes))?;
+                users.extend(by_version(found));
+            }
             Grantees::BuildUser(uid) => users.push((GrantRole::Build, *uid)),
             Grantees::BuildUsersOf(chroot) => {
                 let context = || format!("cannot tell the build users of {chroot:?}");
@@ -313,8 +332,7 @@ impl GrantAcl {
                 let found = accounts
                     .build_users(name.map(str::as_bytes))
                     .context(context)?;
-                users.push((GrantRole::Sbuild089, found.sbuild));
-                users.extend(found.caller.map(|uid| (GrantRole::Sbuild085, uid)));
+                users.extend(by_version(found));
             }
         }
         Ok(users)
@@ -339,6 +357,12 @@ impl Grantee {
     pub fn needs_entry(&self) -> bool {
         !self.roles.contains(&GrantRole::Caller)
     }
+}
+
+/// The users that each version of sbuild builds as.
+fn by_version(found: BuildUsers) -> impl Iterator<Item = (GrantRole, u32)> {
+    let older = found.caller.map(|uid| (GrantRole::Sbuild085, uid));
+    std::iter::once((GrantRole::Sbuild089, found.sbuild)).chain(older)
 }
 
 fn add(grantees: &mut Vec<Grantee>, role: GrantRole, inside: Option<u32>, outside: u32) {

@@ -35,6 +35,13 @@ fn getfacl(path: &Path) -> String {
     )
 }
 
+/// The entries of the access ACL that name a user, in its order.
+fn named_users(path: &Path) -> Vec<String> {
+    let is_named = |line: &&str| line.starts_with("user:") && !line.starts_with("user::");
+    let acl = getfacl(path);
+    acl.lines().filter(is_named).map(str::to_owned).collect()
+}
+
 fn setfacl(options: &str, path: &Path) {
     succeed(as_user("setfacl").args(options.split(' ')).arg(path));
 }
@@ -47,6 +54,11 @@ fn grant(options: &str, path: &Path) -> String {
 
 fn build_uid() -> u32 {
     user().base + 999
+}
+
+/// The build user of sbuild 0.85.
+fn build_uid_of_0_85() -> u32 {
+    user().base + 998
 }
 
 /// A shell script as a user of the namespace.
@@ -92,9 +104,11 @@ fn before(scratch: &Scratch, name: &str, (options, mode): (&str, u32)) -> PathBu
 #[test]
 fn the_acl_is_what_setfacl_makes() {
     let scratch = Scratch::new();
-    let (base, build, own) = (user().base, build_uid(), user().uid);
-    let default = format!("-m u:{base}:rwX -m u:{build}:rwx");
-    let shared = format!("{default} -m d:u:{base}:rwX -m d:u:{build}:rwX -m d:u:{own}:rwX");
+    let (base, build, older, own) = (user().base, build_uid(), build_uid_of_0_85(), user().uid);
+    let default = format!("-m u:{base}:rwX -m u:{build}:rwx -m u:{older}:rwx");
+    let shared = format!(
+        "{default} -m d:u:{base}:rwX -m d:u:{build}:rwX -m d:u:{older}:rwX -m d:u:{own}:rwX"
+    );
     for (options, like) in [
         ("", default),
         ("--parent", format!("-m u:{base}:rwX")),
@@ -126,7 +140,7 @@ fn the_acl_is_what_setfacl_makes() {
 #[test]
 fn files_below_get_execution_only_where_somebody_has_it() {
     let scratch = Scratch::new();
-    let (base, build) = (user().base, build_uid());
+    let (base, build, older) = (user().base, build_uid(), build_uid_of_0_85());
     let cases = [
         (0o644, ""),
         (0o600, ""),
@@ -146,7 +160,8 @@ fn files_below_get_execution_only_where_somebody_has_it() {
             setfacl(acl, &theirs);
         }
         grant("--share", &top);
-        setfacl(&format!("-m u:{base}:rwX,u:{build}:rwX"), &theirs);
+        let like = format!("-m u:{base}:rwX,u:{build}:rwX,u:{older}:rwX");
+        setfacl(&like, &theirs);
         assert_eq!(getfacl(&ours), getfacl(&theirs), "{mode:o} {acl}");
     }
 }
@@ -227,7 +242,7 @@ fn revoking_takes_only_the_entries_of_the_same_options() {
 }
 
 #[test]
-fn root_and_the_build_user_of_a_namespace_may_write() {
+fn root_and_the_build_users_of_both_versions_of_sbuild_may_write() {
     let Some(()) = require(&["mmdebstrap"]) else {
         return;
     };
@@ -239,12 +254,18 @@ fn root_and_the_build_user_of_a_namespace_may_write() {
             &format!("mkdir {0}/{name}; rmdir {0}/{name}", top.display()),
         )
     };
-    let may = |uids: [u32; 3]| uids.map(|uid| run(&mut write(uid, "made")).status.success());
-    assert_eq!(may([0, 999, 998]), [false, false, false]);
+    let may = || [0, 999, 998, 997].map(|uid| run(&mut write(uid, "made")).status.success());
+    assert_eq!(may(), [false, false, false, false]);
     grant("--parent", &top);
-    assert_eq!(may([0, 999, 998]), [true, false, false]);
-    grant("", &top);
-    assert_eq!(may([0, 999, 998]), [true, true, false]);
+    assert_eq!(may(), [true, false, false, false]);
+    let said = grant("", &top);
+    assert_eq!(may(), [true, true, true, false]);
+    for words in [
+        "uid 999: builds of sbuild 0.89",
+        "uid 998: builds of sbuild 0.85",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]
@@ -364,8 +385,9 @@ fn no_mount_below_is_entered() {
         .arg(&top);
     succeed(&mut command);
     assert!(getfacl(&top).contains("default:user:"));
-    assert!(
-        !getfacl(&elsewhere).contains("user:1"),
+    assert_eq!(
+        named_users(&elsewhere),
+        Vec::<String>::new(),
         "a bind mount of the same file system"
     );
 }
@@ -391,12 +413,8 @@ fn in_layout_caller_root_is_the_caller_and_needs_no_entry() {
     let top = directory(&scratch, "top");
     let said = grant("--id-layout caller", &top);
     assert!(said.contains("root inside is the caller"), "{said}");
-    let named: Vec<String> = getfacl(&top)
-        .lines()
-        .filter(|line| line.starts_with("user:1"))
-        .map(str::to_owned)
-        .collect();
-    assert_eq!(named, [format!("user:{}:rwx", build_uid())]);
+    let builds = [build_uid_of_0_85(), build_uid()].map(|uid| format!("user:{uid}:rwx"));
+    assert_eq!(named_users(&top), builds);
 }
 
 #[test]
@@ -632,4 +650,44 @@ fn root_grants_on_behalf_of_a_user() {
         acl.contains(&format!("default:user:{}:rwx", user().uid)),
         "{acl}"
     );
+}
+
+#[test]
+fn root_opens_no_directory_to_accounts_of_the_machine() {
+    if fs::read_to_string("/proc/self/uid_map")
+        .unwrap()
+        .split_whitespace()
+        .last()
+        != Some("4294967295")
+    {
+        crate::world::skip::<()>(
+            "the tests run in a user namespace, whose root has no such accounts",
+        );
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = directory(&scratch, "top");
+    fs::create_dir(scratch.join("chroot")).unwrap();
+    let without: [&[&str]; 5] = [
+        &[],
+        &["--share"],
+        &["--parent"],
+        &["--revoke"],
+        &["--chroot", "chroot"],
+    ];
+    for options in without {
+        let mut command = isar(["grant-acl"]);
+        command.current_dir(scratch.path()).args(options).arg(&top);
+        let said = fail(2, &mut command);
+        assert!(
+            said.contains("--userns") && said.contains("accounts of this machine"),
+            "{said}"
+        );
+    }
+    // Neither as an ordinary user who turns the namespace off.
+    let off = ["--userns", "off", "grant-acl"];
+    assert!(fail(2, isar_as_user(off).arg(&top)).contains("accounts of this machine"));
+    assert_eq!(named_users(&top), Vec::<String>::new());
+    succeed(isar(["grant-acl", "--sbuild-uid", "77"]).arg(&top));
+    assert_eq!(named_users(&top), ["user:0:rwx", "user:77:rwx"]);
 }
