@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Escaped;
 use crate::ids::{Account, IdKind, Layout, SubidFiles};
+use crate::userns::Powerless;
 use crate::userns::diagnosis::{self, Sysctls};
 use crate::userns::id_programs::{self, find, why_powerless, why_refused};
 
@@ -193,7 +194,10 @@ fn id_program(kind: IdKind, search: &[PathBuf]) -> Finding {
             "install the package uidmap (shadow-utils elsewhere)",
         );
     };
-    let powerless = why_powerless(&path).map(|why| format!("{} {why}", shown(&path)));
+    // Whether the kernel refuses what a setuid program writes is seen when it is tried.
+    let powerless = why_powerless(&path)
+        .filter(|why| !matches!(why, Powerless::BoundedSetuid(_)))
+        .map(|why| format!("{} {why}", shown(&path)));
     match powerless.or_else(|| why_refused(kind)) {
         None => Finding::good(name, shown(&path)),
         Some(text) => Finding::of_message(name, &text, "reinstall the package uidmap"),

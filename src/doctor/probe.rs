@@ -64,13 +64,26 @@ pub struct Failure {
     probe: Probe,
     /// The error; for [`Probe::Path`] the directory that namespace root cannot enter.
     text: String,
+    /// The error names what failed and what helps.
+    is_complete: bool,
 }
 
 impl Failure {
-    /// A failure with this error.
-    pub fn new(probe: Probe, error: &impl ToString) -> Failure {
-        let text = error.to_string();
-        Failure { probe, text }
+    /// A failure with an error that names what failed and what helps.
+    fn complete(probe: Probe, error: &impl ToString) -> Failure {
+        Failure {
+            probe,
+            text: error.to_string(),
+            is_complete: true,
+        }
+    }
+
+    fn brief(probe: Probe, text: String) -> Failure {
+        Failure {
+            probe,
+            text,
+            is_complete: false,
+        }
     }
 }
 
@@ -109,7 +122,8 @@ impl Place {
 pub fn all(scratch: BorrowedFd<'_>, path: &Path, caller: &mut Caller) -> Vec<Failure> {
     let mut failures = Vec::new();
     for probe in PROBES {
-        let errno = |tried: io::Result<()>| tried.map_err(|error| describe(&error));
+        let brief = |text| Failure::brief(probe, text);
+        let errno = |tried: io::Result<()>| tried.map_err(|error| brief(describe(&error)));
         let tried = match probe {
             Probe::Owner => errno(owner(scratch)),
             Probe::Acl => errno(acl(scratch)),
@@ -117,10 +131,10 @@ pub fn all(scratch: BorrowedFd<'_>, path: &Path, caller: &mut Caller) -> Vec<Fai
             Probe::Capability => errno(capability(scratch)),
             Probe::Overlay => errno(overlay(scratch)),
             Probe::Proc => proc(caller),
-            Probe::Path => closed_above(path),
-            Probe::Calls => calls(scratch),
+            Probe::Path => closed_above(path).map_err(brief),
+            Probe::Calls => calls(scratch).map_err(brief),
         };
-        failures.extend(tried.err().map(|text| Failure { probe, text }));
+        failures.extend(tried.err());
     }
     failures
 }
@@ -191,10 +205,12 @@ pub fn finding(probe: Probe, failures: &[Failure], place: &Place) -> Finding {
     };
     match failure {
         None => Finding::good(name, good),
-        // It has its own remedy.
-        Some(failure) if failure.text.contains(": ") => {
-            Finding::of_message(name, &failure.text, &remedy)
-        }
+        Some(failure) if failure.is_complete => Finding {
+            name,
+            state: State::Fault,
+            found: failure.text.clone(),
+            remedy: None,
+        },
         Some(failure) => Finding::bad(name, state, format!("{bad}: {}", failure.text), remedy),
     }
 }
@@ -241,11 +257,40 @@ fn closed_above(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Tries the system calls beyond Linux 4.18 that have no other check. An error names those that are
-/// missing.
+/// Tries the system calls that namespace root needs and that have no other check.
 fn calls(scratch: BorrowedFd<'_>) -> Result<(), String> {
+    let mut missing = missing_calls(scratch);
+    let change_mounts = || -> io::Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let mount = open_tree(scratch, c"", flags)?;
+        sys::change_mounts(mount.as_fd(), MountChange::Private)
+    };
+    missing.extend(
+        change_mounts()
+            .err()
+            .map(|error| missing_call("mount_setattr", &error)),
+    );
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(missing.join(", ")),
+    }
+}
+
+/// The finding about system calls that fail for the caller itself, if any does.
+pub fn calls_of_caller(dir: &Path, place: &Place) -> Option<Finding> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = openat(CWD, dir, flags, Mode::empty()).ok()?;
+    let missing = missing_calls(dir.as_fd());
+    let failure = Failure::brief(Probe::Calls, missing.join(", "));
+    (!missing.is_empty()).then(|| finding(Probe::Calls, &[failure], place))
+}
+
+/// Tries system calls that old kernels lack and containers block, on a directory that can be read.
+fn missing_calls(dir: BorrowedFd<'_>) -> Vec<String> {
     type Call = fn(BorrowedFd<'_>) -> io::Result<()>;
-    let tried: [(&str, Call); 7] = [
+    let tried: [(&str, Call); 6] = [
         ("statx", |dir| {
             Ok(statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map(drop)?)
         }),
@@ -253,7 +298,10 @@ fn calls(scratch: BorrowedFd<'_>) -> Result<(), String> {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             Ok(openat2(dir, c".", flags, Mode::empty(), ResolveFlags::BENEATH).map(drop)?)
         }),
-        ("syncfs", |dir| Ok(syncfs(file(dir)?)?)),
+        ("syncfs", |dir| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(syncfs(openat(dir, c".", flags, Mode::empty())?)?)
+        }),
         ("memfd_create", |_| {
             Ok(memfd_create(c"doctor", MemfdFlags::CLOEXEC).map(drop)?)
         }),
@@ -261,22 +309,17 @@ fn calls(scratch: BorrowedFd<'_>) -> Result<(), String> {
             Ok(pidfd_open(getpid(), PidfdFlags::empty()).map(drop)?)
         }),
         ("clone3", |_| sys::has_clone3()),
-        ("mount_setattr", |dir| {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_EMPTY_PATH;
-            sys::change_mounts(open_tree(dir, c"", flags)?.as_fd(), MountChange::Private)
-        }),
     ];
-    let missing: Vec<String> = tried
+    let failed = tried
         .into_iter()
-        .filter_map(|(name, call)| Some((name, call(scratch).err()?)))
-        .map(|(name, error)| format!("{name} ({})", describe(&error)))
-        .collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(missing.join(", ")),
-    }
+        .filter_map(|(name, call)| Some((name, call(dir).err()?)));
+    failed
+        .map(|(name, error)| missing_call(name, &error))
+        .collect()
+}
+
+fn missing_call(name: &str, error: &io::Error) -> String {
+    format!("{name} ({})", describe(error))
 }
 
 fn file(scratch: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -349,8 +392,11 @@ fn overlay(scratch: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// In a pid namespace, like the command of `unshare`.
-fn proc(caller: &mut Caller) -> Result<(), String> {
-    let init = Init::new().map_err(|error| error.to_string())?;
+fn proc(caller: &mut Caller) -> Result<(), Failure> {
+    let complete = |error: &dyn std::fmt::Display| {
+        Failure::complete(Probe::Proc, &format!("no command can be run: {error}"))
+    };
+    let init = Init::new().map_err(|error| complete(&error))?;
     let ended = init.run(caller, |_| {
         let tried = mounts::file_system(c"proc", &[], mounts::NOTHING_SPECIAL);
         let errno = tried.err().and_then(|error| error.raw_os_error());
@@ -363,7 +409,41 @@ fn proc(caller: &mut Caller) -> Result<(), String> {
     });
     match ended {
         Ok(0) => Ok(()),
-        Ok(errno) => Err(describe(&io::Error::from_raw_os_error(errno.into()))),
-        Err(error) => Err(error.to_string()),
+        Ok(errno) => {
+            let error = io::Error::from_raw_os_error(errno.into());
+            Err(Failure::brief(Probe::Proc, describe(&error)))
+        }
+        Err(error) => Err(complete(&error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_about_overlays_fits_the_kernel_and_the_file_system() {
+        for (release, is_overlay, expected) in [
+            ("5.10.0-30-amd64\n", false, "use Linux 5.11"),
+            ("6.18.2\n", false, "ext4, xfs or btrfs"),
+            ("6.18-rc1\n", true, "is on an overlay itself"),
+            ("5.10.0\n", true, "is on an overlay itself"),
+            ("", false, "ext4, xfs or btrfs"),
+        ] {
+            let sysctls = tempfile::tempdir().unwrap();
+            fs::create_dir(sysctls.path().join("kernel")).unwrap();
+            fs::write(sysctls.path().join("kernel/osrelease"), release).unwrap();
+            let place = Place {
+                is_overlay,
+                ..Place::new(Path::new("/"), sysctls.path(), 0)
+            };
+            let failure = Failure::brief(Probe::Overlay, "Invalid argument".into());
+            let remedy = finding(Probe::Overlay, &[failure], &place).remedy.unwrap();
+            assert!(
+                remedy.contains(expected),
+                "{release:?} {is_overlay}: {remedy}"
+            );
+        }
     }
 }

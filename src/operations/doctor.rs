@@ -65,11 +65,15 @@ impl Doctor {
         };
         let scratch = match scratch {
             Ok(scratch) => scratch,
-            Err(error) => return Ok(vec![not_tried(&error, &place, known)]),
+            Err(error) => {
+                let mut findings = vec![not_tried(&error, &place, known)];
+                findings.extend(probe::calls_of_caller(&self.directory, &place));
+                return Ok(findings);
+            }
         };
         let tried = self.try_in(&scratch, &namespaces, observer);
         let removed = scratch.remove();
-        let mut findings = match tried {
+        let mut findings: Vec<Finding> = match tried {
             Ok(failures) => {
                 let namespace = match namespaces.work {
                     Isolation::None => None,
@@ -87,7 +91,10 @@ impl Doctor {
                 namespace.into_iter().chain(probes).collect()
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-            Err(error) => vec![unusable(&error, known)],
+            Err(error) => {
+                let calls = probe::calls_of_caller(&self.directory, &place);
+                [unusable(&error, known)].into_iter().chain(calls).collect()
+            }
         };
         if let Err(error) = removed {
             let remedy = "remove it, and look for what keeps it";
@@ -125,19 +132,17 @@ impl Doctor {
 
 /// The finding of a directory in which nothing can be tried.
 fn not_tried(error: &Error, place: &Place, known: &[Finding]) -> Finding {
-    let dir = &place.shown;
-    match error.kind() {
-        ErrorKind::Namespace => unusable(error, known),
-        ErrorKind::Unsupported => {
-            let owner = Failure::new(Probe::Owner, error);
-            probe::finding(Probe::Owner, &[owner], place)
-        }
-        _ => Finding::bad(
-            "scratch",
-            State::Fault,
-            format!("nothing can be tried in {dir}: {error}"),
-            "give a directory that the caller may write to",
-        ),
+    let remedy = match error.kind() {
+        ErrorKind::Namespace => return unusable(error, known),
+        // The message has it.
+        ErrorKind::Unsupported => None,
+        _ => Some("give a directory that the caller may write to".to_owned()),
+    };
+    Finding {
+        name: "scratch",
+        state: State::Fault,
+        found: format!("nothing can be tried in {}: {error}", place.shown),
+        remedy,
     }
 }
 

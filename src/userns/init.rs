@@ -92,15 +92,20 @@ impl Init {
     ///
     /// # Errors
     ///
-    /// `Unshare` already here for a process that may not create the namespaces, before it has
-    /// mounted anything.
+    /// That of [`Init::check`], before anything is mounted.
     pub fn new() -> Result<Init, Error> {
-        if !diagnosis::has_admin() {
-            return Err(Error::Unshare(Errno::PERM.into()));
-        }
+        Init::check()?;
         Ok(Init {
             signals: SignalPolicy::Pass.watch().map_err(Error::Watch)?,
         })
+    }
+
+    /// Fails if this process may not create the namespaces of a command.
+    pub fn check() -> Result<(), Error> {
+        match diagnosis::has_admin() {
+            true => Ok(()),
+            false => Err(Error::Unshare(Errno::PERM.into())),
+        }
     }
 
     /// Runs the command that `setup` gives, and waits for its end. Gives its exit status, or

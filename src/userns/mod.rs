@@ -38,7 +38,7 @@ use crate::observer::{Notice, Observer};
 use crate::progress::Progress;
 use crate::sys::{self, Forked, SignalState};
 use channel::{Channel, Received, Wait};
-pub use error::{Error as EnterError, Step};
+pub use error::{Error as EnterError, Powerless, Step};
 pub use signals::{HeldSignals, SignalPolicy};
 use supervisor::Supervisor;
 

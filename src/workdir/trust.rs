@@ -80,7 +80,8 @@ impl<'a> Trust<'a> {
                     && self.uid != 0
                     && !self.is_own(found.uid()) =>
             {
-                Error::new(error.kind(), self.foreign(path, found.uid()))
+                let text = format!("Permission denied: {}", self.foreign(path, found.uid()));
+                Error::new(error.kind(), text)
             }
             _ => error,
         }

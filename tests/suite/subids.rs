@@ -328,11 +328,17 @@ fn root_without_the_right_to_mount_learns_it() {
             output.status.code(),
         )
     };
-    for command in [&["unshare", "true"][..], &["chroot", "tree", "true"]] {
+    fs::write(scratch.join("a.tar"), [0; 10240]).unwrap();
+    for command in [
+        &["unshare", "true"][..],
+        &["chroot", "tree", "true"],
+        &["imager", "--cache", "cache", "a.tar", "--", "true"],
+    ] {
         let (said, status) = as_root(command);
         let named = said.contains("lacks CAP_SYS_ADMIN") && said.contains("--userns NAME");
         assert!(named && status == Some(125), "{said}");
     }
+    assert!(!scratch.join("cache").exists());
     let (said, status) = as_root(&["-q", "doctor", "."]);
     assert!(
         said.contains("lacks CAP_SYS_ADMIN") && status == Some(1),

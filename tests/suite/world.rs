@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -348,6 +348,12 @@ pub fn mmdebstrap_archive(suite: &str) -> Option<PathBuf> {
     by_mmdebstrap(&format!("{suite}-rich.tar.zst"), &options.map(OsStr::new))
 }
 
+/// True for the test user and its subordinate ids.
+fn is_own(uid: u32) -> bool {
+    let user = user();
+    uid == user.uid || (user.base..user.base + 65536).contains(&uid)
+}
+
 /// What mmdebstrap makes with these options, kept as `name`.
 fn by_mmdebstrap(name: &str, options: &[&OsStr]) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -355,7 +361,16 @@ fn by_mmdebstrap(name: &str, options: &[&OsStr]) -> Option<PathBuf> {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     require(&["mmdebstrap"])?;
-    let (place, unfinished) = (base().join(name), base().join(format!("unfinished.{name}")));
+    // An earlier test user may have had other ids.
+    let is_foreign = |path: &Path| fs::metadata(path).is_ok_and(|found| !is_own(found.uid()));
+    let name = match is_foreign(&base().join(name)) {
+        true => format!("{name}.{}", user().base),
+        false => name.to_owned(),
+    };
+    let (place, unfinished) = (
+        base().join(&name),
+        base().join(format!("unfinished.{name}")),
+    );
     // Another run may be making it.
     let lock = File::create(base().join(format!("{name}.lock"))).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

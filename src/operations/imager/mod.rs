@@ -21,7 +21,7 @@ use crate::ids::IdMaps;
 use crate::imager::cache::{self, Cache};
 use crate::observer::Observer;
 use crate::progress::Progress;
-use crate::userns::init::own_mounts;
+use crate::userns::init::{Init, own_mounts};
 use crate::userns::{self, Answer, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::directory::{Purpose, WorkDir};
@@ -133,6 +133,10 @@ impl Imager {
     fn imager(&self, observer: &mut dyn Observer) -> Result<CommandStatus, Error> {
         let archive = File::open(&self.archive).map_err(|error| open_error("open", error))?;
         let namespaces = self.session.namespaces(observer)?;
+        if namespaces.work == Isolation::None {
+            // Nothing is unpacked for a command that cannot be run.
+            Init::check()?;
+        }
         let maps = session::maps(&namespaces.work)?;
         let (input, options) = plain_options(&namespaces.work)?;
         let threads = options.threads;
