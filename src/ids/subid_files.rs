@@ -189,12 +189,19 @@ impl SubidFiles {
         let Some(name) = &account.name else {
             return Err(SourceError::Nameless(account.uid));
         };
-        let service = subid::service(&read(&self.nsswitch)?);
+        let mut service = subid::service(&read(&self.nsswitch)?);
         let mut passed_over = Vec::new();
         let mut of = |kind| {
-            let (ranges, broken) = match &service {
-                Some(service) => (self.ask(service, kind, name)?, Vec::new()),
-                None => self.read_file(kind, account)?,
+            let given = match &service {
+                Some(service) => self.ask(service, kind, name)?,
+                None => None,
+            };
+            let (ranges, broken) = match given {
+                Some(ranges) => (ranges, Vec::new()),
+                None => {
+                    service = None;
+                    self.read_file(kind, account)?
+                }
             };
             if ranges.is_empty() {
                 return Err(self.no_ids(kind, account, service.clone(), broken));
@@ -205,9 +212,10 @@ impl SubidFiles {
             }));
             Ok(ranges)
         };
+        let (uids, gids) = (of(IdKind::User)?, of(IdKind::Group)?);
         Ok(Ranges {
-            uids: of(IdKind::User)?,
-            gids: of(IdKind::Group)?,
+            uids,
+            gids,
             passed_over,
             service,
         })
@@ -342,20 +350,31 @@ impl SubidFiles {
         Ok((subid::parse_lines_of(&text, is_account).ranges, broken))
     }
 
-    /// The ranges that the service has; getsubids fails for users without ranges.
-    fn ask(&self, service: &str, kind: IdKind, name: &str) -> Result<Vec<Range>, SourceError> {
+    /// The ranges that the service has; getsubids fails for users without ranges. `None` if the
+    /// module of the service cannot be loaded: newuidmap then reads the files, and getsubids says
+    /// so in these words.
+    fn ask(
+        &self,
+        service: &str,
+        kind: IdKind,
+        name: &str,
+    ) -> Result<Option<Vec<Range>>, SourceError> {
         let mut command = Command::new(&self.getsubids);
         if kind == IdKind::Group {
             command.arg("-g");
         }
-        match command.arg(name).stdin(Stdio::null()).output() {
-            Ok(output) if output.status.success() => Ok(subid::parse_getsubids(&output.stdout)),
-            Ok(_) => Ok(Vec::new()),
-            Err(cause) => Err(SourceError::Getsubids {
-                service: service.to_owned(),
-                cause,
-            }),
+        let output = command.arg(name).stdin(Stdio::null()).output();
+        let output = output.map_err(|cause| SourceError::Getsubids {
+            service: service.to_owned(),
+            cause,
+        })?;
+        if String::from_utf8_lossy(&output.stderr).contains("Using files") {
+            return Ok(None);
         }
+        Ok(Some(match output.status.success() {
+            true => subid::parse_getsubids(&output.stdout),
+            false => Vec::new(),
+        }))
     }
 
     fn no_ids(
@@ -465,6 +484,15 @@ mod tests {
             (ranges.passed_over.len(), ranges.service.as_deref()),
             (0, Some("sss"))
         );
+
+        // newuidmap reads the files where it cannot load the module of the service.
+        let script =
+            "#!/bin/sh\necho 'Error opening libsubid_sss.so: none\nUsing files' >&2; exit 1\n";
+        let asks = fs::read(&source.getsubids).unwrap();
+        fs::write(&source.getsubids, script).unwrap();
+        let ranges = read();
+        assert_eq!((ranges.uids, ranges.service), (vec![in_files], None));
+        fs::write(&source.getsubids, asks).unwrap();
 
         let other = Account {
             name: Some("bert".into()),

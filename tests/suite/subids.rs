@@ -279,6 +279,12 @@ fn the_service_of_nsswitch_gives_the_ids_and_a_line_in_the_file_does_not() {
     );
     let found = "isar-test has 5000000:65536 from the service isartest";
     assert_eq!(said.matches(found).count(), 2, "{said}");
+    // A service whose module is missing: newuidmap reads the files.
+    fs::write(scratch.join("nsswitch"), "subid: nosuchmodule\n").unwrap();
+    let setup = "mount --bind nsswitch /etc/nsswitch.conf";
+    let said = with_etc(&scratch, setup, "$B unshare cat /proc/self/uid_map");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(words, ["0", &user().base.to_string(), "65536"], "{said}");
 }
 
 #[test]

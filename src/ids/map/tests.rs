@@ -403,6 +403,7 @@ proptest! {
         let parsed = crate::ids::subid::parse(&text, &account);
         prop_assert!(parsed.ranges.iter().all(|range| range.count > 0 && range.end() <= 1 << 32));
         crate::ids::subid::parse_getsubids(&text);
+        crate::ids::subid::service(&text);
         let _ = IdMap::parse(&text);
     }
 }

@@ -10,6 +10,8 @@ fuzz_target!(|text: &[u8]| {
         uid: 1,
         gid: 1,
     };
+    // Any bytes as nsswitch.conf, too.
+    let _ = subid::service(text);
     let ranges = subid::parse(text, &account)
         .ranges
         .into_iter()
