@@ -17,7 +17,6 @@ use crate::userns::{self, HeldSignals, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::lock::{self, Mode};
 use crate::workdir::opening::open_directory;
-use crate::workdir::trust::Trust;
 
 /// Runs a command in a tree.
 #[derive(Clone, Debug)]
@@ -61,6 +60,7 @@ impl Chroot {
     /// `CommandNotFound`, `CommandNotExecutable`, or what kept the command from being run.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<CommandStatus, Error> {
         self.chroot(observer)
+            .map_err(|error| self.session.explain(error, &self.rootfs))
             .context(|| format!("cannot run a command in {:?}", self.rootfs))
     }
 
@@ -71,7 +71,7 @@ impl Chroot {
             false => None,
         };
         let _held = HeldSignals::new()?;
-        let ran = userns::supervise(
+        let status = userns::supervise(
             Supervision {
                 signals: SignalPolicy::Pass,
                 ..Supervision::of_work(&namespaces.work, observer)
@@ -90,12 +90,11 @@ impl Chroot {
                 })
             },
         );
-        match ran {
+        match status {
             Err(error) if error.kind() == ErrorKind::ForeignTree => {
                 Err(self.with_owner(error, &namespaces))
             }
-            Err(error) => Err(Trust::new(&namespaces.whole).explain(error, &self.rootfs)),
-            Ok(status) => Ok(CommandStatus::new(status)),
+            status => Ok(CommandStatus::new(status?)),
         }
     }
 

@@ -19,7 +19,6 @@ use crate::observer::Observer;
 use crate::parallel;
 use crate::tree::exclude::Patterns;
 use crate::userns::{self, HeldSignals, Supervision};
-use crate::workdir::trust::Trust;
 
 /// Compares two trees, each a directory or an archive.
 #[derive(Clone, Debug)]
@@ -73,7 +72,12 @@ impl Diff {
 
     /// Reads and compares both.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<DiffReport, Error> {
+        let explain = |error, side: &ArchivePath| match side {
+            ArchivePath::File(path) => self.session.explain(error, path),
+            ArchivePath::Stdio => error,
+        };
         self.diff(observer)
+            .map_err(|error| explain(explain(error, &self.a), &self.b))
             .context(|| format!("cannot compare {} and {}", self.a, self.b))
     }
 
@@ -91,16 +95,10 @@ impl Diff {
         }
         let namespaces = self.session.namespaces(observer)?;
         let _held = HeldSignals::new()?;
-        let compared = userns::run(
+        userns::run(
             Supervision::of_work(&namespaces.work, observer),
             move |_| self.compare(a, b, &options),
-        );
-        let trust = Trust::new(&namespaces.whole);
-        let explain = |error, side: &ArchivePath| match side {
-            ArchivePath::File(path) => trust.explain(error, path),
-            ArchivePath::Stdio => error,
-        };
-        compared.map_err(|error| explain(explain(error, &self.a), &self.b))
+        )
     }
 
     /// Opens a side as the caller, or a directory that only root of the namespace reaches, such as a

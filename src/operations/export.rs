@@ -20,7 +20,6 @@ use crate::tree::{holes, walk::Identity};
 use crate::userns::{self, Caller, HeldSignals, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::output::OutputFile;
-use crate::workdir::trust::Trust;
 
 /// Copies files and directories out of a tree.
 #[derive(Clone, Debug)]
@@ -82,6 +81,7 @@ impl Export {
     /// permissions than the original, unless [`Export::mode`] gives them.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<Vec<Exported>, Error> {
         self.export(observer)
+            .map_err(|error| self.session.explain(error, &self.rootfs))
             .context(|| format!("cannot export from {:?}", self.rootfs))
     }
 
@@ -103,7 +103,7 @@ impl Export {
             copied: Vec::new(),
             directory: None,
         };
-        let sent = userns::supervise(
+        userns::supervise(
             Supervision::of_work(&namespaces.work, observer),
             |ask, file| {
                 receiver.answer(ask, file)?;
@@ -111,9 +111,7 @@ impl Export {
             },
             || Ok(()),
             |caller, ()| self.send(&root, into_directory, caller),
-        );
-        let trust = Trust::new(&namespaces.whole);
-        sent.map_err(|error| trust.explain(error, &self.rootfs))?;
+        )?;
         Ok(receiver.copied)
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::path::Path;
 
 use crate::error::{Classify, Context, Error, ErrorKind, PathContext};
 use crate::ids::subid_files::{Ranges, SubidFiles};
@@ -10,6 +11,7 @@ use crate::observer::{Notice, Observer};
 use crate::sys;
 use crate::userns::Isolation;
 use crate::workdir::Namespaces;
+use crate::workdir::trust::Trust;
 
 /// The user namespace of an operation, and how ids are numbered in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +96,17 @@ impl Session {
             work: Isolation::Namespace(maps),
             whole: Isolation::Namespace(whole),
         })
+    }
+
+    /// `error` of work in the tree at `path`: see [`Trust::explain`].
+    pub(super) fn explain(&self, error: Error, path: &Path) -> Error {
+        if error.kind() != ErrorKind::PermissionDenied {
+            return error;
+        }
+        match self.namespaces(&mut ()) {
+            Ok(namespaces) => Trust::new(&namespaces.whole).explain(error, path),
+            Err(_) => error,
+        }
     }
 
     /// Whose subordinate ids are used; `None` to work without a namespace.

@@ -71,8 +71,8 @@ impl<'a> Trust<'a> {
         ))
     }
 
-    /// An error that tells why permission was denied for work in the directory at `path`, if that
-    /// is because it belongs to none of the caller's ids; otherwise `error` itself.
+    /// `error` of work in the directory at `path`. If permission was denied and the directory
+    /// belongs to none of the caller's ids, the message says so.
     pub fn explain(&self, error: Error, path: &Path) -> Error {
         match std::fs::metadata(path) {
             Ok(found)
@@ -80,7 +80,7 @@ impl<'a> Trust<'a> {
                     && self.uid != 0
                     && !self.is_own(found.uid()) =>
             {
-                let text = format!("Permission denied: {}", self.foreign(path, found.uid()));
+                let text = format!("{error}; {}", self.foreign(path, found.uid()));
                 Error::new(error.kind(), text)
             }
             _ => error,
