@@ -1,8 +1,9 @@
 //! The subordinate ids of the user: enough of them, and mapped here.
 
 use super::{Finding, Machine, State};
-use crate::ids::map::{HOST_RANGE, NOBODY};
+use crate::ids::map::NOBODY;
 use crate::ids::subid_files::Ranges;
+use crate::ids::usable::HOST_RANGE;
 use crate::ids::{Account, IdKind, IdMaps, Range, SourceError};
 
 /// Number of ids that a Debian system uses: up to 65535, the one after nobody.

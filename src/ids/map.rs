@@ -1,6 +1,6 @@
 //! The arithmetic of id maps (see user_namespaces(7)).
 //!
-//! With N subordinate ids `s[0]..s[N-1]` (those that [`usable`] gives, in order):
+//! With N subordinate ids `s[0]..s[N-1]` (those that [`usable`](super::usable::usable) gives, in order):
 //!
 //! | layout | N ≥ 65535 | 3 ≤ N < 65535 | N = 2 | N = 1 |
 //! |---|---|---|---|---|
@@ -10,6 +10,7 @@
 //! Ends are exclusive. N = 0 is an error in both. In layout `caller`, `s[0]` is unused, so that 1..
 //! are the same ids on disk in both layouts.
 
+use super::usable::{Unusable, clip, usable};
 use super::{IdKind, Range, subid};
 
 /// nobody and nogroup of Debian.
@@ -60,32 +61,12 @@ pub struct IdMaps {
 /// A reason why a map cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
-    /// There is no range.
+    /// The map is empty.
     #[error("there are none")]
     NoIds,
-    /// The only range has root's own id, and no part that can be used.
-    #[error(
-        "the range {base}:{count} begins with 0, the id of root: give the user a range above all ordinary ids, such as 100000:65536; \
-         where the entrypoint of a container writes this range at each start, as kas's does, change it after that",
-        base = .0.base, count = .0.count
-    )]
-    BaseZero(Range),
-    /// The only range has the user's own id, and no part that can be used.
-    #[error("the range {base}:{count} contains {own}, the user's own id: give the user a range above all ordinary ids, such as 100000:65536", base = .range.base, count = .range.count)]
-    OverlapsCaller {
-        /// The range.
-        range: Range,
-        /// The id.
-        own: u32,
-    },
-    /// The surrounding user namespace maps none of the ids.
-    #[error(
-        "this process runs in a user namespace, as containers have one, that maps none of them; its last id is {last}: {HOST_RANGE}"
-    )]
-    NotOffered {
-        /// The last id that the surrounding namespace maps.
-        last: u32,
-    },
+    /// The user has no ranges, or none that can be used.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     /// The surrounding user namespace does not map the user's own id, which layout `caller` needs.
     #[error("this process runs in a user namespace that does not map {0}, the user's own id")]
     CallerNotOffered(u32),
@@ -98,9 +79,6 @@ pub enum MapError {
     #[error("line {0} of the id map is malformed")]
     Malformed(usize),
 }
-
-/// How the user of a container gets more ids.
-pub const HOST_RANGE: &str = "on the host, give the user who starts the container a range of 131072 ids (at least 65536 more than the uid inside), run `podman system migrate` and start the container again";
 
 impl IdMap {
     /// Checks the invariants of the type and returns the map of `extents`. `Malformed` counts the
@@ -153,7 +131,7 @@ impl IdMap {
         ranges: &[Range],
         offered: &IdMap,
     ) -> Result<IdMap, MapError> {
-        let available = usable(own, ranges, offered)?;
+        let available = usable(own, ranges, &offered.inner_ranges())?;
         let count: u64 = available.iter().map(|range| u64::from(range.count)).sum();
         let whole = count > u64::from(NOBODY);
         let mut extents = Vec::new();
@@ -183,7 +161,7 @@ impl IdMap {
     /// Computes the map of all ids of a user: all subordinate ids in order from 0, then the user's
     /// own id. Namespace root with this map may remove files of every layout.
     pub fn whole(own: u32, ranges: &[Range], offered: &IdMap) -> Result<IdMap, MapError> {
-        let available = usable(own, ranges, offered)?;
+        let available = usable(own, ranges, &offered.inner_ranges())?;
         let count: u64 = available.iter().map(|range| u64::from(range.count)).sum();
         let mut extents = Vec::new();
         lay(&available, 0, count, 0, &mut extents);
@@ -226,15 +204,15 @@ impl IdMap {
         Some(extent.inner + (outer - extent.outer))
     }
 
-    /// The greatest inner id.
-    fn last_inner(&self) -> u32 {
-        let last = self.extents.last();
-        last.map_or(0, |extent| extent.inner + (extent.count - 1))
+    /// The ids inside.
+    pub fn inner_ranges(&self) -> Vec<Range> {
+        let each = self.extents.iter().map(|extent| extent.inner_range());
+        each.collect()
     }
 
     /// True if every id of the range is mapped.
     pub fn maps_whole(&self, range: Range) -> bool {
-        let mapped = clip(&[range], self);
+        let mapped = clip(&[range], &self.inner_ranges());
         mapped.iter().map(|part| u64::from(part.count)).sum::<u64>() == u64::from(range.count)
     }
 
@@ -306,107 +284,6 @@ fn parse_extent(line: &[u8]) -> Option<Extent> {
         count: number()?,
     };
     fields.next().is_none().then_some(extent)
-}
-
-/// The first subordinate ids that useradd(8) assigns: `SUB_UID_MIN` and `SUB_UID_COUNT` of
-/// login.defs(5).
-const NEW_USER: Range = Range {
-    base: 100_000,
-    count: 65536,
-};
-
-/// The ids that a namespace of the user uses, disjoint: those of `ranges` that the surrounding
-/// namespace maps.
-///
-/// A range that contains 0 or the user's own id spans the ids of people and services, and is left
-/// out. If there is no other, its part in [`NEW_USER`] is used, unless the user's own id is there.
-pub fn usable(own: u32, ranges: &[Range], offered: &IdMap) -> Result<Vec<Range>, MapError> {
-    let is_ordinary = |range: &Range| range.contains(0) || range.contains(own);
-    let (ordinary, apart): (Vec<Range>, Vec<Range>) =
-        ranges.iter().partition(|range| is_ordinary(range));
-    let above: Vec<Range> = ordinary
-        .iter()
-        .filter_map(|range| intersection(*range, NEW_USER))
-        .filter(|part| !part.contains(own))
-        .collect();
-    for candidates in [apart, above] {
-        let available = clip(&disjoint(&candidates), offered);
-        if !available.is_empty() {
-            return Ok(available);
-        }
-    }
-    Err(match ordinary.first() {
-        Some(range) if range.contains(0) => MapError::BaseZero(*range),
-        Some(range) => MapError::OverlapsCaller { range: *range, own },
-        None if ranges.is_empty() => MapError::NoIds,
-        None => MapError::NotOffered {
-            last: offered.last_inner(),
-        },
-    })
-}
-
-/// The same ids without repetition, in order: a range within another one goes, and of two that
-/// overlap the second loses the common part. newuidmap allows all ids of the union.
-fn disjoint(ranges: &[Range]) -> Vec<Range> {
-    let is_nested = |index: usize, range: &Range| {
-        ranges.iter().enumerate().any(|(other_index, other)| {
-            let is_within = other.base <= range.base && range.end() <= other.end();
-            is_within && (other != range || other_index < index)
-        })
-    };
-    let outer: Vec<Range> = (ranges.iter().enumerate())
-        .filter(|(index, range)| !is_nested(*index, range))
-        .map(|(_, range)| *range)
-        .collect();
-    let without_earlier = |(index, range): (usize, &Range)| {
-        let earlier = outer.get(..index).unwrap_or_default();
-        // None of them lies within this one, so each takes an end of it.
-        let overlapping = || earlier.iter().filter(|other| other.overlaps(*range));
-        let base = overlapping()
-            .filter(|other| other.base <= range.base)
-            .map(|other| other.end())
-            .fold(range.base.into(), u64::max);
-        let end = overlapping()
-            .filter(|other| other.base > range.base)
-            .map(|other| other.base.into())
-            .fold(range.end(), u64::min);
-        let count = end.checked_sub(base).filter(|count| *count > 0)?;
-        Some(Range {
-            base: u32::try_from(base).ok()?,
-            count: u32::try_from(count).ok()?,
-        })
-    };
-    outer
-        .iter()
-        .enumerate()
-        .filter_map(without_earlier)
-        .collect()
-}
-
-/// The intersection of `ranges` and the inner ids of `offered`, in the order of the ranges. Without
-/// the id 2^32-1.
-fn clip(ranges: &[Range], offered: &IdMap) -> Vec<Range> {
-    let pairs = ranges.iter().flat_map(|range| {
-        offered
-            .extents
-            .iter()
-            .map(move |extent| (range, extent.inner_range()))
-    });
-    pairs
-        .filter_map(|(range, offer)| intersection(*range, offer))
-        .collect()
-}
-
-fn intersection(one: Range, other: Range) -> Option<Range> {
-    let base = one.base.max(other.base);
-    let end = one.end().min(other.end());
-    let count = end
-        .checked_sub(u64::from(base))
-        .filter(|count| *count > 0)?;
-    Some(Range {
-        base,
-        count: u32::try_from(count).ok()?,
-    })
 }
 
 /// Maps the ids at the positions `from..to` of the ranges one after the other to `inner`, `inner +

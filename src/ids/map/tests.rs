@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::usable::{Unusable, disjoint};
 
 const BASE: u32 = 100_000;
 const OWN: u32 = 1000;
@@ -68,7 +69,10 @@ fn the_last_id_of_all_is_never_mapped() {
     assert_eq!(map.to_inner(u32::MAX), None);
     assert_eq!(
         build(Layout::Subid, &[range(u32::MAX, 1)]),
-        Err(MapError::NotOffered { last: u32::MAX - 1 })
+        Err(Unusable::NotOffered {
+            last: u64::from(u32::MAX) - 1
+        }
+        .into())
     );
 }
 
@@ -107,7 +111,7 @@ fn ids_that_the_surrounding_namespace_lacks_are_cut_out() {
         "0 5 2"
     );
     let error = clipped(&[range(100_000, 65_536)]).unwrap_err();
-    assert_eq!(error, MapError::NotOffered { last: 65535 });
+    assert_eq!(error, Unusable::NotOffered { last: 65535 }.into());
     let remedy = error.to_string();
     assert!(
         remedy.contains("its last id is 65535: on the host")
@@ -123,25 +127,25 @@ fn ids_that_the_surrounding_namespace_lacks_are_cut_out() {
 #[test]
 fn dangerous_and_empty_ranges_are_refused_by_name() {
     let cases = [
-        (vec![], MapError::NoIds),
-        (vec![range(0, 65_536)], MapError::BaseZero(range(0, 65_536))),
+        (vec![], Unusable::NoIds),
+        (vec![range(0, 65_536)], Unusable::BaseZero(range(0, 65_536))),
         (
             vec![range(1, 1000)],
-            MapError::OverlapsCaller {
+            Unusable::OverlapsCaller {
                 range: range(1, 1000),
                 own: OWN,
             },
         ),
         (
             vec![range(OWN, 1)],
-            MapError::OverlapsCaller {
+            Unusable::OverlapsCaller {
                 range: range(OWN, 1),
                 own: OWN,
             },
         ),
         (
             vec![range(0, 4_294_967_295), range(OWN, 1)],
-            MapError::BaseZero(range(0, 4_294_967_295)),
+            Unusable::BaseZero(range(0, 4_294_967_295)),
         ),
     ];
     // A container whose map ends below the ids that new users get.
@@ -149,7 +153,7 @@ fn dangerous_and_empty_ranges_are_refused_by_name() {
     for (ranges, expected) in cases {
         for layout in [Layout::Subid, Layout::Caller] {
             let map = IdMap::build(layout, OWN, &ranges, &small);
-            assert_eq!(map.unwrap_err(), expected);
+            assert_eq!(map.unwrap_err(), expected.clone().into());
         }
     }
     for ranges in [
@@ -199,7 +203,7 @@ fn ranges_that_share_ids_are_merged_and_those_of_ordinary_ids_left_out() {
         );
     }
     let own = IdMap::build(Layout::Subid, 120_000, &[range(0, 200_000)], &everything());
-    assert_eq!(own, Err(MapError::BaseZero(range(0, 200_000))));
+    assert_eq!(own, Err(Unusable::BaseZero(range(0, 200_000)).into()));
 }
 
 #[test]
@@ -387,7 +391,7 @@ proptest! {
                     prop_assert!(id == OWN || ranges.iter().any(|range| range.contains(id)));
                 }
             },
-            Err(error) => prop_assert!(matches!(error, MapError::NotOffered { .. }), "{}", error),
+            Err(error) => prop_assert!(matches!(error, MapError::Unusable(Unusable::NotOffered { .. })), "{}", error),
         }
     }
 
@@ -419,7 +423,10 @@ fn the_whole_map_has_all_subordinate_ids_and_the_own_one_behind_them() {
         whole(&[range(BASE, 65536), range(5000, 2)]).unwrap(),
         "0 100000 65536, 65536 5000 2, 65538 1000 1"
     );
-    assert_eq!(whole(&[range(0, 5)]), Err(MapError::BaseZero(range(0, 5))));
+    assert_eq!(
+        whole(&[range(0, 5)]),
+        Err(Unusable::BaseZero(range(0, 5)).into())
+    );
     assert_eq!(
         whole(&[range(OWN, 5), range(BASE, 2)]).unwrap(),
         "0 100000 2, 2 1000 1"
