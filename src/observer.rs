@@ -53,7 +53,7 @@ pub enum Notice {
         /// How many.
         count: u64,
     },
-    /// `pack`, `unpack`: an exclude pattern that matched nothing.
+    /// `pack`, `unpack`, `diff`: an exclude pattern that matched nothing.
     UnmatchedExclude {
         /// The pattern.
         pattern: String,

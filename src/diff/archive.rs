@@ -34,7 +34,7 @@ impl Files {
     /// Adds a member. Returns the id of a file whose data is to be hashed.
     fn add(&mut self, entry: Entry, options: &Options) -> Result<Option<FileId>, Error> {
         let path = clean(&entry.path);
-        if options.exclude.covers(&path) {
+        if options.exclude.leaves_out(&path) {
             self.left_out.excluded += 1;
             return Ok(None);
         }

@@ -14,7 +14,7 @@ use crate::entry::{Extent, Kind};
 use crate::error::FileError;
 use crate::parallel;
 use crate::sys::pread_append;
-use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Tree};
+use crate::tree::walk::{self, Identity, Node, NodeId, NodeKind, Reason, Tree};
 use crate::tree::xattr::{self, Handle, Kept, UnmappedEntries};
 
 /// Bytes per read.
@@ -36,6 +36,11 @@ pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
         devices: true,
     };
     let tree = walk::walk(root.as_fd(), &walk, options.threads)?;
+    for left_out in &tree.left_out {
+        if left_out.reason == Reason::Excluded {
+            options.exclude.leaves_out(&left_out.path);
+        }
+    }
     let walk::Skipped {
         sockets,
         excluded,

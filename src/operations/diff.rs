@@ -9,13 +9,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use serde::{Deserialize, Serialize};
 
 use super::archive::{ArchivePath, Reading, open_error, threads};
+use super::excludes;
 use super::pack::DEFAULT_EXCLUDES;
 use super::session::Session;
 use super::tree_path::open_tree_inside;
 use crate::diff::{self, Difference, Files, LeftOut, Mtime, Options, Rules};
 use crate::error::{Context, Error, ErrorKind};
 use crate::input::Input;
-use crate::observer::Observer;
+use crate::observer::{Notice, Observer};
 use crate::parallel;
 use crate::tree::exclude::Patterns;
 use crate::userns::{self, HeldSignals, Supervision};
@@ -91,14 +92,35 @@ impl Diff {
         let options = self.options(has_directory)?;
         // Two archives need no other process.
         if !has_directory {
-            return self.compare(a, b, &options);
+            let report = self.compare(a, b, &options)?;
+            for notice in self.unmatched(&options) {
+                observer.notice(&notice);
+            }
+            return Ok(report);
         }
         let namespaces = self.session.namespaces(observer)?;
         let _held = HeldSignals::new()?;
         userns::run(
             Supervision::of_work(&namespaces.work, observer),
-            move |_| self.compare(a, b, &options),
+            move |caller| {
+                let report = self.compare(a, b, &options)?;
+                for notice in self.unmatched(&options) {
+                    caller.notice(notice);
+                }
+                Ok(report)
+            },
         )
+    }
+
+    /// A notice for each pattern that matched nothing on both sides.
+    fn unmatched(&self, options: &Options) -> Vec<Notice> {
+        let left_out = options.exclude.left_out();
+        let left_out: Vec<&[u8]> = left_out.iter().map(Vec::as_slice).collect();
+        let tree = match &self.a {
+            ArchivePath::File(path) => path.as_path(),
+            ArchivePath::Stdio => Path::new(""),
+        };
+        excludes::unmatched(&options.exclude, &left_out, tree)
     }
 
     /// Opens a side as the caller, or a directory that only root of the namespace reaches, such as a

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::fstat;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 
 use super::session::{self, Session};
 use crate::error::{Error, ErrorKind, PathContext};
@@ -68,16 +68,17 @@ impl ForeignOwner {
     }
 }
 
+/// Owner and group as the id maps number them inside.
 fn inside(maps: &IdMaps, uid: u32, gid: u32) -> (Option<u32>, Option<u32>) {
     (maps.uids.to_inner(uid), maps.gids.to_inner(gid))
 }
 
+/// Under which id map the tree was made, and what to do about it.
 fn origin(session: &Session, uid: u32, gid: u32) -> Result<String, Error> {
     let (other, name) = match session.layout {
         Layout::Subid => (Layout::Caller, "caller"),
         Layout::Caller => (Layout::Subid, "subid"),
     };
-    let caller = (geteuid().as_raw(), getegid().as_raw());
     let fits = |layout| -> Result<bool, Error> {
         let session = Session {
             layout,
@@ -92,7 +93,7 @@ fn origin(session: &Session, uid: u32, gid: u32) -> Result<String, Error> {
             Layout::Subid => "",
         };
         return Ok(format!(
-            "it was made in the id layout `{name}`{also}; choose that layout"
+            "it was made in the id layout `{name}` (choose that layout){also}"
         ));
     }
     if (uid, gid) == (0, 0) {
@@ -100,7 +101,7 @@ fn origin(session: &Session, uid: u32, gid: u32) -> Result<String, Error> {
             "it was made by root without a user namespace; work as root",
         ));
     }
-    if uid == caller.0 {
+    if uid == geteuid().as_raw() {
         return Ok(String::from("it is an ordinary directory of yours"));
     }
     let subid = fs::read("/etc/subuid").unwrap_or_default();

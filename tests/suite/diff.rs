@@ -131,6 +131,20 @@ fn times_excludes_and_default_excludes_are_the_users_choice() {
         diff(&a, &b, &["--exclude", "/dir/s*"]),
         Vec::<String>::new()
     );
+    // A pattern that matches on one side alone has matched; one that matches on neither is noted.
+    pack(&a, &scratch.join("a.tar"));
+    for a in [&a, &scratch.join("a.tar")] {
+        let options = ["--exclude=dir/sub/y", "--exclude=dir/s*", "--exclude=y"];
+        let output = run(isar_as_user(["diff"]).args(options).args([a, &b]));
+        let said = text(&output.stderr);
+        assert_eq!(
+            (text(&output.stdout), output.status.code()),
+            (String::new(), Some(0))
+        );
+        let note = "the exclude pattern \"y\" matches nothing: patterns are anchored at the root of the tree; did you mean \"**/y\"?";
+        assert_eq!(said.matches("matches nothing").count(), 1, "{said}");
+        assert!(said.contains(note), "{said}");
+    }
     assert_eq!(
         diff(&a, &b, &["--no-default-excludes"]),
         [sub, "isar-apt/x: presence: nothing → file"]
