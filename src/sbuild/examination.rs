@@ -213,6 +213,9 @@ impl Examination {
             }
             return;
         }
+        if is_skipped(path) && extraction::components(path).count() != 2 {
+            self.found(&rules::SKIPPED_NAME, member);
+        }
         if extraction::has_dot_dot(path) {
             return self.found(&rules::DOT_DOT, member);
         }

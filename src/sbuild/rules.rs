@@ -161,6 +161,9 @@ table! {
     DEVICE_NODE "device-node" OLD SOUND
         "a device node other than ./dev/null, zero, full, random, urandom, tty, console, ptmx"
         => "sbuild 0.85 hands it to tar, which cannot create it in a user namespace: the archive is refused"
+    SKIPPED_NAME "skipped-name" OLD SOUND
+        "a file below the name of a device that sbuild 0.85 skips, or with ./dev/ and the name of such a device within its name"
+        => "sbuild 0.85 takes it for the device and skips it: the file is lost"
     DEVICE_CHECKSUM "device-checksum" NEW SOUND
         "a device node whose checksum is not six octal digits and NUL, with others after it"
         => "the filter of sbuild 0.89 stops there: tar gets the device nodes that follow, cannot create them, and the archive is refused"

@@ -513,6 +513,18 @@ pub fn plain() -> Vec<Case> {
             [file("./dev/null", b"hi"), a()].concat(),
         ),
         (
+            "file below the name of a device",
+            NEW,
+            &["skipped-name"],
+            [file("./dev/null/f", b"hi"), a()].concat(),
+        ),
+        (
+            "file with the name of a device in its name",
+            NEW,
+            &["skipped-name"],
+            [file("./x/./dev/null", b"hi"), a()].concat(),
+        ),
+        (
             "hard link to a device",
             NEITHER,
             &["hard-link-to-device"],
