@@ -22,6 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::error::{FileError, PathContext};
 use crate::tree::resolve;
@@ -152,10 +154,22 @@ impl Prepared {
             }
             mounts::attach(mount, self.at(inner)?.as_fd()).at(inner, "mount")?;
         }
-        rustix::process::fchdir(&self.root)
-            .and_then(|()| rustix::process::chroot(c"."))
-            .at("/", "change the root")?;
+        self.change_root().at("/", "change the root")?;
         Ok(proc)
+    }
+
+    /// Makes the tree the root of this mount namespace, and removes all other mounts from it: a
+    /// command that leaves its root finds nothing of the host.
+    fn change_root(&self) -> rustix::io::Result<()> {
+        rustix::process::fchdir(&self.root)?;
+        match rustix::process::pivot_root(c".", c".") {
+            // The old root is now mounted over the new one.
+            Ok(()) => unmount(c".", UnmountFlags::DETACH)?,
+            // A root that is no mount point, or the initial RAM file system, cannot be exchanged.
+            Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+        rustix::process::chroot(c".")
     }
 
     fn at(&self, inner: &[u8]) -> Result<OwnedFd, FileError> {

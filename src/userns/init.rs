@@ -120,6 +120,12 @@ impl Init {
         caller: &mut Caller<A, R>,
         setup: impl FnOnce(&mut Caller<A, R>) -> Result<Command, error::Error>,
     ) -> Result<u8, error::Error> {
+        // The command is root here, and could trace this process and process 1, or reach their
+        // descriptors through /proc. Their address spaces belong to the namespace in which the
+        // program was started, so no process of this one may inspect one that cannot be dumped.
+        // exec takes that back for the command.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|error| Error::Watch(error.into()))?;
         sys::unshare_pids().map_err(Error::Unshare)?;
         let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
         let parent = parent.map_err(|error| Error::Watch(error.into()))?;
@@ -151,12 +157,6 @@ impl Init {
             .and_then(|()| own_mounts())
             .map_err(Error::Unshare)?;
         let mut command = setup(caller)?;
-        // The command is root here, and could reach the descriptors of this process through
-        // /proc/1/fd. The address space belongs to the namespace in which the program was started,
-        // so no process of this one may inspect one that cannot be dumped. exec takes that back
-        // for the command.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(|error| Error::Watch(error.into()))?;
         match fork()? {
             // Only a failure comes back.
             Forked::Child => {
