@@ -248,6 +248,33 @@ pub fn describe(error: &io::Error) -> String {
     }
 }
 
+/// The error of a system call that some machines lack or block.
+///
+/// Names the call if it is missing, or if a seccomp filter of this process may be what refuses it.
+/// Such an error has no number any more. Any other error is returned as it is.
+pub fn of_call(call: &str, since: &str, cause: impl Into<io::Error>) -> io::Error {
+    let cause = cause.into();
+    match cause.raw_os_error() {
+        Some(libc::ENOSYS) => io::Error::other(format!(
+            "the system call {call} is missing (Linux has it since {since}), or a seccomp filter, \
+             such as that of a container, blocks it"
+        )),
+        Some(libc::EPERM) if has_seccomp_filter() => io::Error::other(format!(
+            "{call}: Operation not permitted: this process has a seccomp filter, such as that of a \
+             container, which must allow this system call"
+        )),
+        _ => cause,
+    }
+}
+
+/// True if a seccomp filter decides which system calls this process may use.
+fn has_seccomp_filter() -> bool {
+    let status = std::fs::read("/proc/self/status").unwrap_or_default();
+    status
+        .split(|byte| *byte == b'\n')
+        .any(|line| line == b"Seccomp:\t2")
+}
+
 /// A path or name for a message: bytes that are not printable UTF-8 are escaped (`\n`, `\xff`), so
 /// that no name can forge a line or move a cursor.
 pub struct Escaped<'a, B: AsRef<[u8]> + ?Sized>(pub &'a B);

@@ -6,7 +6,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::error::{Classify, ErrorKind, describe};
+use crate::error::{Classify, ErrorKind, describe, of_call};
 
 /// The kernel has refused a thread, as for a user who has too many processes.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub fn spawn<'scope, T: Send + 'scope>(
 ) -> Result<ScopedJoinHandle<'scope, T>, NoThread> {
     thread::Builder::new()
         .spawn_scoped(scope, work)
-        .map_err(NoThread)
+        .map_err(|cause| NoThread(of_call("clone3", "5.3", cause)))
 }
 
 /// Waits for a thread, and panics if it did.

@@ -5,13 +5,16 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 #[cfg(feature = "cli")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::io::pread;
+use rustix::fs::{AtFlags, Statx, StatxFlags};
+use rustix::io::{Errno, pread};
 use rustix::process::Pid;
 
 /// Which process this is after [`fork`].
@@ -232,18 +235,9 @@ pub fn unshare_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
 }
 
-/// How a mount and all below it are to be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MountChange {
-    /// Nothing can be written.
-    ReadOnly,
-    /// What is mounted below is not seen elsewhere, nor the other way round.
-    Private,
-}
-
-/// Changes the mount that `mount` is the root of, and all mounts below it (mount_setattr(2), Linux
-/// 5.12).
-pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<()> {
+/// Makes the mount that `mount` is the root of, and all mounts below it, read-only
+/// (mount_setattr(2), Linux 5.12).
+pub fn make_mounts_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct Attributes {
@@ -252,16 +246,12 @@ pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<(
         propagation: u64,
         user_namespace: u64,
     }
-    let mut attributes = Attributes {
-        set: 0,
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
         clear: 0,
         propagation: 0,
         user_namespace: 0,
     };
-    match change {
-        MountChange::ReadOnly => attributes.set = libc::MOUNT_ATTR_RDONLY,
-        MountChange::Private => attributes.propagation = libc::MS_PRIVATE,
-    }
     // SAFETY: the path is an empty string, the structure has the size that is given and the layout
     // of the kernel's, and the call only reads both.
     let result = unsafe {
@@ -281,15 +271,73 @@ pub fn change_mounts(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<(
     }
 }
 
-/// Fails where clone3(2) is missing or blocked. Starts no process.
+/// Fails where clone3(2) is blocked, so that no thread can be started. Starts no process.
 pub fn has_clone3() -> io::Result<()> {
     // SAFETY: a structure of size 0 is refused before the kernel reads it.
     match unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0usize) } {
         0.. => Ok(()),
         _ => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            // The C library has a substitute for a missing call.
+            error if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => Ok(()),
             error => Err(error),
         },
+    }
+}
+
+/// Calls statx(2). Where it is missing or blocked, as by the seccomp filters of old container
+/// engines, the result comes from fstatat(2) and has the basic fields alone.
+pub fn statx(
+    directory: impl AsFd,
+    name: &CStr,
+    flags: AtFlags,
+    mask: StatxFlags,
+) -> Result<Statx, Errno> {
+    match rustix::fs::statx(&directory, name, flags, mask) {
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let stat = rustix::fs::statat(directory, name, flags)?;
+            // SAFETY: all fields are integers or sets of bits, for which zero is a valid value.
+            let mut basic: Statx = unsafe { MaybeUninit::zeroed().assume_init() };
+            basic.stx_mask = StatxFlags::BASIC_STATS.bits();
+            basic.stx_blksize = u32::try_from(stat.st_blksize).unwrap_or(u32::MAX);
+            basic.stx_nlink = u32::try_from(stat.st_nlink).unwrap_or(u32::MAX);
+            basic.stx_uid = stat.st_uid;
+            basic.stx_gid = stat.st_gid;
+            // The kind and the permissions, which have 16 bits.
+            basic.stx_mode = (stat.st_mode & 0xffff) as u16;
+            basic.stx_ino = stat.st_ino;
+            basic.stx_size = u64::try_from(stat.st_size).unwrap_or(0);
+            basic.stx_blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+            for (time, seconds, nanoseconds) in [
+                (&mut basic.stx_atime, stat.st_atime, stat.st_atime_nsec),
+                (&mut basic.stx_mtime, stat.st_mtime, stat.st_mtime_nsec),
+                (&mut basic.stx_ctime, stat.st_ctime, stat.st_ctime_nsec),
+            ] {
+                time.tv_sec = seconds;
+                time.tv_nsec = u32::try_from(nanoseconds).unwrap_or(0);
+            }
+            basic.stx_rdev_major = rustix::fs::major(stat.st_rdev);
+            basic.stx_rdev_minor = rustix::fs::minor(stat.st_rdev);
+            basic.stx_dev_major = rustix::fs::major(stat.st_dev);
+            basic.stx_dev_minor = rustix::fs::minor(stat.st_dev);
+            Ok(basic)
+        }
+        found => found,
+    }
+}
+
+/// Runs a command and collects its output.
+///
+/// The C library starts processes by clone3(2), and goes back to older calls only if that one is
+/// missing, not if it is refused, as by the seccomp filters of old container engines.
+pub fn output(command: &mut Command) -> io::Result<Output> {
+    match command.output() {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            // With something to do before exec, the standard library uses fork(2).
+            // SAFETY: the closure does nothing.
+            unsafe { command.pre_exec(|| Ok(())) };
+            command.output()
+        }
+        output => output,
     }
 }
 

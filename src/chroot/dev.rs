@@ -3,12 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat, symlinkat};
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{NOTHING_SPECIAL, attach, copy, copy_path, file_system};
-use crate::error::{FileError, PathContext};
+use super::mounts::{NOTHING_SPECIAL, attach, copy, file_system};
+use crate::error::{FileError, PathContext, of_call};
 
 /// Devices of the host that are bind-mounted.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -26,6 +26,7 @@ const LINKS: [(&str, &str); 5] = [
 /// the host's.
 pub fn make() -> Result<Dev, FileError> {
     let mount = file_system(c"tmpfs", &[(c"mode", c"755")], NOTHING_SPECIAL)
+        .map_err(|error| of_call("fsconfig", "5.2", error))
         .at("/dev", "create the file system")?;
     let mut over = Vec::new();
     for name in DEVICES {
@@ -102,16 +103,17 @@ impl Dev {
 /// Copies the host's `/sys` with the mounts below it: a new one would also need a network
 /// namespace.
 pub fn sys() -> Result<OwnedFd, FileError> {
-    copy_path(c"/sys").at("/sys", "copy the mount")
+    host(c"/sys")
 }
 
 /// Copies the host's `/proc`, if the kernel refuses a new one.
 pub fn host_proc() -> Result<OwnedFd, FileError> {
-    let proc = openat(
-        CWD,
-        "/proc",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    copy(proc.at("/proc", "open")?.as_fd()).at("/proc", "copy the mount")
+    host(c"/proc")
+}
+
+fn host(path: &CStr) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let shown = path.to_bytes();
+    let directory = open(path, flags, Mode::empty()).at(shown, "open")?;
+    copy(directory.as_fd()).at(shown, "copy the mount")
 }

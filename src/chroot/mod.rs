@@ -99,8 +99,16 @@ fn open_path(path: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
 pub struct Prepared {
     /// A detached copy of the tree's mount.
     root: OwnedFd,
-    binds: Vec<(Bind, OwnedFd)>,
+    binds: Vec<BoundMount>,
     points: MountPoints,
+}
+
+/// A detached copy of the mount of a file to bind.
+struct BoundMount {
+    bind: Bind,
+    mount: OwnedFd,
+    /// It is to be read-only, and is not yet.
+    is_to_remount: bool,
 }
 
 impl Prepared {
@@ -146,7 +154,7 @@ impl Prepared {
         if proc == Proc::Masked {
             mounts::attach(&host_proc, at_proc.as_fd()).at("/proc", "mount")?;
         }
-        for (bind, mount) in &self.binds {
+        for BoundMount { bind, mount, .. } in &self.binds {
             let inner = bind.inner.as_os_str().as_bytes();
             if bind.inner.starts_with("/dev") {
                 // It disappears with the private file system there.
@@ -155,6 +163,11 @@ impl Prepared {
             mounts::attach(mount, self.at(inner)?.as_fd()).at(inner, "mount")?;
         }
         self.change_root().at("/", "change the root")?;
+        for BoundMount { bind, mount, .. } in self.binds.iter().filter(|bound| bound.is_to_remount)
+        {
+            let inner = bind.inner.as_os_str().as_bytes();
+            mounts::remount_read_only(mount.as_fd()).at(inner, "remount read-only")?;
+        }
         Ok(proc)
     }
 
@@ -209,14 +222,17 @@ fn kind(file: &OwnedFd, path: &[u8]) -> Result<Kind, FileError> {
     )
 }
 
-fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<(Bind, OwnedFd)>, FileError> {
+fn copies(binds: Vec<(Bind, OwnedFd)>) -> Result<Vec<BoundMount>, FileError> {
     let copied = binds.into_iter().map(|(bind, host)| {
         let path = bind.host.as_os_str().as_bytes();
         let mount = mounts::copy(host.as_fd()).at(path, "copy the mount")?;
-        if bind.read_only {
-            mounts::make_read_only(mount.as_fd()).at(path, "make read-only")?;
-        }
-        Ok((bind, mount))
+        let is_to_remount =
+            bind.read_only && !mounts::make_read_only(mount.as_fd()).at(path, "make read-only")?;
+        Ok(BoundMount {
+            bind,
+            mount,
+            is_to_remount,
+        })
     });
     copied.collect()
 }

@@ -7,21 +7,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FsWord, Gid, MemfdFlags, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags,
-    chownat, fsetxattr, memfd_create, mkdirat, openat, openat2, statfs, statx, syncfs,
+    AtFlags, CWD, FsWord, Gid, Mode, OFlags, Uid, XattrFlags, chownat, fsetxattr, mkdirat, openat,
+    statfs,
 };
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, State};
 use crate::chroot::mounts;
-use crate::error::{Escaped, describe};
-use crate::sys::{self, MountChange};
+use crate::error::{Escaped, describe, of_call};
+use crate::sys;
 use crate::userns::Caller;
 use crate::userns::init::Init;
 
@@ -200,7 +199,7 @@ pub fn finding(probe: Probe, failures: &[Failure], place: &Place) -> Finding {
             "all that are used".to_owned(),
             State::Fault,
             "some are missing".to_owned(),
-            "use Linux 5.12 or newer, and in a container a seccomp profile that knows them (--security-opt seccomp=unconfined)".to_owned(),
+            "use Linux 5.3 or newer, and in a container a seccomp profile that knows them (--security-opt seccomp=unconfined)".to_owned(),
         ),
     };
     match failure {
@@ -257,69 +256,19 @@ fn closed_above(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Tries the system calls that namespace root needs and that have no other check.
+/// Tries the system calls that have no substitute, which old kernels lack and containers block.
 fn calls(scratch: BorrowedFd<'_>) -> Result<(), String> {
-    let mut missing = missing_calls(scratch);
-    let change_mounts = || -> io::Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let mount = open_tree(scratch, c"", flags)?;
-        sys::change_mounts(mount.as_fd(), MountChange::Private)
+    let mount = || -> io::Result<()> {
+        let mount = mounts::file_system(c"tmpfs", &[], mounts::NOTHING_SPECIAL)?;
+        mounts::copy(scratch)?;
+        match mounts::attach(&mount, mount.as_fd()) {
+            // The error of a missing call has no number. A mount cannot be attached to itself.
+            Err(error) if error.raw_os_error().is_none() => Err(error),
+            _ => Ok(()),
+        }
     };
-    missing.extend(
-        change_mounts()
-            .err()
-            .map(|error| missing_call("mount_setattr", &error)),
-    );
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(missing.join(", ")),
-    }
-}
-
-/// The finding about system calls that fail for the caller itself, if any does.
-pub fn calls_of_caller(dir: &Path, place: &Place) -> Option<Finding> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(CWD, dir, flags, Mode::empty()).ok()?;
-    let missing = missing_calls(dir.as_fd());
-    let failure = Failure::brief(Probe::Calls, missing.join(", "));
-    (!missing.is_empty()).then(|| finding(Probe::Calls, &[failure], place))
-}
-
-/// Tries system calls that old kernels lack and containers block, on a directory that can be read.
-fn missing_calls(dir: BorrowedFd<'_>) -> Vec<String> {
-    type Call = fn(BorrowedFd<'_>) -> io::Result<()>;
-    let tried: [(&str, Call); 6] = [
-        ("statx", |dir| {
-            Ok(statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map(drop)?)
-        }),
-        ("openat2", |dir| {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            Ok(openat2(dir, c".", flags, Mode::empty(), ResolveFlags::BENEATH).map(drop)?)
-        }),
-        ("syncfs", |dir| {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(syncfs(openat(dir, c".", flags, Mode::empty())?)?)
-        }),
-        ("memfd_create", |_| {
-            Ok(memfd_create(c"doctor", MemfdFlags::CLOEXEC).map(drop)?)
-        }),
-        ("pidfd_open", |_| {
-            Ok(pidfd_open(getpid(), PidfdFlags::empty()).map(drop)?)
-        }),
-        ("clone3", |_| sys::has_clone3()),
-    ];
-    let failed = tried
-        .into_iter()
-        .filter_map(|(name, call)| Some((name, call(dir).err()?)));
-    failed
-        .map(|(name, error)| missing_call(name, &error))
-        .collect()
-}
-
-fn missing_call(name: &str, error: &io::Error) -> String {
-    format!("{name} ({})", describe(error))
+    mount().map_err(|error| describe(&error))?;
+    sys::has_clone3().map_err(|error| describe(&of_call("clone3", "5.3", error)))
 }
 
 fn file(scratch: BorrowedFd<'_>) -> io::Result<OwnedFd> {

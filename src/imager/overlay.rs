@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, chmod, chown, fstat, mkdirat, openat};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, unmount,
@@ -11,7 +12,7 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid};
 
 use crate::chroot::mounts::attach;
-use crate::error::{FileError, PathContext};
+use crate::error::{FileError, PathContext, of_call};
 
 /// A mounted overlay.
 pub struct Overlay {
@@ -69,7 +70,12 @@ fn file_system(lower: BorrowedFd<'_>, run: BorrowedFd<'_>) -> io::Result<OwnedFd
     chmod(path(&upper), Mode::from_raw_mode(root.st_mode))?;
     // The result is discarded, so nothing needs to reach the disk. Before Linux 5.10 there is no
     // such option.
-    make(lower, &upper, &work, true).or_else(|_| make(lower, &upper, &work, false))
+    match make(lower, &upper, &work, true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            make(lower, &upper, &work, false)
+        }
+        made => made,
+    }
 }
 
 fn make(
@@ -78,13 +84,14 @@ fn make(
     work: &OwnedFd,
     volatile: bool,
 ) -> io::Result<OwnedFd> {
-    let made = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let call = |name: &'static str| move |error: Errno| of_call(name, "5.2", error);
+    let made = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
     for (key, directory) in [
         (c"lowerdir", lower),
         (c"upperdir", upper.as_fd()),
         (c"workdir", work.as_fd()),
     ] {
-        fsconfig_set_string(&made, key, path(directory))?;
+        fsconfig_set_string(&made, key, path(directory)).map_err(call("fsconfig"))?;
     }
     // Store the overlay's attributes as `user.*`: namespace root is not permitted to set the
     // default `trusted.*`.
@@ -93,11 +100,8 @@ fn make(
         fsconfig_set_flag(&made, c"volatile")?;
     }
     fsconfig_create(&made)?;
-    Ok(fsmount(
-        &made,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?)
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    fsmount(&made, flags, MountAttrFlags::empty()).map_err(call("fsmount"))
 }
 
 fn open(above: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {

@@ -37,7 +37,7 @@ use std::thread::{self, JoinHandle};
 pub use ahead::Chunk;
 pub use digest::{Digests, Hashed};
 
-use crate::error::{Changed, Classify, ErrorKind};
+use crate::error::{Changed, Classify, ErrorKind, of_call};
 use crate::zst::decode::check_windows;
 use crate::zst::frames::{self, Fault, Frame};
 use ahead::Ahead;
@@ -275,7 +275,8 @@ impl Input {
         let thread = thread::Builder::new()
             .name("decode".to_owned())
             .spawn(move || work(&ahead));
-        self.threads.push(thread.map_err(Error::Thread)?);
+        let thread = thread.map_err(|error| Error::Thread(of_call("clone3", "5.3", error)))?;
+        self.threads.push(thread);
         Ok(())
     }
 

@@ -77,7 +77,7 @@ impl Chroot {
                 ..Supervision::of_work(&namespaces.work, observer)
             },
             |(), _| Ok(().into()),
-            || mount_sources(&self.rootfs, &self.binds),
+            || mount_sources(&self.rootfs, &self.binds, &namespaces.work),
             |caller, sources| {
                 let init = init()?;
                 let locked = open_directory(sources.root(), b".").at("", "open the directory")?;

@@ -11,12 +11,13 @@ use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::archive::{open_error, open_tree};
 use crate::chroot::proc::Proc;
 use crate::chroot::{MountSources, Prepared, search_path};
 use crate::error::{Classify, Error, ErrorKind, PathContext};
 use crate::observer::Notice;
-use crate::userns::Caller;
-use crate::userns::init::Init;
+use crate::userns::init::{Init, own_mounts};
+use crate::userns::{Caller, Isolation};
 
 /// How a command ended: its exit status, or 128 + N if signal N killed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +106,15 @@ pub(super) fn init() -> Result<Init, Error> {
     Ok(Init::new()?)
 }
 
-/// Opens the tree at `path` as the caller, in the mount namespace of the child.
+/// Opens the tree at `path` as the caller, in the mount namespace of the child, which gets one of
+/// its own if it has none yet.
 pub(super) fn mount_sources(
     path: &Path,
     binds: &[crate::chroot::Bind],
+    isolation: &Isolation,
 ) -> Result<MountSources, Error> {
-    Ok(MountSources::open(super::archive::open_tree(path)?, binds)?)
+    if *isolation == Isolation::None {
+        own_mounts().map_err(|error| open_error("create a mount namespace", error))?;
+    }
+    Ok(MountSources::open(open_tree(path)?, binds)?)
 }

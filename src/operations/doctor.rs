@@ -66,9 +66,7 @@ impl Doctor {
         let scratch = match scratch {
             Ok(scratch) => scratch,
             Err(error) => {
-                let mut findings = vec![not_tried(&error, &place, known)];
-                findings.extend(probe::calls_of_caller(&self.directory, &place));
-                return Ok(findings);
+                return Ok(vec![not_tried(&error, &place, known)]);
             }
         };
         let tried = self.try_in(&scratch, &namespaces, observer);
@@ -92,8 +90,7 @@ impl Doctor {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let calls = probe::calls_of_caller(&self.directory, &place);
-                [unusable(&error, known)].into_iter().chain(calls).collect()
+                vec![unusable(&error, known)]
             }
         };
         if let Err(error) = removed {

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::build_user::{self, BuildUsers, build_users};
 use crate::archive::reader::Event;
 use crate::entry::Kind;
 use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
-use crate::tree::walk;
+use crate::tree::{resolve, walk};
 
 /// `etc/passwd` and `etc/login.defs` of a chroot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,9 +74,8 @@ impl Accounts {
 
 /// The content of a file below `root`; `None` if it does not exist.
 fn read(root: BorrowedFd<'_>, path: &'static [u8]) -> Result<Option<Vec<u8>>, Error> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match openat2(root, path, flags, Mode::empty(), resolve) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match resolve::open_in_root(root, path, flags) {
         Err(Errno::NOENT) => return Ok(None),
         file => file.at(path, "open")?,
     };
@@ -238,7 +237,14 @@ mod tests {
         ));
         fs::remove_dir(scratch.path().join("etc/passwd")).unwrap();
         let fifo = scratch.path().join("etc/passwd");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
         assert!(matches!(
             of_directory(scratch.path()),
             Err(Error::NotAFile {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{FileError, PathContext};
@@ -13,8 +13,87 @@ use crate::error::{FileError, PathContext};
 /// Opens a path as if `root` were the root directory, so that symbolic links of the tree stay
 /// within it.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    match openat2(root, path, flags, Mode::empty(), resolve) {
+        // The call is missing before Linux 5.6, or a seccomp filter blocks it.
+        Err(Errno::NOSYS | Errno::PERM) => open_by_components(root, path, flags),
+        opened => opened,
+    }
+}
+
+/// Symbolic links that one path may have, as for the kernel.
+const MAX_LINKS: usize = 40;
+
+/// [`open_in_root`] without openat2(2). Each step opens one name in an open directory, and `..`
+/// goes back to a directory that was opened before, so changes by other processes cannot lead out
+/// of the tree.
+fn open_by_components(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    if path.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // The directories from below the root down to the current one, and the names still to go, the
+    // next one last.
+    let mut opened: Vec<OwnedFd> = Vec::new();
+    let mut names: Vec<Vec<u8>> = components(path);
+    let mut links = 0;
+    while let Some(name) = names.pop() {
+        let above = opened.last().map_or(root, AsFd::as_fd);
+        let is_last = names.is_empty();
+        match name.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                opened.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let found = openat(
+            above,
+            name.as_slice(),
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+            FileType::Symlink if !is_last || !flags.contains(OFlags::NOFOLLOW) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP);
+                }
+                let target = readlinkat(&found, c"", Vec::new())?;
+                if target.to_bytes().starts_with(b"/") {
+                    opened.clear();
+                }
+                names.extend(components(target.to_bytes()));
+            }
+            FileType::Directory if !is_last => opened.push(found),
+            _ if !is_last => return Err(Errno::NOTDIR),
+            // A link that took its place meanwhile is refused.
+            _ => {
+                return openat(
+                    above,
+                    name.as_slice(),
+                    flags | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                );
+            }
+        }
+    }
+    let last = opened.last().map_or(root, AsFd::as_fd);
+    openat(
+        last,
+        c".",
+        flags & !OFlags::NOFOLLOW | (directory & OFlags::DIRECTORY),
+        Mode::empty(),
+    )
+}
+
+/// The names of a path, the first one last.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.rsplit(|byte| *byte == b'/')
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// Maximum length of a path in one system call, in bytes, with the NUL at its end (`PATH_MAX`).
@@ -136,6 +215,76 @@ mod tests {
         let error = |path: &[u8]| open_below(root.as_fd(), path, OFlags::PATH).unwrap_err();
         assert_eq!(error(&missing), Errno::NOENT);
         assert_eq!(error(&[b'n'; 5000]), Errno::NAMETOOLONG);
+    }
+
+    #[test]
+    fn with_and_without_openat2_the_same_is_opened_and_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        fs::create_dir_all(root.join("usr/lib/deep")).unwrap();
+        fs::write(root.join("usr/lib/file"), "").unwrap();
+        fs::write(scratch.path().join("outside"), "").unwrap();
+        for (target, link) in [
+            ("usr/lib", "lib"),
+            ("/usr/lib", "absolute"),
+            ("../../../..", "up"),
+            ("loop", "loop"),
+            ("../../outside", "usr/out"),
+            ("missing", "dangling"),
+            ("lib/file", "to-file"),
+            ("/", "top"),
+            ("lib/", "slash"),
+        ] {
+            std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+        }
+        let root = rustix::fs::open(&root, OFlags::PATH, Mode::empty()).unwrap();
+        let inode = |opened: Result<OwnedFd, Errno>| opened.map(|fd| fstat(fd).unwrap().st_ino);
+        for path in [
+            "",
+            "/",
+            ".",
+            "..",
+            "usr",
+            "/usr/",
+            "usr/lib/file",
+            "usr/lib/file/",
+            "lib/file",
+            "absolute/deep",
+            "absolute/deep/..",
+            "absolute/../lib",
+            "lib/..",
+            "up",
+            "up/usr",
+            "up/outside",
+            "loop",
+            "loop/x",
+            "usr/out",
+            "dangling",
+            "to-file",
+            "to-file/x",
+            "top",
+            "top/usr",
+            "slash",
+            "slash/file",
+            "missing/..",
+            "usr/lib/file/..",
+            "../outside",
+            "to-file/",
+            "usr//lib/./deep",
+        ] {
+            for extra in [
+                OFlags::PATH,
+                OFlags::PATH | OFlags::DIRECTORY,
+                OFlags::PATH | OFlags::NOFOLLOW,
+                OFlags::RDONLY,
+            ] {
+                assert_eq!(
+                    inode(open_by_components(root.as_fd(), path.as_bytes(), extra)),
+                    inode(open_in_root(root.as_fd(), path.as_bytes(), extra)),
+                    "{path:?} {extra:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, accessat, readlinkat, statx,
+    Access, AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, accessat, readlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -24,6 +24,7 @@ use super::resolve::open_below;
 use crate::entry::{Extent, Timestamp};
 use crate::error::{Classify, ErrorKind, Escaped, FileError, PathContext};
 use crate::parallel;
+use crate::sys;
 
 /// A tree that could not be walked.
 #[derive(Debug, thiserror::Error)]
@@ -553,7 +554,7 @@ fn node(parent: NodeId, kind: NodeKind, stat: &Statx) -> Node {
 /// empty. Does not follow symbolic links.
 pub fn stat(directory: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Statx, FileError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    statx(
+    sys::statx(
         directory,
         name,
         flags,

@@ -5,9 +5,11 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2,
 };
 use rustix::io::Errno;
+
+use crate::sys;
 
 /// Number of retries of openat2(2) after EAGAIN, which it returns while other processes rename
 /// directories.
@@ -95,7 +97,8 @@ pub fn open_directory_in(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, 
 /// not follow symbolic links.
 pub fn stat(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    statx(directory, name, flags, StatxFlags::BASIC_STATS)
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    sys::statx(directory, &name, flags, StatxFlags::BASIC_STATS)
 }
 
 /// The file type of `name` in a directory.

@@ -5,13 +5,15 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, FileType, MemfdFlags, memfd_create, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::error::Error;
 use super::names;
 use super::root::{self, Root};
-use crate::error::FileError;
+use crate::error::{FileError, of_call};
 use crate::workdir::removal;
 
 /// A list of new files and directories, in memory shared with forked processes. It does not list
@@ -24,9 +26,16 @@ pub struct UndoJournal {
 impl UndoJournal {
     /// Creates an empty list.
     pub fn new() -> io::Result<UndoJournal> {
-        Ok(UndoJournal {
-            list: File::from(memfd_create("made", MemfdFlags::CLOEXEC)?),
-        })
+        let list = match memfd_create("made", MemfdFlags::CLOEXEC) {
+            // A seccomp filter blocks it: a file without a name does as well.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+                openat(CWD, std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)
+                    .map_err(|error| of_call("memfd_create", "3.17", error))?
+            }
+            made => made?,
+        };
+        Ok(UndoJournal { list: list.into() })
     }
 
     /// Adds the path of a file or directory that is about to be created.

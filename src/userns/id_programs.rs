@@ -45,12 +45,12 @@ fn write_map(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
 fn run_program(child: Pid, kind: IdKind, map: &IdMap) -> Result<(), Error> {
     let program = name(kind);
     let path = find(program, &search()).ok_or(Error::Missing { program })?;
-    let output = Command::new(&path)
+    let mut command = Command::new(&path);
+    command
         .arg(child.as_raw_pid().to_string())
         .args(map.kernel_text().split_ascii_whitespace())
-        .stdin(Stdio::null())
-        .output();
-    let output = match output {
+        .stdin(Stdio::null());
+    let output = match sys::output(&mut command) {
         Ok(output) => output,
         Err(cause) => return Err(Error::NotRun { path, cause }),
     };

@@ -26,7 +26,8 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -127,12 +128,14 @@ impl Init {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|error| Error::Watch(error.into()))?;
         sys::unshare_pids().map_err(Error::Unshare)?;
-        let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
-        let parent = parent.map_err(|error| Error::Watch(error.into()))?;
+        // Only this process has the end for writing open for as long as it lives.
+        let (ended, lives) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::Watch(error.into()))?;
         match fork()? {
             Forked::Child => {
+                drop(lives);
                 let status = self
-                    .be_first(&parent, caller, setup)
+                    .be_first(&ended, caller, setup)
                     .unwrap_or_else(|error| {
                         caller.fail(error);
                         FAILED
@@ -141,7 +144,12 @@ impl Init {
             }
             Forked::Parent(first) => {
                 leave_group();
-                Ok(self.watch(first)?)
+                let status = self.watch(first)?;
+                drop(lives);
+                match status.terminating_signal() {
+                    Some(signal) => Err(lost(signal)),
+                    None => Ok(code(status)),
+                }
             }
         }
     }
@@ -149,11 +157,11 @@ impl Init {
     /// The life of process 1. An error of the process that becomes the command comes back too.
     fn be_first<A: Serialize, R: DeserializeOwned>(
         &self,
-        parent: &OwnedFd,
+        parent_ended: &OwnedFd,
         caller: &mut Caller<A, R>,
         setup: impl FnOnce(&mut Caller<A, R>) -> Result<Command, error::Error>,
     ) -> Result<u8, error::Error> {
-        die_with(parent)
+        die_with(parent_ended)
             .and_then(|()| own_mounts())
             .map_err(Error::Unshare)?;
         let mut command = setup(caller)?;
@@ -161,6 +169,7 @@ impl Init {
             // Only a failure comes back.
             Forked::Child => {
                 self.signals.release().map_err(Error::Watch)?;
+                sys::set_default_action(libc::SIGXFSZ).map_err(Error::Watch)?;
                 let cause = command.exec();
                 // `exec` gave SIGPIPE its default action, for the command.
                 sys::ignore(libc::SIGPIPE).map_err(Error::Watch)?;
@@ -168,17 +177,17 @@ impl Init {
             }
             Forked::Parent(command) => {
                 leave_group();
-                Ok(self.watch(command)?)
+                Ok(code(self.watch(command)?))
             }
         }
     }
 
     /// Passes signals on to `child` and collects children until it is gone.
-    fn watch(&self, child: Pid) -> Result<u8, Error> {
+    fn watch(&self, child: Pid) -> Result<WaitStatus, Error> {
         self.wait_for(child).map_err(Error::Watch)
     }
 
-    fn wait_for(&self, child: Pid) -> io::Result<u8> {
+    fn wait_for(&self, child: Pid) -> io::Result<WaitStatus> {
         loop {
             while let Some(signal) = self.signals.next()? {
                 if let Some(signal) = Signal::from_named_raw(signal) {
@@ -188,7 +197,7 @@ impl Init {
             }
             while let Some((ended, status)) = rustix::process::wait(WaitOptions::NOHANG)? {
                 if ended == child {
-                    return Ok(code(status));
+                    return Ok(status);
                 }
             }
             match poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], None) {
@@ -234,20 +243,34 @@ fn leave_group() {
     let _ = rustix::process::setpgid(None, None);
 }
 
-/// As the process above lies outside of the pid namespace, it cannot be told by its number.
-fn die_with(parent: &OwnedFd) -> io::Result<()> {
+/// Binds this process's life to that of the process above, whose end of the pipe `ended` closes
+/// when it ends. That process is outside of the pid namespace, so its number does not tell.
+fn die_with(ended: &OwnedFd) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let mut ended = [PollFd::new(parent, PollFlags::IN)];
-    match poll(
-        &mut ended,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )? {
+    let mut ended = [PollFd::new(ended, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match poll(&mut ended, Some(&now))? {
         0 => Ok(()),
         _ => Err(Errno::SRCH.into()),
     }
+}
+
+/// The error for a process 1 that was killed, and the command with it.
+fn lost(signal: i32) -> error::Error {
+    let hint = match signal {
+        libc::SIGKILL => ", as the kernel does when memory runs out",
+        _ => "",
+    };
+    error::Error::died(
+        signal,
+        format!(
+            "the command was killed because process 1 of its pid namespace was killed by signal \
+             {signal}{hint}"
+        ),
+    )
 }
 
 /// Moves this process into a mount namespace whose mounts no other process sees. What was opened before

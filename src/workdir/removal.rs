@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, StatxAttributes, StatxFlags, chmod,
-    chownat, openat, openat2, renameat, statx, unlinkat,
+    chownat, openat, openat2, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::getegid;
@@ -31,6 +31,7 @@ pub use count::count;
 use super::lock::{self, Holder};
 use crate::error::{Classify, ErrorKind, Escaped, FileError};
 use crate::parallel;
+use crate::sys;
 use crate::tree::walk::{self, Mount};
 
 /// A file or directory that could not be removed.
@@ -538,8 +539,8 @@ fn open_below(parent: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<Own
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match openat2(parent, name, flags, Mode::empty(), resolve) {
         Err(Errno::XDEV) => Err(NotOpened::Mounted),
-        // A container may not know the call yet.
-        Err(Errno::NOSYS) => {
+        // The call is missing before Linux 5.6, or a seccomp filter blocks it.
+        Err(Errno::NOSYS | Errno::PERM) => {
             let opened = openat(parent, name, flags, Mode::empty()).map_err(NotOpened::Errno)?;
             let mount = |fd| {
                 walk::stat(fd, c"", b"")
@@ -604,7 +605,7 @@ fn why_not(directory: &Directory, name: &CStr, error: Errno) -> Error {
 
 fn protected(directory: &Directory, name: &CStr, path: Vec<u8>) -> Option<Error> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let attributes = statx(&directory.descriptor, name, flags, StatxFlags::TYPE)
+    let attributes = sys::statx(&directory.descriptor, name, flags, StatxFlags::TYPE)
         .ok()?
         .stx_attributes;
     let path = if path.is_empty() { b".".to_vec() } else { path };

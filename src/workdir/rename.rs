@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, RenameFlags, renameat, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, CWD, RenameFlags, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use super::Namespaces;
@@ -61,15 +61,7 @@ pub fn replaced(path: &Path) -> Error {
 
 /// Renames the finished directory to a name that must be free.
 pub fn rename_new(location: &Location, new: &CStr, namespaces: &Namespaces) -> Result<(), Errno> {
-    let parent = location.parent();
-    by_either(namespaces, || {
-        match renameat_with(parent, new, parent, location.name(), RenameFlags::NOREPLACE) {
-            // The file system does not know the flag. An empty directory would be replaced, which
-            // does no harm.
-            Err(Errno::INVAL | Errno::NOSYS) => renameat(parent, new, parent, location.name()),
-            renamed => renamed,
-        }
-    })
+    rename(location, new, location.name(), namespaces)
 }
 
 /// Exchanges the finished directory `new` with `old`, which has the name. Afterwards `old` is
@@ -89,6 +81,10 @@ pub fn exchange(
         by_either(namespaces, || {
             renameat_with(parent, new, parent, location.name(), RenameFlags::EXCHANGE)
         })
+        .map_err(|error| match error {
+            Errno::PERM if is_exchange_blocked() => Errno::NOSYS,
+            error => error,
+        })
     };
     exchange()?;
     if location.is_name_of(new, old) {
@@ -96,6 +92,11 @@ pub fn exchange(
     }
     exchange()?;
     Err(Errno::BUSY)
+}
+
+/// True if a seccomp filter answers for renameat2(2): the kernel has another error for empty names.
+fn is_exchange_blocked() -> bool {
+    renameat_with(CWD, c"", CWD, c"", RenameFlags::EXCHANGE) == Err(Errno::PERM)
 }
 
 /// Renames a directory to a hidden name beside it, or back.
@@ -107,7 +108,12 @@ pub fn rename(
 ) -> Result<(), Errno> {
     let parent = location.parent();
     by_either(namespaces, || {
-        renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE)
+        match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
+            // The file system does not know the flag, or the call is missing or blocked. An empty
+            // directory would be replaced, which does no harm.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => renameat(parent, from, parent, to),
+            renamed => renamed,
+        }
     })
 }
 

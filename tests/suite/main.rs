@@ -5,6 +5,7 @@
 //! directories, the chroots.
 #![allow(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used)]
 
+mod blocked_calls;
 mod check;
 mod chroot;
 mod completions;

@@ -21,7 +21,7 @@ use crate::ids::IdMaps;
 use crate::imager::cache::{self, Cache};
 use crate::observer::Observer;
 use crate::progress::Progress;
-use crate::userns::init::{Init, own_mounts};
+use crate::userns::init::Init;
 use crate::userns::{self, Answer, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
 use crate::workdir::directory::{Purpose, WorkDir};
@@ -289,11 +289,8 @@ fn sources(
     binds: &[Bind],
     isolation: &Isolation,
 ) -> Result<MountSources, Error> {
-    if *isolation == Isolation::None {
-        own_mounts().map_err(|error| open_error("create a mount namespace", error))?;
-    }
     let path = location.path();
-    let sources = mount_sources(&path, binds)?;
+    let sources = mount_sources(&path, binds, isolation)?;
     // The mount namespace is another one, so the directory is opened once more: it must be the
     // same.
     let id = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
