@@ -24,6 +24,7 @@ mod imager;
 mod imager_cache;
 mod info;
 mod isar_class;
+mod isolation;
 mod kill;
 mod library;
 mod limits;
