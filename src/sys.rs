@@ -408,6 +408,14 @@ pub fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// Has a write beyond the limit of `ulimit -f` fail with EFBIG in this process and those that it
+/// forks, instead of killing them by SIGXFSZ. What an operation has created is removed then.
+#[cfg(feature = "cli")]
+pub fn fail_beyond_file_size_limit() {
+    // It can fail for a wrong number only.
+    let _ = ignore(libc::SIGXFSZ);
+}
+
 /// Gives the signal its default action.
 pub fn set_default_action(signal: i32) -> io::Result<()> {
     set_action(signal, libc::SIG_DFL)

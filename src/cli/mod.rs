@@ -106,6 +106,7 @@ enum Command {
 
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
+    isar_tarball::fail_beyond_file_size_limit();
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
         let name = matches.subcommand_name().unwrap_or_default().to_owned();
         Ok((Cli::from_arg_matches(&matches)?, name))

@@ -23,7 +23,9 @@ pub fn enter<T>(
     channel: &mut Channel,
     prepare: impl FnOnce() -> T,
 ) -> Result<T, Reported> {
-    step(channel, Step::Signals, signals.release())?;
+    // A write beyond the limit of `ulimit -f` fails with EFBIG, which is reported with the path.
+    let quiet = signals.release().and_then(|()| sys::ignore(libc::SIGXFSZ));
+    step(channel, Step::Signals, quiet)?;
     die_with(parent, channel)?;
     let found = match isolation {
         Isolation::None => prepare(),

@@ -435,3 +435,76 @@ fn layout_caller_and_real_root_do_the_same() {
     let mode = fs::metadata(place).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
 }
+
+#[test]
+fn a_killed_process_1_and_a_killed_worker_are_reported() {
+    let scratch = Scratch::new();
+    pack_small(&scratch, "a.tar", 1);
+    for options in [["--root", "root"], ["--cache", "cache"]] {
+        // The worker is the child of the program, process 1 the child of the worker.
+        for depth in 1..=2 {
+            let mut imager = isar_as_user(["imager"]);
+            imager.args(BORROWED).args(options);
+            imager.args(["a.tar", "--", "sh", "-c", "echo ready; sleep 60"]);
+            imager.current_dir(scratch.path()).stderr(Stdio::piped());
+            let mut child = start(&mut imager);
+            let mut pid = child.id().to_string();
+            for _ in 0..depth {
+                let path = format!("/proc/{pid}/task/{pid}/children");
+                pid = fs::read_to_string(path).unwrap().trim().to_owned();
+            }
+            succeed(Command::new("kill").args(["-KILL", &pid]));
+            let mut said = String::new();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut said)
+                .unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(137), "{said}");
+            assert!(said.contains("killed by signal 9"), "{depth}: {said}");
+            assert!(!scratch.join("root").exists());
+        }
+    }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_with_a_path_and_is_the_commands_own_again() {
+    let scratch = Scratch::new();
+    pack_small(&scratch, "a.tar", 1);
+    let script = "cp -a a.tar large.tar && head -c 3000000 /dev/zero >big && \
+        tar --owner=0 --group=0 --numeric-owner -rf large.tar ./big && rm big";
+    succeed(
+        Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(scratch.path()),
+    );
+    succeed(isar_as_user(["unpack", "large.tar", "tree"]).current_dir(scratch.path()));
+    let limited = |words: &str| {
+        let script = format!(
+            "ulimit -f 1000; exec {} {words}",
+            world::program().display()
+        );
+        let mut command = world::as_user("bash");
+        command.args(["-c", &script]).current_dir(scratch.path());
+        command
+    };
+    let binds = BORROWED.join(" ");
+    for (status, words) in [
+        (2, "unpack large.tar r".to_owned()),
+        (2, "export tree big out".to_owned()),
+        (125, format!("imager --root r {binds} large.tar -- true")),
+        (125, format!("imager --cache c {binds} large.tar -- true")),
+    ] {
+        let said = fail(status, &mut limited(&words));
+        assert!(
+            said.contains("big: ") && said.contains("File too large"),
+            "{said}"
+        );
+        let is_left = |name: &String| name == "r" || name.contains("out");
+        assert!(!scratch.names().iter().any(is_left), "{words}");
+    }
+    let command = format!("imager --root r {binds} a.tar -- dd if=/dev/zero of=/big bs=1M count=3");
+    let output = run(&mut limited(&command));
+    assert_eq!(output.status.code(), Some(128 + 25));
+}
