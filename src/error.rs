@@ -176,7 +176,6 @@ impl Classify for io::Error {
             Some(Errno::NOSPC | Errno::DQUOT) => ErrorKind::NoSpace,
             Some(Errno::OPNOTSUPP) => ErrorKind::Unsupported,
             _ if self.kind() == io::ErrorKind::Unsupported => ErrorKind::Unsupported,
-            _ if self.kind() == io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             _ if self.get_ref().is_some_and(|cause| cause.is::<Changed>()) => ErrorKind::Changed,
             _ => ErrorKind::Io,
         }

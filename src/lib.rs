@@ -141,9 +141,7 @@ pub use sbuild::findings::Finding as CheckFinding;
 pub use sbuild::rules::{Loader, Rule};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
-pub use sys::{
-    LocalTime, die_of, fail_beyond_file_size_limit, local_time, stdout_was_closed,
-};
+pub use sys::{LocalTime, die_of, fail_beyond_file_size_limit, local_time, stdout_was_closed};
 pub use tree::walk::Skipped;
 pub use unpack::Summary as UnpackSummary;
 pub use zst::compress::Level;

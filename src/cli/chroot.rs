@@ -20,8 +20,8 @@ use super::report::Status;
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {
-    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there
-    /// (repeatable)
+    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
+    /// colon in a path is written \: (repeatable)
     #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
     bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
@@ -54,9 +54,25 @@ Example: isar-tarball chroot --bind \"$PWD/repo:/isar-apt:ro\" rootfs -- apt-get
            dpkg --configure -a
          EOF";
 
+/// The parts of a text between colons. A colon or backslash after a backslash is part of a path.
+fn parts(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let escaped = characters.next_if(|next| character == '\\' && matches!(next, ':' | '\\'));
+        match (escaped, parts.last_mut()) {
+            (None, _) if character == ':' => parts.push(String::new()),
+            (escaped, Some(part)) => part.push(escaped.unwrap_or(character)),
+            (_, None) => {}
+        }
+    }
+    parts
+}
+
 /// `HOST[:INNER][:ro]`
 pub(super) fn bind(text: &str) -> Result<Bind, String> {
-    let mut parts: Vec<&str> = text.split(':').collect();
+    let parts = parts(text);
+    let mut parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let read_only = parts.len() > 1 && parts.last() == Some(&"ro");
     if read_only {
         parts.pop();
@@ -66,7 +82,7 @@ pub(super) fn bind(text: &str) -> Result<Bind, String> {
         [host, inner] => (*host, Some(*inner)),
         _ => {
             return Err(String::from(
-                "take HOST, HOST:INNER, HOST:ro or HOST:INNER:ro",
+                "take HOST, HOST:INNER, HOST:ro or HOST:INNER:ro; write \\: for a colon in a path",
             ));
         }
     };
@@ -139,6 +155,10 @@ mod tests {
             ("/a:/b:ro", Some(("/a", "/b".into(), true))),
             ("a", Some(("a", here.join("a"), false))),
             ("ro", Some(("ro", here.join("ro"), false))),
+            (r"/a\:b", Some(("/a:b", "/a:b".into(), false))),
+            (r"/a\:b:/c\:d:ro", Some(("/a:b", "/c:d".into(), true))),
+            (r"/a\:ro", Some(("/a:ro", "/a:ro".into(), false))),
+            (r"/a\\:/b\c", Some((r"/a\", r"/b\c".into(), false))),
             ("", None),
             (":/b", None),
             ("/a:b", None),

@@ -1,6 +1,6 @@
-//! Options that help, for the errors and notices of the library, which knows no command line.
+//! Options that help, for the errors of the library, which knows no command line.
 
-use isar_tarball::{Error, ErrorKind, Notice};
+use isar_tarball::{Error, ErrorKind};
 
 /// What helps against `error` of this command.
 pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
@@ -15,7 +15,7 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         ("unpack", ErrorKind::ThroughLink) => {
             "--keep-directory-symlink follows links to directories of the tree"
         }
-        ("unpack" | "pack", ErrorKind::Unsupported | ErrorKind::BadCapability) => {
+        ("unpack" | "pack" | "imager", ErrorKind::Unsupported | ErrorKind::BadCapability) => {
             "--no-xattrs leaves extended attributes out"
         }
         ("unpack", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",
@@ -27,6 +27,9 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         }
         ("chroot", ErrorKind::ForeignTree) => {
             "see --id-layout and --userns; for an empty directory, unpack an archive there first (isar-tarball unpack)"
+        }
+        ("imager", ErrorKind::Io) if error.to_string().contains("has no package lists") => {
+            "--update does so"
         }
         ("pack", ErrorKind::MemoryLimit) => "see --memory",
         ("grant-acl", ErrorKind::InvalidInput) => "see --userns and --sbuild-uid",
@@ -40,12 +43,4 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-/// What helps against what `notice` tells.
-pub fn of_notice(notice: &Notice) -> Option<&'static str> {
-    match notice {
-        Notice::SetuidReachable { .. } => Some("or use --id-layout subid"),
-        _ => None,
-    }
 }

@@ -23,6 +23,9 @@ use super::values::size;
 /// copy. Any number of runs may share a cache and start at once. A copy is found by the SHA-256 of
 /// the tarball, which is remembered, so that a tarball is hashed only when it is new or was
 /// touched. `isar-tarball remove` removes a whole cache.
+///
+/// Extended attributes of overlay file systems (user.overlay.*) are not unpacked: in a copy they
+/// would change what the overlay shows.
 #[derive(clap::Args)]
 #[command(after_long_help = DETAILS, after_help = EXAMPLE)]
 pub struct Args {
@@ -33,17 +36,23 @@ pub struct Args {
     /// Keep an unpacked copy in DIR for the runs to come
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Remove copies that no run uses, oldest use first, until those left hold no more than this,
-    /// as in 20G
-    #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
-    cache_limit: Option<u64>,
-    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there
-    /// (repeatable)
+    /// Remove copies that no run uses, oldest use first, until those left hold no more than this;
+    /// none removes no copy [default: 20G]
+    #[arg(long, value_name = "SIZE|none", value_parser = cache_limit, requires = "cache")]
+    cache_limit: Option<CacheLimit>,
+    /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
+    /// colon in a path is written \: (repeatable)
     #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
     bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
     #[arg(long, value_name = "K=V", value_parser = variable)]
     env: Vec<(OsString, OsString)>,
+    /// Unpack without extended attributes, ACLs included
+    #[arg(long)]
+    no_xattrs: bool,
+    /// Fetch the package lists of all repositories first
+    #[arg(long)]
+    update: bool,
     /// Install these packages first, separated by spaces (repeatable)
     #[arg(long, value_name = "PACKAGES")]
     install: Vec<String>,
@@ -65,12 +74,26 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+/// What the copies in a cache may hold, in bytes; `None` for any amount.
+#[derive(Clone, Copy)]
+struct CacheLimit(Option<u64>);
+
+/// Some ten chroots.
+const DEFAULT_CACHE_LIMIT: CacheLimit = CacheLimit(Some(20 << 30));
+
+fn cache_limit(text: &str) -> Result<CacheLimit, String> {
+    match text {
+        "none" => Ok(CacheLimit(None)),
+        _ => size(text).map(|limit| CacheLimit(Some(limit))),
+    }
+}
+
 const EXAMPLE: &str = "Example: isar-tarball imager --cache ~/.cache/imager --install e2fsprogs --bind \"$PWD:/work\" schroot.tar.zst -- mkfs.ext4 -d /work/root /work/image";
 
 const DETAILS: &str = "\
 Exit status: that of the command; 128+N when signal N killed it; 127 when it is not there; 126 when it cannot be run; 125 when apt or isar-tarball failed, or it did not understand an option.
 
---install runs `apt-get update` on /etc/apt/sources.list.d/isar-apt.list alone, where the tree has that list, and then `apt-get install` without recommended
+--install runs `apt-get update` on /etc/apt/sources.list.d/isar-apt.list alone, where the tree has that list (with --update on all lists), and then `apt-get install` without recommended
 packages and without asking. apt gets no stdin, and what it prints goes to stderr: both streams are the command's.
 
 Example: isar-tarball imager --root imgtools --bind \"$REPO:/isar-apt:ro\" --install \"dosfstools mtools\" --download-dir downloads schroot.tar.zst <<'EOF'
@@ -89,12 +112,14 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             (Some(root), _) => ImagerDirectory::Root(root),
             (None, Some(directory)) => ImagerDirectory::Cache {
                 directory,
-                limit: args.cache_limit,
+                limit: args.cache_limit.unwrap_or(DEFAULT_CACHE_LIMIT).0,
             },
             (None, None) => ImagerDirectory::Temporary,
         },
         binds: args.bind,
         environment: args.env,
+        xattrs: !args.no_xattrs,
+        update: args.update,
         packages: packages.map(str::to_owned).collect(),
         download_directory: args.download_dir,
         apt_lock: args.apt_lock,

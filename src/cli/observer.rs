@@ -3,7 +3,6 @@
 use isar_tarball::{Notice, Observer, Severity};
 
 use super::Globals;
-use super::hints;
 use super::progress::Display;
 use super::report;
 
@@ -27,8 +26,7 @@ impl Terminal {
 
 impl Observer for Terminal {
     fn notice(&mut self, notice: &Notice) {
-        let hint = hints::of_notice(notice).map(|hint| format!("; {hint}"));
-        let text = format!("{notice}{}", hint.unwrap_or_default());
+        let text = notice.to_string();
         self.display.suspend(|| match notice.severity() {
             Severity::Warning if !self.quiet => report::warning(&text),
             Severity::Detail if self.verbose => report::note(&format!("{text}\n")),

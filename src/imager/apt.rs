@@ -26,6 +26,8 @@ const ARCHIVES: &[u8] = b"/var/cache/apt/archives";
 pub enum Step {
     /// Updates the lists of [`ISAR_LIST`] only, and keeps those of other repositories.
     Update,
+    /// Updates the lists of all repositories.
+    UpdateAll,
     /// Downloads the packages.
     Download,
     /// Installs the packages.
@@ -36,7 +38,7 @@ impl Step {
     /// The command for messages.
     pub fn name(self) -> &'static str {
         match self {
-            Step::Update => "apt-get update",
+            Step::Update | Step::UpdateAll => "apt-get update",
             Step::Download => "apt-get install --download-only",
             Step::Install => "apt-get install",
         }
@@ -56,6 +58,7 @@ impl Step {
                 "-o",
                 "APT::Get::List-Cleanup=0",
             ]),
+            Step::UpdateAll => arguments.push("update"),
             Step::Download | Step::Install => {
                 arguments.extend([
                     "-o",
@@ -88,6 +91,14 @@ impl Step {
         }
         Ok(command)
     }
+}
+
+/// True if apt has the packages of some repository in its lists.
+pub fn has_lists(root: BorrowedFd<'_>) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let lists = resolve::open_in_root(root, b"/var/lib/apt/lists", flags);
+    let is_list = |name: &Vec<u8>| name.windows(9).any(|part| part == b"_Packages");
+    lists.is_ok_and(|lists| names(lists, "").is_ok_and(|names| names.iter().any(is_list)))
 }
 
 /// The package files of a tree.

@@ -79,9 +79,13 @@ impl Tree {
     }
 }
 
-/// The name of the directory for trees of these id maps: the owners of files depend on the maps.
-pub fn name(maps: &IdMaps) -> String {
-    let text = format!("{}/{}", maps.uids.kernel_text(), maps.gids.kernel_text());
+/// The name of the directory for trees of these id maps, with extended attributes or without: the
+/// owners of files depend on the maps.
+pub fn name(maps: &IdMaps, xattrs: bool) -> String {
+    let mut text = format!("{}/{}", maps.uids.kernel_text(), maps.gids.kernel_text());
+    if !xattrs {
+        text.push_str("/without xattrs");
+    }
     let mut name = hex(&Sha256::digest(text).into());
     name.truncate(16);
     format!("ids-{name}")

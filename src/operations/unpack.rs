@@ -27,6 +27,7 @@ use crate::tree::selection::Selection;
 use crate::unpack::names::Rules;
 use crate::unpack::{
     self, Devices, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking,
+    Xattrs,
 };
 use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
 use crate::workdir::directory::{Purpose, WorkDir};
@@ -258,7 +259,10 @@ impl Unpack {
                 Devices::Skip
             },
             keep_directory_symlink: self.keep_directory_symlink,
-            xattrs: self.xattrs,
+            xattrs: match self.xattrs {
+                true => Xattrs::All,
+                false => Xattrs::None,
+            },
             threads: threads(self.threads),
             memory: WRITING,
             limit_size: self.limit_size,

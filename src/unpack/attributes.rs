@@ -15,6 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
+use super::Xattrs;
 use super::error::{CapabilityError, Refusal};
 use super::names::MAX_PATH;
 use crate::acl::{self, Named};
@@ -70,11 +71,7 @@ pub struct Handle<'a> {
 impl Attributes {
     /// The attributes of `entry`, and the number of skipped extended attributes. Fails if an id is
     /// not in `maps`.
-    pub fn of(
-        entry: &Entry,
-        maps: &IdMaps,
-        with_xattrs: bool,
-    ) -> Result<(Attributes, u64), Refusal> {
+    pub fn of(entry: &Entry, maps: &IdMaps, xattrs: Xattrs) -> Result<(Attributes, u64), Refusal> {
         for (map, kind, id) in [
             (&maps.uids, "owner", entry.uid),
             (&maps.gids, "group", entry.gid),
@@ -97,7 +94,7 @@ impl Attributes {
         }
         let acls = u64::from(entry.access_acl.is_some()) + u64::from(entry.default_acl.is_some());
         // Symbolic links have neither ACLs nor `user.*` attributes.
-        if !with_xattrs || matches!(entry.kind, Kind::Symlink { .. }) {
+        if xattrs == Xattrs::None || matches!(entry.kind, Kind::Symlink { .. }) {
             return Ok((attributes, entry.xattrs.len() as u64 + acls));
         }
         let mut skipped = 0;
@@ -106,6 +103,13 @@ impl Attributes {
             let value = match name.as_slice() {
                 b"security.capability" => {
                     capability_v2(value, &entry.path).map_err(CapabilityError::from)?
+                }
+                overlay
+                    if xattrs == Xattrs::AllButOverlays
+                        && overlay.starts_with(b"user.overlay.") =>
+                {
+                    skipped += 1;
+                    continue;
                 }
                 user if user.starts_with(b"user.") && is_plain && !is_own_mark(user) => {
                     value.clone()
@@ -306,16 +310,13 @@ fn explained(error: Errno, name: &CStr, value: &[u8]) -> io::Error {
     match error {
         Errno::OPNOTSUPP => io::Error::new(
             io::ErrorKind::Unsupported,
-            format!(
-                "the file system has no such attributes as {name}; --no-xattrs leaves them out"
-            ),
+            format!("the file system has no such attributes as {name}"),
         ),
         // ext4 has room for 4 KiB or less, whatever is free.
         Errno::NOSPC | Errno::RANGE | Errno::TOOBIG => io::Error::new(
-            io::ErrorKind::StorageFull,
+            io::ErrorKind::Unsupported,
             format!(
-                "the file system has no room for {name}, which has {} bytes; --no-xattrs leaves \
-                 attributes out",
+                "the file system has no room for {name}, which has {} bytes",
                 value.len()
             ),
         ),

@@ -66,6 +66,17 @@ pub enum TargetState {
     Tree,
 }
 
+/// Which extended attributes and ACLs are restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xattrs {
+    /// All that a user namespace can restore.
+    All,
+    /// All but those of overlay file systems (`user.overlay.*`), for the lower directory of one.
+    AllButOverlays,
+    /// None.
+    None,
+}
+
 /// Options of unpacking.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -79,8 +90,8 @@ pub struct Options {
     pub devices: Devices,
     /// Follow symbolic links to directories of the tree.
     pub keep_directory_symlink: bool,
-    /// Restore extended attributes and ACLs.
-    pub xattrs: bool,
+    /// Which extended attributes and ACLs are restored.
+    pub xattrs: Xattrs,
     /// Number of writing threads, at least 1.
     pub threads: usize,
     /// Memory for data that waits to be written, in bytes.

@@ -1,5 +1,6 @@
 //! What of a member decides alone whether it can be unpacked. `check` asks the same code.
 
+use super::Xattrs;
 use super::attributes::Attributes;
 use super::error::Refusal;
 use super::names;
@@ -23,7 +24,7 @@ fn check(member: &Member, maps: &IdMaps) -> Result<(), Refusal> {
         Kind::HardLink { target } => link_target(target, &rules).map(drop),
         // Skipped.
         kind if kind.is_device() => Ok(()),
-        _ => Attributes::of(entry, maps, true).map(drop),
+        _ => Attributes::of(entry, maps, Xattrs::All).map(drop),
     }
 }
 

@@ -437,6 +437,38 @@ fn layout_caller_and_real_root_do_the_same() {
 }
 
 #[test]
+fn packages_without_package_lists_name_the_remedy() {
+    let scratch = Scratch::new();
+    pack_small(&scratch, "a.tar", 0);
+    // A stand-in for apt-get that knows no package.
+    let bin = scratch.user_dir("bin", 0o755);
+    fs::write(
+        bin.join("apt-get"),
+        "#!/bin/sh\necho \"$@\" >&2\n[ \"$3\" = update ]\n",
+    )
+    .unwrap();
+    fs::set_permissions(bin.join("apt-get"), fs::Permissions::from_mode(0o755)).unwrap();
+    let imager = |options: &[&str]| {
+        let mut imager = isar_as_user(["imager"]);
+        imager
+            .args(BORROWED)
+            .args(["--env", "PATH=/stand-in:/usr/bin"]);
+        imager.args(["--bind", &format!("{}:/stand-in:ro", bin.display())]);
+        imager.args(options).args(["a.tar", "--", "true"]);
+        imager.current_dir(scratch.path());
+        imager
+    };
+    let said = fail(125, &mut imager(&["--install", "hello"]));
+    assert!(
+        said.contains("the tree has no package lists") && said.contains("--update"),
+        "{said}"
+    );
+    let output = run(&mut imager(&["--update"]));
+    assert!(output.status.success());
+    assert_eq!(text(&output.stderr), "-o APT::Sandbox::User=root update\n");
+}
+
+#[test]
 fn a_killed_process_1_and_a_killed_worker_are_reported() {
     let scratch = Scratch::new();
     pack_small(&scratch, "a.tar", 1);

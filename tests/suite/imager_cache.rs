@@ -411,3 +411,31 @@ fn the_repository_is_not_read_while_somebody_changes_it() {
     assert!(waiting.wait().unwrap().success());
     assert!(holder.wait().is_ok());
 }
+
+#[test]
+fn attributes_of_overlays_change_nothing_with_a_cache_or_without() {
+    let scratch = Scratch::new();
+    pack_small(&scratch, "plain.tar", 2);
+    let script = "import os, sys, tarfile
+with tarfile.open('plain.tar') as old, tarfile.open('a.tar', 'w', format=tarfile.PAX_FORMAT) as new:
+    for member in old:
+        if member.name == './data/1':
+            for name in ('metacopy', 'redirect', 'opaque'):
+                member.pax_headers['SCHILY.xattr.user.overlay.' + name] = 'y'
+            member.pax_headers['SCHILY.xattr.user.kept'] = 'k'
+        new.addfile(member, old.extractfile(member) if member.isfile() else None)";
+    succeed(
+        Command::new("python3")
+            .args(["-c", script])
+            .current_dir(scratch.path()),
+    );
+    let script = "cat /data/1; python3 -c 'import os; print(os.listxattr(\"/data/1\"))'";
+    let said = [["--root", "root"], ["--cache", "cache"]].map(|options| {
+        let mut imager = isar_as_user(["imager"]);
+        imager.args(BORROWED).args(options);
+        imager.args(["a.tar", "--", "sh", "-ec", script]);
+        succeed(imager.current_dir(scratch.path()))
+    });
+    assert_eq!(said[0], said[1]);
+    assert!(said[0].ends_with("['user.kept']\n"), "{}", said[0]);
+}

@@ -16,7 +16,7 @@ use isar_tarball::internals::progress::Progress;
 use isar_tarball::internals::tree::exclude::Patterns;
 use isar_tarball::internals::tree::selection::Selection;
 use isar_tarball::internals::unpack::names::Rules;
-use isar_tarball::internals::unpack::{Devices, Error, Options, TargetState, Unpacking};
+use isar_tarball::internals::unpack::{Devices, Error, Options, TargetState, Unpacking, Xattrs};
 use isar_tarball::internals::workdir::removal;
 use rustix::io::Errno;
 
@@ -181,7 +181,7 @@ fn unpack(archive: &Path, tree: &Path) -> Result<(), Error> {
         names: Rules::default(),
         devices: Devices::Skip,
         keep_directory_symlink: false,
-        xattrs: true,
+        xattrs: Xattrs::All,
         threads: 1,
         memory: 1 << 20,
         limit_size: None,

@@ -26,6 +26,9 @@ use crate::{input, unpack};
 /// Time between two tries of a lock that another process holds.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Why apt finds no package.
+const NO_LISTS: &str = "the tree has no package lists, so apt knows no package: fetch them first";
+
 type Caller = userns::Caller<Ask, Reply>;
 
 /// One run.
@@ -131,7 +134,7 @@ impl ImagerJob<'_> {
             resolv_conf::write(tree, text)?;
         }
         points::provide(tree, b"/isar-apt", Kind::Directory)?;
-        if !self.imager.packages.is_empty() {
+        if self.imager.update || !self.imager.packages.is_empty() {
             let status = self.install(caller, sources, tree)?;
             if status != 0 {
                 return Ok(status);
@@ -154,7 +157,15 @@ impl ImagerJob<'_> {
             import(caller, &Archives::open(tree)?)?;
         }
         lock_repository(caller)?;
-        for step in [Step::Update, Step::Download] {
+        let update = match self.imager.update {
+            true => Step::UpdateAll,
+            false => Step::Update,
+        };
+        let steps = match self.imager.packages.is_empty() {
+            true => &[update][..],
+            false => &[update, Step::Download],
+        };
+        for &step in steps {
             let status = self.step(caller, step, sources, tree)?;
             if status != 0 {
                 return Ok(status);
@@ -164,7 +175,10 @@ impl ImagerJob<'_> {
         if keeps {
             export(caller, &Archives::open(tree)?)?;
         }
-        self.step(caller, Step::Install, sources, tree)
+        match self.imager.packages.is_empty() {
+            true => Ok(0),
+            false => self.step(caller, Step::Install, sources, tree),
+        }
     }
 
     /// Runs apt in a process of its own. Gives 0, or 128+N when signal N ended it.
@@ -202,13 +216,15 @@ impl ImagerJob<'_> {
         .context(|| step.name())?;
         match status {
             0 | 129.. => Ok(status),
-            _ => Err(Error::new(
-                ErrorKind::Io,
-                format!(
-                    "{} failed with status {status}: see above; it knows the packages of the lists in the tree and of isar-apt",
-                    step.name()
-                ),
-            )),
+            _ => {
+                let cause = match step {
+                    Step::Download | Step::Install if !apt::has_lists(tree) => NO_LISTS,
+                    _ => "it knows the packages of the lists in the tree and of isar-apt",
+                };
+                let name = step.name();
+                let text = format!("{name} failed with status {status}: see above; {cause}");
+                Err(Error::new(ErrorKind::Io, text))
+            }
         }
     }
 }

@@ -17,10 +17,10 @@ use super::session::{self, Session};
 use super::unpack::plain_options;
 use crate::chroot::{Bind, MountSources};
 use crate::error::{Context, Error};
-use crate::ids::IdMaps;
 use crate::imager::cache::{self, Cache};
 use crate::observer::Observer;
 use crate::progress::Progress;
+use crate::unpack::Xattrs;
 use crate::userns::init::Init;
 use crate::userns::{self, Answer, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
@@ -43,6 +43,10 @@ pub struct Imager {
     pub binds: Vec<Bind>,
     /// Variables of the command's environment, which is otherwise the caller's.
     pub environment: Vec<(OsString, OsString)>,
+    /// Restore extended attributes and ACLs.
+    pub xattrs: bool,
+    /// Fetch the package lists of all repositories first.
+    pub update: bool,
     /// Packages to install first.
     pub packages: Vec<String>,
     /// A directory that provides package files and keeps new ones.
@@ -112,6 +116,8 @@ impl Imager {
             directory: ImagerDirectory::Temporary,
             binds: Vec::new(),
             environment: Vec::new(),
+            xattrs: true,
+            update: false,
             packages: Vec::new(),
             download_directory: None,
             apt_lock: None,
@@ -138,14 +144,22 @@ impl Imager {
             Init::check()?;
         }
         let maps = session::maps(&namespaces.work)?;
-        let (input, options) = plain_options(&namespaces.work)?;
+        let (input, mut options) = plain_options(&namespaces.work)?;
+        options.xattrs = match self.xattrs {
+            true => Xattrs::AllButOverlays,
+            false => Xattrs::None,
+        };
         let threads = options.threads;
         let resolv_conf = host_resolv_conf()?;
         let mut packages = Packages::open(self, &namespaces)?;
         let progress = Progress::shared()?;
         // A signal that comes before there is a process to clean up waits for it.
         let _held = HeldSignals::new()?;
-        let location = TreeLocation::claim(&self.directory, &namespaces, &maps)?;
+        let location = TreeLocation::claim(
+            &self.directory,
+            &namespaces,
+            &cache::name(&maps, self.xattrs),
+        )?;
         let job = ImagerJob {
             imager: self,
             location: &location,
@@ -224,7 +238,7 @@ impl<'n> TreeLocation<'n> {
     fn claim(
         directory: &'n ImagerDirectory,
         namespaces: &'n Namespaces,
-        maps: &IdMaps,
+        cache_name: &str,
     ) -> Result<TreeLocation<'n>, Error> {
         Ok(match directory {
             ImagerDirectory::Temporary => {
@@ -240,7 +254,7 @@ impl<'n> TreeLocation<'n> {
                 TreeLocation::Root(Box::new(WorkDir::claim(path, Purpose::Occupy, namespaces)?))
             }
             ImagerDirectory::Cache { directory, limit } => TreeLocation::Cache {
-                shared: SharedDir::claim(directory, &cache::name(maps), namespaces)?,
+                shared: SharedDir::claim(directory, cache_name, namespaces)?,
                 directory,
                 limit: *limit,
             },

@@ -21,7 +21,8 @@ use isar_tarball::internals::tree::exclude::Patterns;
 use isar_tarball::internals::tree::selection::Selection;
 use isar_tarball::internals::unpack::names::Rules;
 use isar_tarball::internals::unpack::{
-    Devices, Error, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking, undo,
+    Devices, Error, Options, OriginalAttributes, Summary, TargetState, UndoJournal, Unpacking, Xattrs,
+    undo,
 };
 use isar_tarball_fuzz::members;
 use libfuzzer_sys::fuzz_target;
@@ -53,7 +54,7 @@ fuzz_target!(|bytes: &[u8]| {
         },
         devices: Devices::Skip,
         keep_directory_symlink: is(128),
-        xattrs: !is(8),
+        xattrs: if is(8) { Xattrs::None } else { Xattrs::All },
         threads: if is(16) { 2 } else { 1 },
         memory: 1 << 20,
         limit_size: is(128).then_some(8 << 10),
