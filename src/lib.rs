@@ -144,4 +144,7 @@ pub use sbuild::rules::{Loader, Rule};
 pub use sys::{LocalTime, die_of, fail_beyond_file_size_limit, local_time, stdout_was_closed};
 pub use tree::walk::Skipped;
 pub use unpack::Summary as UnpackSummary;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use userns::report_stop;
 pub use zst::compress::Level;

@@ -421,16 +421,20 @@ pub fn set_default_action(signal: i32) -> io::Result<()> {
     set_action(signal, libc::SIG_DFL)
 }
 
-/// Ends this process by `signal`, as if it had never been caught, so that the caller sees it in the
-/// wait status: a shell then stops a loop. Returns only if the signal does not end processes.
+/// Ends this process by the signal. Returns if that fails, as it does for the first process of a pid
+/// namespace.
+#[cfg(feature = "cli")]
 pub fn die_of(signal: i32) {
-    let Some(named) = rustix::process::Signal::from_named_raw(signal) else {
-        return;
+    // SIGQUIT writes a file `core` else.
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: rustix::process::getrlimit(rustix::process::Resource::Core).maximum,
     };
-    // What the kernel refuses is left to the caller, who exits.
-    let _ = set_default_action(signal);
-    let _ = unblock_signals(&[signal]);
-    let _ = rustix::process::kill_process(rustix::process::getpid(), named);
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let is_deadly = set_default_action(signal).and_then(|()| unblock_signals(&[signal]));
+    if let (Ok(()), Some(signal)) = (is_deadly, rustix::process::Signal::from_named_raw(signal)) {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    }
 }
 
 /// Ignores the signal.

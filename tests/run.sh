@@ -14,8 +14,8 @@ PACKAGES=(
     acl attr libcap2-bin tar libarchive-tools zstd xz-utils gzip bzip2 python3 python3-pip
     # for the scripts themselves
     e2fsprogs iproute2 procps shellcheck util-linux
-    # for their completions
-    fish zsh
+    # shells, for their completions
+    bash fish zsh
 )
 
 as_root() {

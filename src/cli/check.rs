@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Globals;
 use super::observer::Terminal;
+use super::progress;
 use super::report::{self, Status};
 use super::session::archive;
 use super::values::size;
@@ -91,6 +92,10 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
         memory: args.memory,
         ..Check::new(archive(&args.archive))
     };
+    isar_tarball::report_stop(|error| {
+        progress::end_line();
+        report::say(&error.to_string());
+    })?;
     let report = check.run(&mut Terminal::new(globals))?;
     let text = match args.json {
         true => format!("{:#}\n", as_json(&report)),

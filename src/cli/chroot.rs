@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use clap::ValueHint;
 use isar_tarball::{Bind, Chroot};
 
 use super::Globals;
@@ -22,7 +23,7 @@ use super::report::Status;
 pub struct Args {
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
     /// colon in a path is written \: (repeatable)
-    #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
+    #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind, value_hint = ValueHint::AnyPath)]
     bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
     #[arg(long, value_name = "K=V", value_parser = variable)]

@@ -5,10 +5,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use clap_complete::ArgValueCompleter;
 use isar_tarball::{Export, Exported};
 use serde_json::{Value, json};
 
 use super::Globals;
+use super::completions::members_and_paths;
 use super::observer::Terminal;
 use super::report::{self, Status};
 
@@ -38,7 +40,12 @@ pub struct Args {
     rootfs: PathBuf,
     /// Files and directories in the tree: paths or patterns, then their destination: a directory,
     /// or for a single one its new name
-    #[arg(required = true, num_args = 2.., value_names = ["MEMBER", "DEST"])]
+    #[arg(
+        required = true,
+        num_args = 2..,
+        value_names = ["MEMBER", "DEST"],
+        add = ArgValueCompleter::new(members_and_paths)
+    )]
     members_and_dest: Vec<OsString>,
 }
 

@@ -31,7 +31,8 @@ Formats:
              a MAP is [{\"inside\": FIRST, \"outside\": FIRST, \"count\": NUMBER}, …];
              without a namespace \"user\", \"uid\" and \"layout\" are null
   newuidmap  what newuidmap takes after the process id, and on a second line newgidmap
-  unshare    options for unshare(1) of util-linux 2.39 or newer
+  unshare    options for unshare(1) of util-linux 2.38 or newer; a map of more than one range, as
+             with --id-layout caller, needs 2.39
   shell      assignments for eval:
              ISAR_ROOT_UID, ISAR_ROOT_GID          id 0 of the tree on disk
              ISAR_SUBUID_BASE, ISAR_SUBGID_BASE    the first subordinate id that is used
@@ -131,11 +132,14 @@ fn arguments(map: &IdMap) -> String {
 
 fn unshare(maps: &IdMaps) -> String {
     let options = |option: &str, map: &IdMap| {
-        let each = |extent: &IdExtent| {
-            format!(
-                " --map-{option} {}:{}:{}",
-                extent.inner, extent.outer, extent.count
-            )
+        let each = |IdExtent {
+                        inner,
+                        outer,
+                        count,
+                    }: &IdExtent| match map.extents() {
+            // util-linux 2.38 knows only this form, and takes it once.
+            [_] => format!(" --map-{option} {outer},{inner},{count}"),
+            _ => format!(" --map-{option} {inner}:{outer}:{count}"),
         };
         map.extents().iter().map(each).collect::<String>()
     };

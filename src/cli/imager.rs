@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use clap::ValueHint;
 use isar_tarball::{Bind, Imager, ImagerDirectory};
 
 use super::Globals;
@@ -42,7 +43,7 @@ pub struct Args {
     cache_limit: Option<CacheLimit>,
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
     /// colon in a path is written \: (repeatable)
-    #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind)]
+    #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind, value_hint = ValueHint::AnyPath)]
     bind: Vec<Bind>,
     /// Set a variable of the command's environment, which is otherwise the caller's (repeatable)
     #[arg(long, value_name = "K=V", value_parser = variable)]

@@ -27,6 +27,7 @@ mod session;
 mod unpack;
 mod unshare;
 mod values;
+mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ use clap::error::ErrorKind::{
     DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::ArgValueCompleter;
 use report::Status;
 
 /// Packs the root file systems of rootless isar builds into chroot tarballs that sbuild loads, and
@@ -42,7 +44,7 @@ use report::Status;
 #[derive(Parser)]
 #[command(
     name = "isar-tarball",
-    version,
+    version = version::VERSION,
     max_term_width = 100,
     arg_required_else_help = true
 )]
@@ -76,7 +78,8 @@ pub struct Globals {
         long,
         global = true,
         value_name = "auto|off|USER",
-        default_value = "auto"
+        default_value = "auto",
+        add = ArgValueCompleter::new(completions::user_namespaces)
     )]
     userns: session::Userns,
     /// What id 0 of the tree is on disk: the first subordinate id, or the caller
@@ -107,6 +110,14 @@ enum Command {
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
     isar_tarball::fail_beyond_file_size_limit();
+    match completions::answer() {
+        Ok(false) => {}
+        Ok(true) => return Status::Done.into(),
+        Err(error) => {
+            report::usage(&error);
+            return Status::Failed.into();
+        }
+    }
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
         let name = matches.subcommand_name().unwrap_or_default().to_owned();
         Ok((Cli::from_arg_matches(&matches)?, name))
@@ -131,7 +142,7 @@ pub fn main() -> ExitCode {
                 Ok(()) if error.use_stderr() => failed,
                 Ok(()) => Status::Done,
             }
-            .into();
+            .end();
         }
     };
     let done = match command {
@@ -153,8 +164,8 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(args),
     };
     match done {
-        Ok(status) => status.into(),
-        Err(error) => report::failure(&error, &name, failed(Some(name.as_ref()))).into(),
+        Ok(status) => status.end(),
+        Err(error) => report::failure(&error, &name, failed(Some(name.as_ref()))).end(),
     }
 }
 

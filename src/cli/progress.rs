@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar for people, `NN%` lines for bitbake.
 
 use std::io::{IsTerminal, Write, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +21,16 @@ pub enum Mode {
     Percent,
     /// Nothing
     None,
+}
+
+/// A bar is on the screen, and the cursor behind it.
+static IS_BAR_SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Ends the line of a bar that will not be removed any more, from any thread.
+pub fn end_line() {
+    if IS_BAR_SHOWN.swap(false, Ordering::Relaxed) {
+        let _ = writeln!(stderr());
+    }
 }
 
 /// The progress that is on the screen.
@@ -59,6 +70,7 @@ impl Display {
             Display::Bar(shown) if total == 0 => {
                 if let Some((bar, _)) = shown.take() {
                     bar.finish_and_clear();
+                    IS_BAR_SHOWN.store(false, Ordering::Relaxed);
                 }
             }
             Display::Bar(shown) => {
@@ -66,6 +78,7 @@ impl Display {
                 pace.update(done);
                 let left = pace.left(done, total);
                 bar.set_message(line(width(), done, total, pace.rate(), left));
+                IS_BAR_SHOWN.store(true, Ordering::Relaxed);
             }
         }
     }

@@ -44,11 +44,19 @@ impl Status {
     }
 }
 
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
-        if let Status::Stopped(signal) = status {
+impl Status {
+    /// Ends the program. After a signal that stopped it, it dies of the same signal: a shell goes on
+    /// with its loop or script after any exit status.
+    pub fn end(self) -> ExitCode {
+        if let Status::Stopped(signal) = self {
             isar_tarball::die_of(signal);
         }
+        self.into()
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
         ExitCode::from(status.code())
     }
 }

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap_complete::ArgValueCompleter;
 use isar_tarball::{Unpack, UnpackMode, UnpackSummary};
 use serde_json::json;
 
 use super::Globals;
+use super::completions;
 use super::excludes::ExcludeArgs;
 use super::members;
 use super::observer::Terminal;
@@ -38,7 +40,7 @@ pub struct Args {
     /// Where to; missing or empty, unless --replace or --merge is given
     dir: PathBuf,
     /// Unpack only these members (paths or patterns), each with all below it
-    #[arg(value_name = "MEMBER")]
+    #[arg(value_name = "MEMBER", add = ArgValueCompleter::new(completions::members))]
     members: Vec<OsString>,
     /// Unpack beside DIR, then exchange the two and remove the old tree
     #[arg(long, conflicts_with = "merge")]

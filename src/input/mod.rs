@@ -261,7 +261,11 @@ impl Input {
             Some(frames) => {
                 for _ in 0..threads {
                     let frames = Arc::clone(&frames);
-                    input.spawn(move |ahead| frames.work(ahead))?;
+                    match input.spawn(move |ahead| frames.work(ahead)) {
+                        // The threads that run do all of the work.
+                        Err(_) if !input.threads.is_empty() => break,
+                        started => started?,
+                    }
                 }
             }
             None => input

@@ -39,6 +39,8 @@ use crate::progress::Progress;
 use crate::sys::{self, Forked, SignalState};
 use channel::{Channel, Received, Wait};
 pub use error::{Error as EnterError, Powerless, Step};
+#[cfg(feature = "cli")]
+pub use signals::report_stop;
 pub use signals::{HeldSignals, SignalPolicy};
 use supervisor::Supervisor;
 

@@ -69,6 +69,36 @@ impl Drop for HeldSignals {
     }
 }
 
+/// Has a thread wait for the signals that ask to stop. When one comes, it hands the error to
+/// `report` and this process dies of the signal. For work that has nothing to clean up, in a
+/// process that does not fork.
+#[cfg(feature = "cli")]
+pub fn report_stop(report: impl FnOnce(&crate::error::Error) + Send + 'static) -> io::Result<()> {
+    let signals = heeded(&STOP);
+    let queue = sys::queue_signals(&signals)?;
+    let wait = move || {
+        let mut record = [0; RECORD];
+        let mut source = [rustix::event::PollFd::new(
+            &queue,
+            rustix::event::PollFlags::IN,
+        )];
+        let Ok(1..) = rustix::io::retry_on_intr(|| rustix::event::poll(&mut source, None)) else {
+            return;
+        };
+        if let Ok(RECORD) = rustix::io::read(&queue, &mut record) {
+            let [a, b, c, d, ..] = record;
+            let signal = i32::from_ne_bytes([a, b, c, d]);
+            report(&crate::error::Error::interrupted(signal));
+            sys::die_of(signal);
+        }
+    };
+    // Without the thread the signals act by default.
+    let started = std::thread::Builder::new().spawn(wait);
+    started
+        .map(drop)
+        .or_else(|_| sys::unblock_signals(&signals))
+}
+
 /// A queue of SIGCHLD and, when asked for, the signals that ask to stop. They are blocked, so that
 /// none is lost or acts before it is read here.
 pub struct Watched {

@@ -13,6 +13,7 @@ mod crafted;
 mod diff;
 mod differential;
 mod doctor;
+mod endings;
 mod export;
 mod foreign;
 mod formats;

@@ -9,8 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
+use clap_complete::ArgValueCompleter;
 use isar_tarball::{Escaped, List, Member};
 
+use super::completions::members;
 use super::report::{self, Status};
 use super::session::{ReadingArgs, archive};
 use super::{Globals, quoting};
@@ -27,6 +29,7 @@ pub struct Args {
     /// The tarball, compressed or not, or - for stdin
     archive: PathBuf,
     /// Only these, with all below them
+    #[arg(add = ArgValueCompleter::new(members))]
     member: Vec<OsString>,
     /// Kind, mode, owner, size and time too, as `tar -tv --numeric-owner --full-time` prints them;
     /// --json prints them anyway

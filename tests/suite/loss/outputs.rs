@@ -40,6 +40,16 @@ fn every_command_fails_if_its_report_cannot_be_written() {
         &["export", "--json", "tree", "data/name", "exported"],
         &["grant-acl", "--parent", "granted"],
         &["completions", "bash"],
+        &["completions", "fish"],
+        &["list", "-l", "a.tar"],
+        &["list", "--json", "a.tar"],
+        &["info", "--json", "a.tar"],
+        &["diff", "--json", "tree", "other.tar"],
+        &["idmap", "--json"],
+        &["doctor", "--json"],
+        &["--help"],
+        &["unpack", "--help"],
+        &["--version"],
     ];
     let other = ["--owner=7", "--group=0", "-cf", "other.tar", "a.tar"];
     let mut tar = Command::new("tar");
