@@ -142,7 +142,12 @@ impl<'n> WorkDir<'n> {
                         if create(path, 0o700)? {
                             parents.push(path.to_owned());
                         }
-                        Ok(None)
+                        // Claimed at once: if another operation were found to work beside it now,
+                        // this one would leave the empty directory.
+                        match open_path(path) {
+                            Ok(found) => in_place(path, found, purpose, namespaces),
+                            Err(_) => Ok(None),
+                        }
                     }
                     // A missing directory has nothing to go over: that is a new tree.
                     Purpose::Fill | Purpose::Replace | Purpose::Merge => {

@@ -37,8 +37,11 @@ pub fn clear(location: &Location, namespaces: &Namespaces) -> Result<(), Error> 
         let clear = || -> Result<(), Error> {
             location.refuse_precious(found.as_fd(), &[])?;
             Trust::new(&namespaces.whole).created(found.as_fd(), &path)?;
-            // It may be gone by now.
-            if let Some(directory) = lock_directory(found.as_fd(), location.path(), namespaces)? {
+            // The operation that filled it may have ended since it was opened: then it is gone, or
+            // has been published and is no leftover.
+            if let Some(directory) = lock_directory(found.as_fd(), location.path(), namespaces)?
+                && location.is_name_of(&name, directory.as_fd())
+            {
                 discard(location, &name, directory.as_fd(), namespaces)?;
             }
             Ok(())
