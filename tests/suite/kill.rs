@@ -6,6 +6,7 @@
 //! with the states before and after a whole run, and the same command runs again: it must succeed
 //! and leave what a run leaves that was never killed, with no other name beside it.
 
+mod at_random;
 pub mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,6 +9,7 @@ mod exchanged;
 mod interrupted;
 mod others;
 mod outputs;
+mod races;
 mod replaced;
 
 use std::path::{Path, PathBuf};

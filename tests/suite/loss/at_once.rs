@@ -1,4 +1,4 @@
-//! Several runs at once in one directory (A1, A13).
+//! Several runs at once in one directory.
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! Removals that a signal stops (A11, A12).
+//! Removals that a signal stops.
 
 use std::fs;
 use std::process::Command;

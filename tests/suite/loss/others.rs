@@ -1,4 +1,4 @@
-//! Directories that another user can exchange (A2).
+//! Directories that another user can exchange.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -1,4 +1,4 @@
-//! Outputs that cannot be written to, and outputs that are no regular files (A5, A7).
+//! Outputs that cannot be written to, and outputs that are no regular files.
 
 use std::fs::{self, File};
 use std::io::Read;

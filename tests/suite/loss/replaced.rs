@@ -1,4 +1,4 @@
-//! `unpack --replace` with what cannot be unpacked, and with signals (A6, A6b).
+//! `unpack --replace` with what cannot be unpacked, and with signals.
 
 use std::fs;
 use std::process::Command;
