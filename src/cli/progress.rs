@@ -229,7 +229,7 @@ mod tests {
         );
         assert_eq!(
             line(40, 30 * MB, 120 * MB, 8 * MB, Some(Duration::from_secs(12))),
-            "█████░░░░░░░░░░░░░░░░░  25%  12 s left"
+            "█████░░░░░░░░░░░░░░░░░░  25%  12 s left"
         );
         assert_eq!(line(12, 30 * MB, 120 * MB, 0, None), " 25%");
     }

@@ -1,13 +1,11 @@
 //! The directory in which trees will be created: its mount, and who can reach it.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::{Finding, Machine, State, shown};
 use crate::error::describe;
 use crate::ids::Layout;
+use crate::workdir::trust::is_open_to_others;
 
 pub fn check(machine: &Machine) -> Vec<Finding> {
     let dir = &machine.dir;
@@ -59,7 +57,7 @@ pub fn check(machine: &Machine) -> Vec<Finding> {
 fn setuid(machine: &Machine) -> Option<Finding> {
     let account = machine.account.as_ref()?;
     let path = shown(&machine.dir);
-    if !is_reachable(&machine.dir) {
+    if !is_open_to_others(&machine.dir) {
         let found = format!("other users cannot enter {path}");
         return Some(Finding::good("setuid", found));
     }
@@ -75,11 +73,4 @@ fn setuid(machine: &Machine) -> Option<Finding> {
         ),
         format!("run `chmod o-x` on {path} or a directory above it{or_else}"),
     ))
-}
-
-/// True if other users may search the directory and all above it.
-fn is_reachable(dir: &Path) -> bool {
-    let is_open = |dir: &Path| std::fs::metadata(dir).is_ok_and(|dir| dir.mode() & 0o001 != 0);
-    dir.canonicalize()
-        .is_ok_and(|dir| dir.ancestors().all(is_open))
 }

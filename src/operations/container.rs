@@ -114,6 +114,7 @@ pub(super) fn mount_sources(
     isolation: &Isolation,
 ) -> Result<MountSources, Error> {
     if *isolation == Isolation::None {
+        Init::check()?;
         own_mounts().map_err(|error| open_error("create a mount namespace", error))?;
     }
     Ok(MountSources::open(open_tree(path)?, binds)?)

@@ -1,12 +1,12 @@
 //! Trees that only root of the namespace reaches, such as a copy in a cache.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::archive::open_tree;
-use crate::error::{Error, ErrorKind, PathContext, bytes};
-use crate::userns::{self, Isolation, SignalPolicy, Supervision};
-use crate::workdir::opening::open_path;
+use crate::error::{Error, ErrorKind};
+use crate::userns::Isolation;
+use crate::workdir::opening::{open_inside, open_path};
 
 /// Opens a tree as the caller, or where the caller may not reach it, as root of the namespace.
 pub(super) fn open_tree_inside(path: &Path, isolation: &Isolation) -> Result<OwnedFd, Error> {
@@ -14,32 +14,8 @@ pub(super) fn open_tree_inside(path: &Path, isolation: &Isolation) -> Result<Own
         Err(error)
             if error.kind() == ErrorKind::PermissionDenied && *isolation != Isolation::None =>
         {
-            open_inside(path, isolation).map_err(|_| error)
+            open_inside(path, isolation, || open_path(path)).map_err(|_| error)
         }
         opened => opened,
     }
-}
-
-fn open_inside(path: &Path, isolation: &Isolation) -> Result<OwnedFd, Error> {
-    let mut received = None;
-    let supervision = Supervision {
-        isolation,
-        signals: SignalPolicy::Hold,
-        observer: &mut (),
-        progress: None,
-    };
-    userns::supervise(
-        supervision,
-        |(), descriptor| {
-            received = descriptor;
-            Ok(().into())
-        },
-        || Ok(()),
-        |caller, ()| {
-            let directory = open_path(path).at(bytes(path), "open the directory")?;
-            caller.exchange((), Some(directory.as_fd()))?;
-            Ok(())
-        },
-    )?;
-    received.ok_or_else(|| Error::new(ErrorKind::Died, "the directory was not sent"))
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +30,7 @@ use crate::unpack::{
 };
 use crate::userns::{self, Caller, HeldSignals, Isolation, Supervision};
 use crate::workdir::directory::{Purpose, WorkDir};
+use crate::workdir::trust::is_open_to_others;
 use crate::zst::SBUILD_WINDOW_LOG;
 
 /// Unpacks an archive into a directory.
@@ -335,20 +335,14 @@ fn is_real_root() -> bool {
         && map.is_some_and(|map| map.count() == u32::MAX && map.to_outer(0) == Some(0))
 }
 
-/// True if users other than the caller may go through all directories above `path`, by their modes.
+/// True if other users may go through the directories above `path`, by their modes. Missing ones
+/// will be open to others.
 fn is_reachable(path: &Path) -> bool {
     let Ok(path) = std::path::absolute(path) else {
         return true;
     };
-    let existing = path
-        .ancestors()
-        .skip(1)
-        .find_map(|above| above.canonicalize().ok());
-    existing.is_none_or(|above| {
-        above
-            .ancestors()
-            .all(|above| fs::metadata(above).is_ok_and(|directory| directory.mode() & 0o001 != 0))
-    })
+    let existing = path.ancestors().skip(1).find(|above| above.exists());
+    existing.is_none_or(is_open_to_others)
 }
 
 /// The work of the child.

@@ -33,9 +33,17 @@ pub fn open_readable(
 ) -> Result<OwnedFd, Error> {
     let open = || open_directory(found, b".");
     match open() {
-        Err(Errno::ACCESS) if *isolation != Isolation::None => {}
-        opened => return Ok(opened.at(bytes(path), "open the directory")?),
+        Err(Errno::ACCESS) if *isolation != Isolation::None => open_inside(path, isolation, open),
+        opened => Ok(opened.at(bytes(path), "open the directory")?),
     }
+}
+
+/// What `open` opens as root of the namespace: a directory that the caller does not reach.
+pub fn open_inside(
+    path: &Path,
+    isolation: &Isolation,
+    open: impl Fn() -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Error> {
     let mut received = None;
     let supervision = Supervision {
         isolation,

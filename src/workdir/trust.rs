@@ -24,6 +24,15 @@ use rustix::process::{getegid, geteuid};
 use crate::error::{Error, ErrorKind, FileError, PathContext, bytes};
 use crate::userns::Isolation;
 
+/// True if other users may search the directory and all above it, by their modes.
+pub fn is_open_to_others(directory: &Path) -> bool {
+    let is_open =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);
+    directory
+        .canonicalize()
+        .is_ok_and(|path| path.ancestors().all(is_open))
+}
+
 /// The ids that a caller trusts.
 pub struct Trust<'a> {
     isolation: &'a Isolation,
