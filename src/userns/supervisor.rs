@@ -33,6 +33,8 @@ pub struct Supervisor<'a, T, F> {
     result: Option<T>,
     /// The first failure that was reported.
     failure: Option<Error>,
+    /// Why the child got no id maps.
+    unmapped: Option<Error>,
     /// The first signal that asked to stop.
     stopped: Option<i32>,
     /// True between the first progress that the observer hears of and the last.
@@ -56,6 +58,7 @@ impl<'a, T, F> Supervisor<'a, T, F> {
             answer,
             result: None,
             failure: None,
+            unmapped: None,
             stopped: None,
             is_shown: false,
         }
@@ -77,7 +80,12 @@ impl<'a, T, F> Supervisor<'a, T, F> {
             }
         };
         self.progress_over();
-        match (self.result, self.failure, self.stopped) {
+        // newuidmap fails as well if a signal has killed the child, which is the cause then.
+        let unmapped = self
+            .unmapped
+            .filter(|_| ended.terminating_signal().is_none());
+        let failure = self.failure.or(unmapped);
+        match (self.result, failure, self.stopped) {
             (Some(result), None, _) => Ok(result),
             (_, _, Some(signal)) => Err(Error::interrupted(signal)),
             (_, Some(failure), None) => Err(failure),
@@ -176,7 +184,7 @@ impl<'a, T, F> Supervisor<'a, T, F> {
                     Isolation::None => Ok(true),
                 };
                 let is_mapped = done.unwrap_or_else(|error| {
-                    self.failure.get_or_insert(error.into());
+                    self.unmapped = Some(error.into());
                     false
                 });
                 self.reply::<R>(&ToChild::Mapped(is_mapped), None);
