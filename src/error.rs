@@ -111,8 +111,13 @@ impl Error {
         }
     }
 
-    /// The process that does the work was killed by `signal`.
-    pub(crate) fn died(signal: i32, message: String) -> Error {
+    /// A process was killed by `signal`. `who` is the subject with its verb: `the command was`.
+    pub(crate) fn killed(who: &str, signal: i32) -> Error {
+        let hint = match signal {
+            libc::SIGKILL => ", as the kernel does when memory runs out",
+            _ => "",
+        };
+        let message = format!("{who} killed by signal {signal}{hint}");
         Error {
             signal: Some(signal),
             ..Error::new(ErrorKind::Died, message)

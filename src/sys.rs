@@ -150,6 +150,28 @@ pub fn stdout_was_closed() -> bool {
     WAS_CLOSED.load(Ordering::Relaxed)
 }
 
+/// Reads `length` bytes of `file` at `offset` into `out`, in place of what it had; fewer only at the
+/// end of the file.
+pub fn pread_to(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    length: usize,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    out.clear();
+    out.reserve_exact(length);
+    while out.len() < length {
+        let have = out.len();
+        match pread_append(file, offset + have as u64, length - have, out) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Appends to `out` up to `limit` bytes of `file` from `offset` on, without filling the room for
 /// them with zeros first. Gives how many; 0 at the end of the file.
 pub fn pread_append(
@@ -322,6 +344,18 @@ pub fn statx(
             Ok(basic)
         }
         found => found,
+    }
+}
+
+/// Writes the file system of `file` to the disk.
+pub fn sync_file_system(file: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::syncfs(file) {
+        // A seccomp filter blocks it. This one syncs other file systems too, and cannot fail.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            rustix::fs::sync();
+            Ok(())
+        }
+        synced => synced,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::entry::Timestamp;
 use crate::error::{FileError, PathContext};
 use crate::tree::mount_record::{self, Record, When};
 pub use crate::tree::mount_record::{Kind, NAME as RECORD};
-use crate::tree::resolve::{open_in_root as open_in, parent_in_root as parent};
+use crate::tree::resolve::{open_in_root as open_in, parent_in_root as parent, split};
 use crate::workdir::lock::{self, Mode as LockMode};
 
 /// The mount points that a tree lacks.
@@ -51,7 +51,7 @@ impl MountPoints {
         for (prefix, kind) in prefixes(path, kind)? {
             if is_missing(self.root.as_fd(), &prefix)? {
                 self.begin_record()?;
-                let above = parent_path(&prefix);
+                let (above, _) = split(&prefix);
                 let (inode, before) = self.time(above)?;
                 self.write_down(&mount_record::time_entry(
                     above,
@@ -197,14 +197,6 @@ impl MountPoints {
             Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(()),
             removed => removed.at(path, "remove the mount point"),
         }
-    }
-}
-
-/// The path of the directory that holds `path`.
-fn parent_path(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => path.get(..slash).unwrap_or_default(),
-        None => b".",
     }
 }
 

@@ -66,6 +66,9 @@ fi
 
 /// Answers a shell that asks for completions. False if this is an ordinary run.
 pub fn answer() -> Result<bool, clap::Error> {
+    if std::env::var_os(VARIABLE).is_none() {
+        return Ok(false);
+    }
     let directory = std::env::current_dir().ok();
     CompleteEnv::with_factory(Cli::command)
         .var(VARIABLE)

@@ -76,7 +76,7 @@ impl Display {
             Display::Bar(shown) => {
                 let (bar, pace) = shown.get_or_insert_with(|| (bar(), Pace::new()));
                 pace.update(done);
-                let left = pace.left(done, total);
+                let left = pace.left(total);
                 bar.set_message(line(width(), done, total, pace.rate(), left));
                 IS_BAR_SHOWN.store(true, Ordering::Relaxed);
             }
@@ -145,16 +145,16 @@ impl Pace {
         }
     }
 
-    fn left(&self, done: u64, total: u64) -> Option<Duration> {
-        self.left_at(done, total, self.begin.elapsed())
+    fn left(&self, total: u64) -> Option<Duration> {
+        self.left_at(total, self.begin.elapsed())
     }
 
     /// The time that the rest takes; `None` as long as too little is done to tell.
-    fn left_at(&self, done: u64, total: u64, now: Duration) -> Option<Duration> {
-        if done == 0 || done < total / 10 || self.changed.is_zero() {
+    fn left_at(&self, total: u64, now: Duration) -> Option<Duration> {
+        if self.done == 0 || self.done < total / 10 || self.changed.is_zero() {
             return None;
         }
-        let whole = self.changed.as_secs_f64() * total as f64 / done as f64;
+        let whole = self.changed.as_secs_f64() * total as f64 / self.done as f64;
         let whole = Duration::try_from_secs_f64(whole).ok()?;
         Some(whole.saturating_sub(now))
     }
@@ -244,7 +244,7 @@ mod tests {
             let pieces = now.as_millis() / 2880 * 2;
             let done = (pieces as u64 * 12 * MB).min(300 * MB);
             pace.update_at(done, now);
-            let left = pace.left_at(done, 300 * MB, now);
+            let left = pace.left_at(300 * MB, now);
             assert_eq!(left.is_some(), done >= 30 * MB, "{now:?}");
             let right = 36.0 - now.as_secs_f64();
             if let Some(left) = left {

@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fstat, futimens, mkdirat,
-    openat, renameat, statat, syncfs, unlinkat,
+    openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -32,6 +32,7 @@ use crate::error::{Error, ErrorKind, FileError, PathContext};
 use crate::ids::IdMaps;
 use crate::input::Digests;
 use crate::pack::hex;
+use crate::sys::sync_file_system;
 use crate::workdir::lock::{self, Mode as LockMode};
 use crate::workdir::opening::{names, open_directory as open};
 use crate::workdir::removal;
@@ -301,11 +302,7 @@ impl Cache {
             .write_all(size.to_string().as_bytes())
             .at("size", "write")?;
         // After a system crash, the name must not refer to a tree that never reached the disk.
-        match syncfs(&copy) {
-            // A seccomp filter blocks it. This one syncs other file systems too, and cannot fail.
-            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::sync(),
-            synced => synced.at("", "sync")?,
-        }
+        sync_file_system(&copy).at("", "sync")?;
         Ok(renameat(run.directory(), "copy", &self.copies, digest)
             .at(digest, "rename the finished copy")?)
     }

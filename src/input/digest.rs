@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use sha2::{Digest, Sha256};
 
 use crate::error::Changed;
-use crate::sys::pread_append;
+use crate::sys::pread_to;
 
 /// Bytes per read of a pipe.
 const BUFFER: usize = 256 << 10;
@@ -37,7 +37,7 @@ impl Digests {
         let mut end = start;
         let mut block = Vec::with_capacity(BLOCK);
         loop {
-            read_block(file, end, BLOCK, &mut block)?;
+            pread_to(file.as_fd(), end, BLOCK, &mut block)?;
             sha256.update(&block);
             if !block.is_empty() {
                 blocks.push(blake3::hash(&block));
@@ -100,7 +100,7 @@ impl Verified {
             self.index = None;
             let first = start + (index * BLOCK) as u64;
             let length = (BLOCK as u64).min(end - first) as usize;
-            read_block(&self.file, first, length, &mut self.block)?;
+            pread_to(self.file.as_fd(), first, length, &mut self.block)?;
             if blake3::hash(&self.block) != *digest {
                 return Err(io::Error::other(Changed));
             }
@@ -108,22 +108,6 @@ impl Verified {
         }
         Ok(&self.block[inside as usize % BLOCK..])
     }
-}
-
-/// Reads `length` bytes at `offset` into `block`, fewer only at the end of the file.
-fn read_block(file: &File, offset: u64, length: usize, block: &mut Vec<u8>) -> io::Result<()> {
-    block.clear();
-    block.reserve_exact(length);
-    while block.len() < length {
-        let have = block.len();
-        match pread_append(file.as_fd(), offset + have as u64, length - have, block) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// A pipe that another thread hashes while it is read.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Mode, fstat, syncfs};
+use rustix::fs::{Mode, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::archive::{ArchivePath, open_tree, threads};
@@ -20,6 +20,7 @@ use crate::member_stream;
 use crate::observer::{Notice, Observer};
 use crate::pack::hex;
 use crate::progress::Progress;
+use crate::sys::sync_file_system;
 use crate::tree::exclude::Patterns;
 use crate::tree::resolve::is_inside;
 use crate::tree::selection::Selection;
@@ -206,11 +207,19 @@ impl Unpack {
         );
         match unpacked {
             Ok(summary) => {
-                let directory = target.directory().try_clone_to_owned();
-                let directory = directory.at(bytes(&self.directory), "open once more")?;
+                let path = bytes(&self.directory);
+                let directory = match self.sync {
+                    true => Some(
+                        target
+                            .directory()
+                            .try_clone_to_owned()
+                            .at(path, "open once more")?,
+                    ),
+                    false => None,
+                };
                 target.publish()?;
-                if self.sync {
-                    syncfs(&directory).at(bytes(&self.directory), "sync the file system")?;
+                if let Some(directory) = directory {
+                    sync_file_system(&directory).at(path, "sync the file system")?;
                 }
                 Ok(summary)
             }
@@ -369,7 +378,7 @@ impl Job<'_> {
         } = self;
         let summary = self.unpack(caller)?;
         if unpack.sync {
-            syncfs(target.directory()).at("", "sync the file system")?;
+            sync_file_system(target.directory()).at("", "sync the file system")?;
         }
         let root = fstat(target.directory()).at("", "stat")?;
         if let Some(uid) = setuid_acts_as

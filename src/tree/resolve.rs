@@ -131,16 +131,21 @@ pub fn pieces(path: &[u8]) -> Result<(Vec<&[u8]>, &[u8]), Errno> {
     Ok((above, rest))
 }
 
-/// Opens the directory that holds `path` in the tree at `root`, as if `root` were the root
-/// directory. Returns it, open with `O_PATH`, and the last component of the path.
-pub fn parent_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
-    let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+/// The path of the directory that holds `path`, `.` for a single component, and the last component.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (
             path.get(..slash).unwrap_or_default(),
             path.get(slash + 1..).unwrap_or_default(),
         ),
-        None => (&b"."[..], path),
-    };
+        None => (b".", path),
+    }
+}
+
+/// Opens the directory that holds `path` in the tree at `root`, as if `root` were the root
+/// directory. Returns it, open with `O_PATH`, and the last component of the path.
+pub fn parent_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
+    let (above, name) = split(path);
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let directory = open_in_root(root, above, OFlags::PATH | OFlags::DIRECTORY)?;
     Ok((directory, name))

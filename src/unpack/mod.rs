@@ -127,10 +127,6 @@ pub struct Summary {
     pub setuid_root: u64,
 }
 
-/// Number of descriptors for other purposes than unpacked files and directories: streams, the
-/// archive, namespaces and locks. Enough for the commands of this program.
-const OTHER_DESCRIPTORS: usize = 32;
-
 /// Maximum number of open directories.
 const MAX_DIRECTORIES: usize = 32 << 10;
 
@@ -199,7 +195,8 @@ fn unpack(
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
     };
-    let descriptors = open_file_limit().saturating_sub(OTHER_DESCRIPTORS);
+    raise_open_file_limit();
+    let descriptors = parallel::descriptors();
     let queue = Queue::new(options.threads.max(1), options.memory, descriptors / 2);
     let max_open = descriptors
         .saturating_sub(queue.max_open())
@@ -373,23 +370,15 @@ fn may_compress(kind: FsWord) -> bool {
     [BTRFS, F2FS, BCACHEFS, ZFS].contains(&(kind as u32))
 }
 
-/// Raises the limit on open files as far as permitted, and returns it.
-fn open_file_limit() -> usize {
+/// Raises the limit on open files as far as permitted.
+fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            ..limit
-        };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            return limit.maximum.map_or(usize::MAX, |maximum| {
-                usize::try_from(maximum).unwrap_or(usize::MAX)
-            });
-        }
-    }
-    limit.current.map_or(usize::MAX, |current| {
-        usize::try_from(current).unwrap_or(usize::MAX)
-    })
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Without it, fewer files are open at a time.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Sets the umask to 0 while it exists, so that new files get the modes of the archive.

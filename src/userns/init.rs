@@ -260,16 +260,9 @@ fn die_with(ended: &OwnedFd) -> io::Result<()> {
 
 /// The error for a process 1 that was killed, and the command with it.
 fn lost(signal: i32) -> error::Error {
-    let hint = match signal {
-        libc::SIGKILL => ", as the kernel does when memory runs out",
-        _ => "",
-    };
-    error::Error::died(
+    error::Error::killed(
+        "the command was killed because process 1 of its pid namespace was",
         signal,
-        format!(
-            "the command was killed because process 1 of its pid namespace was killed by signal \
-             {signal}{hint}"
-        ),
     )
 }
 

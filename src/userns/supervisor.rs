@@ -254,16 +254,7 @@ impl<'a, T, F> Supervisor<'a, T, F> {
 fn died(status: WaitStatus) -> Error {
     match status.terminating_signal() {
         Some(signal) if STOP.contains(&signal) => Error::interrupted(signal),
-        Some(signal) => {
-            let hint = match signal {
-                libc::SIGKILL => ", as the kernel does when memory runs out",
-                _ => "",
-            };
-            Error::died(
-                signal,
-                format!("the process that does the work was killed by signal {signal}{hint}"),
-            )
-        }
+        Some(signal) => Error::killed("the process that does the work was", signal),
         None => Error::new(
             ErrorKind::Died,
             "the process that does the work ended without a result",

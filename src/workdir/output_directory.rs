@@ -11,9 +11,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Mode, RenameFlags, fsync, mkdirat, renameat, renameat_with, statat, syncfs, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, fsync, mkdirat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::directory::{mark, unmark};
@@ -21,7 +19,9 @@ use super::lock::{self, Mode as LockMode};
 use super::opening::open_directory;
 use super::output::{ATTEMPTS, Refused, part_name, remove_abandoned};
 use super::removal;
+use super::rename::rename_directory;
 use crate::error::{Error, FileError, PathContext, bytes};
+use crate::sys::sync_file_system;
 use crate::tree::resolve::open_parent;
 
 /// A directory to fill. Dropped before [`OutputDirectory::publish`], it leaves nothing behind.
@@ -87,17 +87,10 @@ impl OutputDirectory {
     /// Syncs the complete directory and gives it its name.
     pub fn publish(&mut self) -> Result<(), FileError> {
         let shown = bytes(&self.path);
-        syncfs(&self.directory).at(shown, "sync")?;
+        sync_file_system(&self.directory).at(shown, "sync")?;
         unmark(self.directory.as_fd()).at(shown, "remove the mark of the directory")?;
-        let flags = RenameFlags::NOREPLACE;
-        let renamed = match renameat_with(&self.above, &self.part, &self.above, &self.name, flags) {
-            // The file system does not know the flag. Only an empty directory would be replaced.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                renameat(&self.above, &self.part, &self.above, &self.name)
-            }
-            renamed => renamed,
-        };
-        renamed.at(shown, "rename the finished directory")?;
+        rename_directory(self.above.as_fd(), &self.part, &self.name)
+            .at(shown, "rename the finished directory")?;
         self.is_published = true;
         fsync(&self.above).at(shown, "sync its directory")
     }

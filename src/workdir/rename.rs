@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::Namespaces;
 use super::location::Location;
@@ -107,14 +108,21 @@ pub fn rename(
     namespaces: &Namespaces,
 ) -> Result<(), Errno> {
     let parent = location.parent();
-    by_either(namespaces, || {
-        match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
-            // The file system does not know the flag, or the call is missing or blocked. An empty
-            // directory would be replaced, which does no harm.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => renameat(parent, from, parent, to),
-            renamed => renamed,
-        }
-    })
+    by_either(namespaces, || rename_directory(parent, from, to))
+}
+
+/// Renames a directory within `parent` to a name that must be free.
+pub fn rename_directory(
+    parent: BorrowedFd<'_>,
+    from: impl Arg + Copy,
+    to: impl Arg + Copy,
+) -> Result<(), Errno> {
+    match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
+        // The file system does not know the flag, or the call is missing or blocked. An empty
+        // directory would be replaced, which does no harm.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => renameat(parent, from, parent, to),
+        renamed => renamed,
+    }
 }
 
 /// Does something in the directory above as the caller, or where the caller may not, as root of the

@@ -23,7 +23,7 @@ pub use metadata::{Seen, seen};
 
 use super::Format;
 use crate::entry::Timestamp;
-use crate::sys::pread_append;
+use crate::sys::pread_to;
 
 /// A change of a file within this many seconds of another one may not show in its times: file
 /// systems have coarse timestamps, FAT of two seconds.
@@ -172,20 +172,7 @@ impl Old {
         // than its size on disk.
         let length =
             usize::try_from(record.compressed_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        bytes.clear();
-        while bytes.len() < length {
-            match pread_append(
-                self.file.as_fd(),
-                offset + bytes.len() as u64,
-                length - bytes.len(),
-                bytes,
-            ) {
-                Ok(0) => return Ok(false),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        pread_to(self.file.as_fd(), offset, length, bytes)?;
         Ok(blake3::hash(bytes) == blake3::Hash::from(record.compressed))
     }
 }
