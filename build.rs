@@ -20,8 +20,7 @@ fn main() {
     println!("cargo::rustc-env=ISAR_TARBALL_VERSION={version} ({details})");
 }
 
-/// The commit that is built. For debugging there is none, because each commit would else build
-/// everything again.
+/// The commit that is built. A debug build names none, so that a commit does not force a rebuild.
 fn commit() -> Option<String> {
     if cfg_var("PROFILE")? != "release" {
         return None;

@@ -442,11 +442,11 @@ pub fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Has a write beyond the limit of `ulimit -f` fail with EFBIG in this process and those that it
-/// forks, instead of killing them by SIGXFSZ. What an operation has created is removed then.
+/// Makes a write beyond the limit of `ulimit -f` fail with EFBIG, in this process and those that it
+/// forks. SIGXFSZ would kill them before they remove what they have created.
 #[cfg(feature = "cli")]
 pub fn fail_beyond_file_size_limit() {
-    // It can fail for a wrong number only.
+    // It fails only for a wrong number.
     let _ = ignore(libc::SIGXFSZ);
 }
 
@@ -459,7 +459,7 @@ pub fn set_default_action(signal: i32) -> io::Result<()> {
 /// namespace.
 #[cfg(feature = "cli")]
 pub fn die_of(signal: i32) {
-    // SIGQUIT writes a file `core` else.
+    // Otherwise SIGQUIT writes a core file.
     let none = rustix::process::Rlimit {
         current: Some(0),
         maximum: rustix::process::getrlimit(rustix::process::Resource::Core).maximum,

@@ -37,7 +37,7 @@ pub fn file_system(
         fsconfig_set_string(&made, *key, *value).map_err(|e| of_call("fsconfig", SINCE, e))?;
     }
     fsconfig_create(&made).map_err(|error| match error {
-        // A covered `/proc` forbids a new one, which is no fault of the system call.
+        // The kernel refuses a new `/proc` where the old one is partly covered. The call itself works.
         Errno::PERM => error.into(),
         _ => of_call("fsconfig", SINCE, error),
     })?;

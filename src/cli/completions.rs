@@ -17,7 +17,7 @@ use isar_tarball::List;
 use super::Cli;
 use super::report::{self, Status};
 
-/// Names the shell, in the environment of a program that is asked for completions.
+/// The environment variable in which a completion script passes the name of its shell.
 const VARIABLE: &str = "ISAR_TARBALL_COMPLETE";
 
 /// The program in the scripts. The search path leads to it.

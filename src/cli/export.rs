@@ -29,8 +29,8 @@ use super::report::{self, Status};
   isar-tarball export rootfs /boot deploy/boot
   isar-tarball export --mode 0644 rootfs '/boot/vmlinuz-*' '/usr/lib/linux-image-*/**/*.dtb' deploy")]
 pub struct Args {
-    /// Permissions of the copies of files, in octal, and of directories, which those may enter who
-    /// may read them [default: those of the originals, less the umask]
+    /// Permissions of the copies, in octal; users who may read a directory may also enter it
+    /// [default: those of the originals, less the umask]
     #[arg(long, value_parser = mode)]
     mode: Option<u32>,
     /// Print as JSON what was copied: {"files": [{"member": PATH, "file": PATH, "bytes": N}, …]}

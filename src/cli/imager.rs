@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Remove copies that no run uses, oldest use first, until those left hold no more than this;
-    /// none removes no copy [default: 20G]
+    /// with none, all copies stay [default: 20G]
     #[arg(long, value_name = "SIZE|none", value_parser = cache_limit, requires = "cache")]
     cache_limit: Option<CacheLimit>,
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
@@ -79,7 +79,7 @@ pub struct Args {
 #[derive(Clone, Copy)]
 struct CacheLimit(Option<u64>);
 
-/// Some ten chroots.
+/// About ten chroots.
 const DEFAULT_CACHE_LIMIT: CacheLimit = CacheLimit(Some(20 << 30));
 
 fn cache_limit(text: &str) -> Result<CacheLimit, String> {

@@ -109,7 +109,7 @@ impl Place {
         Place {
             shown: Escaped(dir.as_os_str().as_encoded_bytes()).to_string(),
             is_overlay: statfs(dir).is_ok_and(|found| found.f_type == OVERLAY),
-            // An unknown version is none to complain about.
+            // A version that cannot be read counts as new.
             kernel: number().zip(number()).unwrap_or((u32::MAX, 0)),
             root,
         }

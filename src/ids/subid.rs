@@ -37,7 +37,7 @@ pub enum Fault {
     #[error("not of the form NAME:BASE:COUNT")]
     Fields,
     /// A blank stands around the name, or behind the line; `\r` of a file from Windows is one.
-    #[error("{0} has a blank or a carriage return, with which newuidmap ignores the line")]
+    #[error("{0} has a blank or a carriage return, so newuidmap ignores the line")]
     Blank(&'static str),
     /// Base or count is not a number below 2^32.
     #[error("{0} is not a number below 2^32")]
@@ -153,7 +153,7 @@ fn parse_line(line: &[u8]) -> Line<'_> {
 }
 
 /// The service of the line `subid:` in `/etc/nsswitch.conf` that newuidmap asks instead of reading
-/// the files; `None` if it reads them. The first service counts, and no other is asked.
+/// the files; `None` if it reads them. Only the first service counts.
 pub fn service(nsswitch: &[u8]) -> Option<String> {
     const LONGEST: usize = 50;
     let key = b"subid:";

@@ -1,4 +1,4 @@
-//! The SHA-256 of an archive, and the promise that what is read afterwards is what was hashed.
+//! The SHA-256 of an archive, and the check that later reads give the bytes that were hashed.
 //!
 //! A pipe is hashed on its way to the reader. A file is hashed before anything is done with it, in
 //! whole and block by block; each block that is read later must have the same digest.

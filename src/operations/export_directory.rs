@@ -106,7 +106,7 @@ impl CopiedDirectory {
         // A directory may be closed to its owner: those below it first.
         for (path, own) in self.directories.iter().rev() {
             let mode = match self.mode {
-                // Whoever may read it may also enter it.
+                // Users who may read a directory may also search it.
                 Some(mode) => mode | (mode & 0o444) >> 2,
                 None => own & !umask.as_raw_mode(),
             };

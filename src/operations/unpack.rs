@@ -364,7 +364,7 @@ struct Job<'a> {
     target: &'a WorkDir<'a>,
     journal: &'a UndoJournal,
     progress: &'a Progress,
-    /// The uid outside with which setuid files run, if users other than the caller can reach them.
+    /// The uid on the host that setuid files run as, if other users can reach them.
     setuid_acts_as: Option<u32>,
 }
 

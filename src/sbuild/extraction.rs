@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(
             tree.standing(tree.place(b"d/null/x").unwrap()),
             Some(Standing::File),
-            "what stands there stays"
+            "an existing file stays"
         );
     }
 

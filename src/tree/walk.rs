@@ -291,7 +291,7 @@ const BATCH: usize = 128;
 /// `threads` threads. The result is the same for any number.
 pub fn walk(root: BorrowedFd<'_>, options: &Options, threads: usize) -> Result<Tree, Error> {
     let stat = stat(root, c"", b"")?;
-    // Where the record of mount points is left out, the mount points are no part of the tree.
+    // If the record of mount points is excluded, the walk leaves out the mount points in it too.
     let added = match options.exclude.matches(mount_record::NAME.as_bytes()) {
         true => Added::read(root)?,
         false => Added::default(),

@@ -312,7 +312,7 @@ fn explained(error: Errno, name: &CStr, value: &[u8]) -> io::Error {
             io::ErrorKind::Unsupported,
             format!("the file system has no such attributes as {name}"),
         ),
-        // ext4 has room for 4 KiB or less, whatever is free.
+        // ext4 stores about 4 KiB of attributes per file, however much space is free.
         Errno::NOSPC | Errno::RANGE | Errno::TOOBIG => io::Error::new(
             io::ErrorKind::Unsupported,
             format!(

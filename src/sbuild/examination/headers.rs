@@ -1,4 +1,4 @@
-//! The rules about header blocks, most of which are about the filter of sbuild 0.89.
+//! The rules for header blocks. Most of them model the filter of sbuild 0.89.
 
 use super::super::filter::{self, Seen, Step, Walk};
 use super::super::rules::{self, Rule};
