@@ -10,7 +10,7 @@
 //! | a directory, link, device or pipe with a size in its header | data of that size follows | no data, as GNU tar and the loaders of sbuild have it |
 //! | an extension header without a magic, with one of another version, or of type `X` | a member | an extension, as in GNU tar |
 //! | a checksum of signed bytes | refused | taken: old programs wrote it, GNU tar reads it |
-//! | an id of blanks, or another number of them | refused | 0, as in GNU tar and bsdtar |
+//! | a number of blanks alone before a NUL | refused | 0, as in GNU tar and bsdtar |
 //! | a size field of NULs alone | refused | 0, as in GNU tar |
 //! | a PAX record with a newline in it | malformed, and the records behind it are lost | a record by its length, as POSIX says |
 //! | an old-GNU map with an extent that does not end on a block and is not the last, or that ends before the file does | refused | taken: bsdtar writes such |
@@ -165,9 +165,10 @@ fn parts_ways(member: &Member, records: &Records, stream: &[u8]) -> bool {
         let header = Header::from_byte_slice(raw.block.as_slice());
         let is_known = header.as_ustar().is_some() || header.as_gnu().is_some();
         let is_extension = matches!(header.as_bytes()[156], b'x' | b'L' | b'K');
-        let has_blanks = raw.block[100..148].split(|byte| *byte == 0).any(|field| {
-            field.first().is_some_and(|byte| byte.is_ascii_whitespace())
-                && field.trim_ascii().is_empty()
+        let fields = [100..108, 108..116, 116..124, 124..136, 136..148];
+        let has_blanks = fields.into_iter().any(|field| {
+            let text = raw.block[field].split(|byte| *byte == 0).next();
+            text.is_some_and(|text| !text.is_empty() && text.trim_ascii().is_empty())
         });
         let sum: u32 = raw
             .block
