@@ -2,7 +2,7 @@
 //! checks, compares, uses and removes them, as an ordinary user in a user namespace.
 //!
 //! There is one type per job: [`Pack`], [`Unpack`], [`Chroot`], [`Imager`], [`Unshare`],
-//! [`Remove`], [`Export`], [`GrantAcl`], [`Check`], [`Info`], [`List`], [`Diff`], [`Idmap`],
+//! [`ImagerCache`], [`Remove`], [`Export`], [`GrantAcl`], [`Check`], [`Info`], [`List`], [`Diff`], [`Idmap`],
 //! [`Doctor`]. Each has public options and a method `run`:
 //!
 //! ```no_run
@@ -125,6 +125,7 @@ pub use doctor::{Finding, State};
 pub use entry::{Entry, Extent, Kind, Timestamp, Xattr};
 pub use error::{Error, ErrorKind, Escaped};
 pub use ids::{Account, Extent as IdExtent, IdKind, IdMap, IdMaps, Layout, Range};
+pub use imager::cache::{CacheLimit, CachedCopy};
 pub use info::{Frames, Info as Description, System};
 pub use input::Compression;
 pub use members::Members;
@@ -132,8 +133,8 @@ pub use observer::{Notice, Observer, Severity};
 pub use operations::{
     ArchivePath, Check, CheckReport, Chroot, CommandStatus, DEFAULT_EXCLUDES, Diff, DiffReport,
     Doctor, Export, Exported, GrantAcl, GrantRole, Granted, GrantedDirectory, Grantee, Grantees,
-    IdMapping, Idmap, Imager, ImagerDirectory, Info, InfoReport, List, Pack, Reading, Remove,
-    RemovedTree, Session, Unpack, UnpackMode, Unshare, UserNamespace,
+    IdMapping, Idmap, Imager, ImagerCache, ImagerDirectory, Info, InfoReport, List, Pack, Prune,
+    Reading, Remove, RemovedTree, Session, Unpack, UnpackMode, Unshare, UserNamespace,
 };
 pub use pack::{Format, Memory, Summary as PackSummary, Unmapped, hex};
 pub use sbuild::build_user::BuildUsers;

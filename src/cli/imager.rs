@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::ValueHint;
-use isar_tarball::{Bind, Imager, ImagerDirectory};
+use isar_tarball::{Bind, CacheLimit, Imager, ImagerDirectory};
 
 use super::Globals;
 use super::chroot::{bind, refuse_option, variable};
 use super::observer::Terminal;
 use super::report::Status;
-use super::values::size;
+use super::values::{Limit, bytes_limit, count_limit};
 
 /// Run a command in the tree of a tarball, as an imager task does
 ///
@@ -23,7 +23,7 @@ use super::values::size;
 /// With --cache the tarball is unpacked once, and every run gets an overlay of its own on that
 /// copy. Any number of runs may share a cache and start at once. A copy is found by the SHA-256 of
 /// the tarball, which is remembered, so that a tarball is hashed only when it is new or was
-/// touched. `isar-tarball remove` removes a whole cache.
+/// touched. `isar-tarball cache` lists and removes copies.
 ///
 /// Extended attributes of overlay file systems (user.overlay.*) are not unpacked: in a copy they
 /// would change what the overlay shows.
@@ -37,10 +37,13 @@ pub struct Args {
     /// Keep an unpacked copy in DIR for the runs to come
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Remove copies that no run uses, oldest use first, until those left hold no more than this;
-    /// with none, all copies stay [default: 20G]
-    #[arg(long, value_name = "SIZE|none", value_parser = cache_limit, requires = "cache")]
-    cache_limit: Option<CacheLimit>,
+    /// Remove copies that no run uses, least recently used first, until those left hold no more than
+    /// this; with none, any amount stays [default: 20G]
+    #[arg(long, value_name = "SIZE|none", value_parser = bytes_limit, requires = "cache")]
+    cache_limit: Option<Limit>,
+    /// The same by their number [default: 16]
+    #[arg(long, value_name = "N|none", value_parser = count_limit, requires = "cache")]
+    cache_copies: Option<Limit>,
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A
     /// colon in a path is written \: (repeatable)
     #[arg(long, value_name = "HOST[:INNER][:ro]", value_parser = bind, value_hint = ValueHint::AnyPath)]
@@ -75,20 +78,6 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
-/// What the copies in a cache may hold, in bytes; `None` for any amount.
-#[derive(Clone, Copy)]
-struct CacheLimit(Option<u64>);
-
-/// About ten chroots.
-const DEFAULT_CACHE_LIMIT: CacheLimit = CacheLimit(Some(20 << 30));
-
-fn cache_limit(text: &str) -> Result<CacheLimit, String> {
-    match text {
-        "none" => Ok(CacheLimit(None)),
-        _ => size(text).map(|limit| CacheLimit(Some(limit))),
-    }
-}
-
 const EXAMPLE: &str = "Example: isar-tarball imager --cache ~/.cache/imager --install e2fsprogs --bind \"$PWD:/work\" schroot.tar.zst -- mkfs.ext4 -d /work/root /work/image";
 
 const DETAILS: &str = "\
@@ -102,6 +91,7 @@ Example: isar-tarball imager --root imgtools --bind \"$REPO:/isar-apt:ro\" --ins
          EOF";
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
+    let usual = CacheLimit::default();
     refuse_option(&args.command)?;
     if args.archive.as_os_str() == "-" {
         bail!("cannot read the archive from stdin: give a file name");
@@ -113,7 +103,10 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
             (Some(root), _) => ImagerDirectory::Root(root),
             (None, Some(directory)) => ImagerDirectory::Cache {
                 directory,
-                limit: args.cache_limit.unwrap_or(DEFAULT_CACHE_LIMIT).0,
+                limit: CacheLimit {
+                    bytes: args.cache_limit.map_or(usual.bytes, |limit| limit.0),
+                    copies: args.cache_copies.map_or(usual.copies, |limit| limit.0),
+                },
             },
             (None, None) => ImagerDirectory::Temporary,
         },

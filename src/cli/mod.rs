@@ -2,6 +2,7 @@
 //!
 //! Only this module prints, knows clap, and decides exit statuses.
 
+mod cache;
 mod check;
 mod chroot;
 mod completions;
@@ -101,6 +102,7 @@ enum Command {
     Unshare(unshare::Args),
     Chroot(chroot::Args),
     Imager(imager::Args),
+    Cache(cache::Args),
     Idmap(idmap::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -158,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Unshare(args) => unshare::run(args, &globals),
         Command::Chroot(args) => chroot::run(args, &globals),
         Command::Imager(args) => imager::run(args, &globals),
+        Command::Cache(args) => cache::run(args, &globals),
         Command::Idmap(args) => idmap::run(args, &globals),
         Command::Doctor(args) => doctor::run(args, &globals),
         Command::Completions(args) => completions::run(args),

@@ -1,4 +1,6 @@
-//! Values that several commands take.
+//! Values that several commands take or print.
+
+use isar_tarball::local_time;
 
 /// A number of bytes: `512M`, `2GiB`, `65536`. The units are powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -32,6 +34,40 @@ pub enum Devices {
 pub enum Precision {
     Ns,
     S,
+}
+
+/// Local time; seconds since 1970 where no calendar has the year.
+pub fn local_time_text(seconds: i64) -> String {
+    match local_time(seconds) {
+        Some(at) => format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+            at.year, at.month, at.day, at.hour, at.minute, at.second
+        ),
+        None => format!("{seconds:>16}"),
+    }
+}
+
+/// The value of an option that sets a limit: `None` for the word `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+/// A limit in bytes.
+pub fn bytes_limit(text: &str) -> Result<Limit, String> {
+    limit(text, size)
+}
+
+/// A limit of a number.
+pub fn count_limit(text: &str) -> Result<Limit, String> {
+    limit(text, |text| {
+        text.parse().map_err(|_| "expected a number or none".into())
+    })
+}
+
+fn limit(text: &str, read: impl Fn(&str) -> Result<u64, String>) -> Result<Limit, String> {
+    match text {
+        "none" => Ok(Limit(None)),
+        _ => read(text).map(|limit| Limit(Some(limit))),
+    }
 }
 
 /// A number of bytes for people: `110.8 MB`, in powers of 1000.

@@ -12,6 +12,8 @@
 //! A run holds a shared lock on the cache, which prevents its removal, and on its copy. A process
 //! that changes the index or the copies holds an exclusive lock on `copies`.
 
+mod copies;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +28,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::Archive;
-use super::index::{self, Identity, is_digest};
+use super::index::{self, Identity};
 use super::overlay::{self, Overlay};
 use crate::error::{Error, ErrorKind, FileError, PathContext};
 use crate::ids::IdMaps;
@@ -37,6 +39,8 @@ use crate::workdir::lock::{self, Mode as LockMode};
 use crate::workdir::opening::{names, open_directory as open};
 use crate::workdir::removal;
 use crate::workdir::runs::{Run, Runs, is_still};
+
+pub use copies::{CacheLimit, CachedCopy};
 
 /// A cache.
 pub struct Cache {
@@ -74,6 +78,11 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The directory of the run.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
     /// Its root, in this mount namespace.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
@@ -330,47 +339,6 @@ impl Cache {
             .write_all(text.as_bytes())
             .at("index.new", "write")?;
         renameat(&self.directory, "index.new", &self.directory, "index").at("index", "replace")
-    }
-
-    /// Removes copies that no run uses, least recently used first, until the rest takes at most
-    /// `limit` bytes. Moves copies to `tree` for removal. Returns the number of removed copies.
-    /// Does nothing while another run changes the copies.
-    pub fn prune(&self, limit: u64, tree: &Tree, threads: usize) -> Result<usize, Error> {
-        let lock = open(self.copies.as_fd(), b".").at("copies", "open")?;
-        if !lock::try_lock(&lock, LockMode::Exclusive).at("copies", "lock")? {
-            return Ok(0);
-        }
-        let mut copies = Vec::new();
-        for name in names(&self.copies, "copies")? {
-            if !std::str::from_utf8(&name).is_ok_and(is_digest) {
-                continue;
-            }
-            let directory = open(self.copies.as_fd(), &name).at(&name, "open")?;
-            let stat = fstat(&directory).at(&name, "stat")?;
-            copies.push((
-                (stat.st_mtime, stat.st_mtime_nsec),
-                size(&directory, &name)?,
-                name,
-                directory,
-            ));
-        }
-        copies.sort_by_key(|(last_use, ..)| *last_use);
-        let mut left = copies
-            .iter()
-            .fold(0, |sum: u64, (_, size, ..)| sum.saturating_add(*size));
-        let mut removed = 0;
-        for (_, size, name, directory) in copies {
-            if left > limit && lock::try_lock(&directory, LockMode::Exclusive).at(&name, "lock")? {
-                // From here on it belongs to this run, and is a leftover if the run is killed.
-                renameat(&self.copies, &name, tree.run.directory(), &name)
-                    .at(&name, "move away")?;
-                removal::contents(directory.as_fd(), &removal::Options::all(threads))?;
-                unlinkat(tree.run.directory(), &name, AtFlags::REMOVEDIR).at(&name, "remove")?;
-                left = left.saturating_sub(size);
-                removed += 1;
-            }
-        }
-        Ok(removed)
     }
 }
 

@@ -5,6 +5,7 @@
 //! the caller, one file defines the requests and answers them.
 
 mod archive;
+mod cache;
 mod check;
 mod chroot;
 mod container;
@@ -27,6 +28,7 @@ mod unpack;
 mod unshare;
 
 pub use archive::{ArchivePath, Reading};
+pub use cache::{ImagerCache, Prune};
 pub use check::{Check, CheckReport};
 pub use chroot::Chroot;
 pub use container::CommandStatus;

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::imager::{BORROWED, eventually, pack_small, signal, start, traces};
 use crate::world::{self, Mounted, Scratch, as_user, isar_as_user, names, run, succeed, text};
 
@@ -192,7 +194,11 @@ fn the_limit_removes_what_no_run_uses_and_was_not_used_for_the_longest_time() {
     // Used before b, but in use.
     bench.said(&["--cache-limit", "1M"], "c.tar", "true");
     assert_eq!(bench.copies().len(), 3);
-    bench.said(&["--cache-limit", "1"], "c.tar", "true");
+    bench.said(
+        &["--cache-limit", "none", "--cache-copies", "1"],
+        "c.tar",
+        "true",
+    );
     let mut left: Vec<_> = bench.copies().into_keys().collect();
     left.sort();
     assert_eq!(left, ["a.tar", "c.tar"]);
@@ -206,6 +212,75 @@ fn the_limit_removes_what_no_run_uses_and_was_not_used_for_the_longest_time() {
     );
     assert_eq!(bench.copies().into_keys().collect::<Vec<_>>(), ["a.tar"]);
     assert!(bench.has_no_runs());
+}
+
+#[test]
+fn copies_are_listed_with_their_holders_and_removed_unless_in_use() {
+    let bench = Bench::new(5);
+    pack_small(&bench.scratch, "b.tar", 5);
+    for archive in ["a.tar", "b.tar"] {
+        bench.said(&["--cache-copies", "none"], archive, "true");
+    }
+    let cache = |words: &[&str]| {
+        let mut command = isar_as_user(["cache"]);
+        command.args(words).current_dir(bench.scratch.path());
+        let output = run(&mut command);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output
+    };
+    let listed =
+        |words: &[&str]| -> Value { serde_json::from_slice(&cache(words).stdout).unwrap() };
+    let mut user = start(
+        bench
+            .imager(&[], "a.tar", "echo ready; read line")
+            .stdin(Stdio::piped()),
+    );
+    let copies = listed(&["list", "--json", "cache"]);
+    let copies = copies["copies"].as_array().unwrap();
+    // The one that is in use was used last.
+    assert_eq!(
+        copies
+            .iter()
+            .map(|copy| &copy["in_use"])
+            .collect::<Vec<_>>(),
+        [false, true]
+    );
+    assert!(
+        copies
+            .iter()
+            .all(|copy| copy["xattrs"] == true && copy["bytes"].as_u64() > Some(0))
+    );
+    let holders = copies[1]["holders"].as_array().unwrap();
+    assert_eq!(holders.len(), 1, "{holders:?}");
+    let holder = fs::read_link(format!("/proc/{}/exe", holders[0])).unwrap();
+    assert_eq!(holder, fs::canonicalize(world::program()).unwrap());
+    let lines = text(&cache(&["list", "cache"]).stdout);
+    assert_eq!(lines.lines().count(), 2);
+    assert!(
+        lines.ends_with(&format!("  in use by {}\n", holders[0])),
+        "{lines}"
+    );
+    // Another id map has no copies here.
+    let other = listed(&["--id-layout", "caller", "list", "--json", "cache"]);
+    assert_eq!(other["copies"], serde_json::json!([]));
+
+    let removed = listed(&["prune", "--json", "cache"]);
+    assert_eq!(removed["copies"].as_array().unwrap().len(), 1);
+    assert_eq!(bench.copies().into_keys().collect::<Vec<_>>(), ["a.tar"]);
+    drop(user.stdin.take());
+    assert!(!user.wait().unwrap().success(), "read finds the end");
+
+    bench.said(&[], "b.tar", "true");
+    cache(&["prune", "--archive", "a.tar", "cache"]);
+    assert_eq!(bench.copies().into_keys().collect::<Vec<_>>(), ["b.tar"]);
+    bench.said(&[], "a.tar", "true");
+    cache(&["prune", "--copies", "1", "cache"]);
+    assert_eq!(bench.copies().into_keys().collect::<Vec<_>>(), ["a.tar"]);
+    assert!(bench.has_no_runs());
+    world::fail(
+        2,
+        isar_as_user(["cache", "list", "missing"]).current_dir(bench.scratch.path()),
+    );
 }
 
 #[test]

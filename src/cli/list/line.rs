@@ -3,9 +3,10 @@
 
 use std::io::Write;
 
-use isar_tarball::{Kind, Member, Timestamp, local_time};
+use isar_tarball::{Kind, Member, Timestamp};
 
 use crate::cli::quoting;
+use crate::cli::values::local_time_text;
 
 /// Lines below each other. Columns only ever become wider, as in GNU tar, which cannot know what is
 /// to come either.
@@ -115,15 +116,7 @@ fn time(
         seconds += 1;
         nanoseconds = 1_000_000_000 - nanoseconds;
     }
-    let mut text = match local_time(seconds) {
-        Some(at) => {
-            format!(
-                "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-                at.year, at.month, at.day, at.hour, at.minute, at.second
-            )
-        }
-        None => format!("{seconds:>16}"),
-    };
+    let mut text = local_time_text(seconds);
     if nanoseconds > 0 {
         let decimals = format!("{nanoseconds:09}");
         text.push('.');

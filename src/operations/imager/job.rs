@@ -15,7 +15,7 @@ use crate::chroot::{MountSources, resolv_conf, search_path};
 use crate::error::{Context, Error, ErrorKind, Escaped, PathContext, describe};
 use crate::imager::Archive;
 use crate::imager::apt::{self, Archives, Step};
-use crate::imager::cache::{Cache, Origin};
+use crate::imager::cache::{Cache, CacheLimit, Origin};
 use crate::observer::Notice;
 use crate::operations::container::{command, init, run_in_tree};
 use crate::progress::Progress;
@@ -74,7 +74,7 @@ impl ImagerJob<'_> {
         caller: &mut Caller,
         sources: &MountSources,
         directory: &Path,
-        limit: Option<u64>,
+        limit: CacheLimit,
     ) -> Result<u8, Error> {
         let threads = self.options.threads;
         let cache = Cache::open(sources.root())?;
@@ -92,10 +92,7 @@ impl ImagerJob<'_> {
             },
         });
         let done = self.work(caller, sources, tree.root());
-        let pruned = match limit {
-            Some(limit) => cache.prune(limit, &tree, threads),
-            None => Ok(0),
-        };
+        let pruned = cache.prune_if_free(limit, tree.run(), threads);
         if let Ok(count @ 1..) = pruned {
             caller.notice(Notice::CopiesRemoved(count));
         }

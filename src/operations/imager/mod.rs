@@ -17,7 +17,7 @@ use super::session::{self, Session};
 use super::unpack::plain_options;
 use crate::chroot::{Bind, MountSources};
 use crate::error::{Context, Error};
-use crate::imager::cache::{self, Cache};
+use crate::imager::cache::{self, Cache, CacheLimit};
 use crate::observer::Observer;
 use crate::progress::Progress;
 use crate::unpack::Xattrs;
@@ -68,9 +68,8 @@ pub enum ImagerDirectory {
     Cache {
         /// The cache.
         directory: PathBuf,
-        /// Remove copies that no run uses, least recently used first, until those that are left
-        /// hold no more than so many bytes.
-        limit: Option<u64>,
+        /// What its copies may hold.
+        limit: CacheLimit,
     },
 }
 
@@ -230,7 +229,7 @@ enum TreeLocation<'n> {
         /// The cache.
         directory: &'n Path,
         /// See [`ImagerDirectory::Cache`].
-        limit: Option<u64>,
+        limit: CacheLimit,
     },
 }
 
