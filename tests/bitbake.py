@@ -18,13 +18,18 @@ import sys
 import types
 
 
+# The globals of all Python functions.
+context = {}
+
+
 class Datastore:
     """Variables with flags and overrides, and functions, which are variables too."""
 
     def __init__(self):
         self.values, self.defaults, self.weak, self.additions, self.flags, self.inherited = {}, {}, {}, [], {}, []
         self.looking_up_overrides = False
-        self.python = {'d': self, 'bb': bb, 'os': os}
+        self.python = context
+        context.update({'d': self, 'bb': bb, 'os': os})
 
     def getVar(self, name, expand=True):
         value = self.values.get(name, self.defaults.get(name, self.weak.get(name)))
@@ -49,7 +54,8 @@ class Datastore:
         self.values[name] = value
 
     def getVarFlag(self, name, flag):
-        return self.flags.get(name, {}).get(flag)
+        value = self.flags.get(name, {}).get(flag)
+        return self.expand(value) if isinstance(value, str) else value
 
     def expand(self, text):
         while True:
@@ -98,7 +104,7 @@ class Parser:
             body = [line]
             while lines and (lines[0].startswith(' ') or not lines[0]):
                 body.append(lines.popleft())
-            exec('\n'.join(body), self.d.python)
+            exec(compile('\n'.join(body), path, 'exec'), self.d.python)
         elif match := re.match(r'inherit\s+(.+)$', line):
             self.inherit(match[1])
         elif match := re.match(r'export\s+([\w]+)$', line):
@@ -187,6 +193,14 @@ def remove(pattern, recurse=False):
             os.unlink(path)
 
 
+def contains(variable, words, then, otherwise, d):
+    return then if set(words.split()) <= set((d.getVar(variable) or '').split()) else otherwise
+
+
+def fatal(*words):
+    raise RuntimeError(' '.join(words))
+
+
 def parse_alone(recipe, variables):
     """The recipe, read by this file."""
     d = Datastore()
@@ -245,8 +259,13 @@ if os.environ.get('BITBAKE_DIR'):
 else:
     bb = types.SimpleNamespace(
         build=types.SimpleNamespace(exec_func=exec_func),
+        fatal=fatal,
+        fetch2=types.SimpleNamespace(
+            runfetchcmd=lambda command, d: subprocess.run(command, shell=True, check=True, stdout=subprocess.PIPE).stdout),
         utils=types.SimpleNamespace(
-            to_boolean=lambda value: str(value or '').lower() in ('y', 'yes', '1', 'true', 't'), remove=remove))
+            contains=contains, get_context=lambda: context, remove=remove,
+            to_boolean=lambda value: str(value or '').lower() in ('y', 'yes', '1', 'true', 't')))
+    sys.modules['bb'] = bb
     parse = parse_alone
 
 

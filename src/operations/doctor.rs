@@ -9,6 +9,7 @@ use super::session::Session;
 use crate::doctor::probe::{self, Failure, PROBES, Place, Probe};
 use crate::doctor::{self, Finding, Machine, State};
 use crate::error::{Error, ErrorKind, PathContext, bytes};
+use crate::imager::cache::CacheLimit;
 use crate::observer::Observer;
 use crate::userns::{self, HeldSignals, Isolation, SignalPolicy, Supervision};
 use crate::workdir::Namespaces;
@@ -39,6 +40,7 @@ impl Doctor {
         let machine = Machine::new(account, self.session.layout, self.directory.clone());
         let mut findings = doctor::examine(&machine);
         findings.extend(self.try_out(&machine, &findings, observer)?);
+        findings.push(cache(CacheLimit::default()));
         Ok(findings)
     }
 
@@ -125,6 +127,18 @@ impl Doctor {
             |caller, opened| Ok(probe::all(opened.as_fd(), &above, caller)),
         )
     }
+}
+
+/// What a cache may grow to, which a user who looks for space has to know.
+fn cache(limit: CacheLimit) -> Finding {
+    let limits = [
+        limit.bytes.map(|bytes| format!("{} GiB", bytes >> 30)),
+        limit.copies.map(|copies| format!("{copies} copies")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let limits = limits.join(" and ");
+    let text = format!("imager --cache keeps up to {limits} (--cache-limit, --cache-copies)");
+    Finding::good("imager-cache", text)
 }
 
 /// The finding of a directory in which nothing can be tried.

@@ -2,8 +2,8 @@
 //! puts it where these tests look, BITBAKE_DIR names another), and always by tests/bitbake.py
 //! alone.
 //!
-//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer. Everything
-//! runs as the test user.
+//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer, in the form
+//! of both of isar's series. Everything runs as the test user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -13,8 +13,8 @@ use std::process::Command;
 use crate::imager::traces;
 use crate::sbuild::source_package;
 use crate::world::{
-    Sbuild, Scratch, as_namespace_root, as_user, chroot, fail, names, program, require, sbuild,
-    skip, succeed, user,
+    Sbuild, Scratch, as_user, chroot, fail, isar_as_user, names, program, require, sbuild, skip,
+    succeed, user,
 };
 
 const CLASS: &str = concat!(
@@ -28,9 +28,14 @@ const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 struct Build {
     scratch: Scratch,
     bitbake: Option<PathBuf>,
+    series: &'static str,
 }
 
-/// One build directory for each bitbake.
+/// What id 0 of a tree is on disk, and so the name of isar's series.
+const SERIES: [&str; 2] = ["subid", "caller"];
+
+/// Build directories for each bitbake and series; the last two are for the real one, if there is
+/// one.
 fn builds() -> impl Iterator<Item = Build> {
     let named = std::env::var_os("BITBAKE_DIR").map(PathBuf::from);
     let bitbake = named.unwrap_or_else(|| BITBAKE.into());
@@ -38,14 +43,16 @@ fn builds() -> impl Iterator<Item = Build> {
         .is_dir()
         .then_some(bitbake)
         .or_else(|| skip("there is no bitbake; tests/bitbake.sh fetches it"));
-    [None].into_iter().chain(bitbake.map(Some)).map(Build::new)
+    let readers = [None].into_iter().chain(bitbake.map(Some));
+    readers.flat_map(|bitbake| SERIES.map(|series| Build::new(bitbake.clone(), series)))
 }
 
 impl Build {
-    fn new(bitbake: Option<PathBuf>) -> Build {
+    fn new(bitbake: Option<PathBuf>, series: &'static str) -> Build {
         let build = Build {
             scratch: Scratch::new(),
             bitbake,
+            series,
         };
         // The sources may lie where only root gets.
         succeed(
@@ -122,6 +129,7 @@ impl Build {
             path,
             format!("INHERIT={inherit}"),
             format!("TOPDIR={}", self.join("top").display()),
+            format!("ISAR_SERIES={}", self.series),
         ]);
         command.args(words);
         command
@@ -133,6 +141,21 @@ impl Build {
             "base isar-tarball",
             &[variables, &["run", function]].concat(),
         ))
+    }
+
+    /// The uid and gid on disk of this one of a tree.
+    fn outer(&self, id: u32) -> u32 {
+        match (self.series, id) {
+            ("caller", 0) => user().uid,
+            _ => user().base + id,
+        }
+    }
+
+    /// A command of namespace root.
+    fn as_root(&self, program: &str) -> Command {
+        let mut command = isar_as_user(["--id-layout", self.series, "unshare", "--", program]);
+        command.current_dir("/");
+        command
     }
 
     /// A small tree of namespace root where the recipe has its root file system.
@@ -149,16 +172,14 @@ impl Build {
             chmod 4755 chroot-setup.sh
             chown 101:102 usr/bin
         "#;
-        succeed(
-            as_user("setfacl")
-                .args(["-m", &format!("u:{}:rwx", user().base)])
-                .arg(self.workdir()),
-        );
-        succeed(
-            as_namespace_root("sh")
-                .args(["-euc", script, "sh"])
-                .arg(&rootfs),
-        );
+        if self.series == "subid" {
+            succeed(
+                as_user("setfacl")
+                    .args(["-m", &format!("u:{}:rwx", user().base)])
+                    .arg(self.workdir()),
+            );
+        }
+        succeed(self.as_root("sh").args(["-euc", script, "sh"]).arg(&rootfs));
         rootfs
     }
 
@@ -226,7 +247,7 @@ fn a_schroot_build_sees_nothing_of_the_class() {
 
 #[test]
 fn root_of_the_namespace_can_make_directories_in_a_parent_of_a_rootfs() {
-    for build in builds() {
+    for build in builds().filter(|build| build.series == "subid") {
         build.run(&[], "do_make_parents");
         for tree in ["parent/tree", "other/parent/tree"] {
             assert_eq!(
@@ -245,7 +266,7 @@ fn a_privileged_script_has_its_stdin_its_environment_and_its_descriptors() {
         let map = fs::read_to_string(build.workdir().join("three")).unwrap();
         assert!(
             map.split_whitespace()
-                .any(|word| word == user().base.to_string()),
+                .any(|word| word == build.outer(0).to_string()),
             "{map}"
         );
     }
@@ -311,7 +332,7 @@ fn level_threads_and_reuse_come_from_the_configuration() {
     let reuse = |path: &Path| format!("--reuse\n{}\n", path.display());
     for build in builds() {
         let record = build.record_calls("true");
-        build.mkdir(&build.join("top"));
+        build.mkdir(&build.rootfs());
         build.run(
             &["SSTATE_ZSTD_CLEVEL=11", "ZSTD_THREADS=5"],
             "sbuildchroot_deploy_tar",
@@ -353,16 +374,17 @@ fn a_rootfs_is_unpacked_from_the_bootstrap_in_place_of_an_older_one() {
         let mut pack = as_user("sh");
         pack.args(["-euc", script, "sh"])
             .arg(&bootstrap)
-            .args(["mmdebstrap", "--unshare-helper", "tar"])
+            .arg(program())
+            .args(["--id-layout", build.series, "unshare", "--", "tar"])
             .args(tar);
         succeed(pack.arg(&rootfs).arg("."));
-        succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
+        succeed(build.as_root("touch").arg(rootfs.join("left-over")));
 
         build.run(&[], "rootfs_prepare");
-        assert_eq!(rootfs.metadata().unwrap().uid(), user().base);
+        assert_eq!(rootfs.metadata().unwrap().uid(), build.outer(0));
         assert_eq!(
             rootfs.join("usr/bin").metadata().unwrap().uid(),
-            user().base + 101
+            build.outer(101)
         );
         assert_eq!(
             rootfs.join("chroot-setup.sh").metadata().unwrap().mode() & 0o7777,
@@ -399,13 +421,13 @@ fn a_rootfs_goes_into_the_sstate_cache_and_comes_back() {
             "{members:?}"
         );
 
-        succeed(as_namespace_root("touch").arg(rootfs.join("left-over")));
+        succeed(build.as_root("touch").arg(rootfs.join("left-over")));
         build.run(&[task], "rootfs_install_sstate_finalize");
         assert!(!archive.exists());
         assert!(!rootfs.join("left-over").exists());
         assert_eq!(
             rootfs.join("usr/bin").metadata().unwrap().gid(),
-            user().base + 102
+            build.outer(102)
         );
         build.run(&[task], "rootfs_install_sstate_finalize");
         assert!(
@@ -424,7 +446,8 @@ fn sbuild_gets_its_mounts_and_its_build_user_the_compiler_cache() {
         build.make_rootfs();
         let passwd = "echo sbuild:x:997:997::/:/bin/sh > \"$1/etc/passwd\"";
         succeed(
-            as_namespace_root("sh")
+            build
+                .as_root("sh")
                 .args(["-euc", passwd, "sh"])
                 .arg(build.rootfs()),
         );
@@ -460,7 +483,7 @@ fn sbuild_gets_its_mounts_and_its_build_user_the_compiler_cache() {
 fn cleaning_removes_trees_of_subordinate_ids_and_this_recipe_s_stamps() {
     for build in builds() {
         let rootfs = build.make_rootfs();
-        succeed(as_namespace_root("chmod").arg("0").arg(rootfs.join("usr")));
+        succeed(build.as_root("chmod").arg("0").arg(rootfs.join("usr")));
         let stamps = build.join("top/tmp/stamps");
         for stamp in ["stand-in/1.0-r0.do_rootfs", "other/1.0-r0.do_rootfs"] {
             build.write(&stamps.join(stamp), "");
@@ -485,13 +508,10 @@ fn root_cleandirs_are_emptied_for_python_and_shell_tasks() {
             (vec![], "do_root_cleandirs_shell"),
         ] {
             build.mkdir(&work.join("tree"));
+            succeed(as_user("chmod").arg("0777").arg(work.join("tree")));
             succeed(
-                as_user("setfacl")
-                    .args(["-m", &format!("u:{}:rwx", user().base)])
-                    .arg(work.join("tree")),
-            );
-            succeed(
-                as_namespace_root("sh")
+                build
+                    .as_root("sh")
                     .args(["-euc", script, "sh"])
                     .arg(work.join("tree")),
             );
@@ -517,8 +537,9 @@ fn an_imager_task_gives_its_packages_the_lock_of_isar_apt_and_the_download_direc
         ];
         build.run(&task, "do_image");
         let deploy = build.join("top/tmp/deploy");
+        let layout = format!("--id-layout\n{}", build.series);
         let expected = format!(
-            "grant-acl\n--parent\n{work}\nimager\n--cache\n{tmp}/isar-tarball\n--bind\n{work}:/work\n--bind\n{deploy}/isar-apt/debian-bookworm-amd64/apt/debian-bookworm:/isar-apt\n\
+            "{layout}\ngrant-acl\n--parent\n{work}\n{layout}\nimager\n--cache\n{tmp}/isar-tarball\n--bind\n{work}:/work\n--bind\n{deploy}/isar-apt/debian-bookworm-amd64/apt/debian-bookworm:/isar-apt\n\
              --install\nparted  dosfstools\n--apt-lock\n{deploy}/isar-apt/debian-bookworm-amd64/apt/isar.lock\n--download-dir\n{top}/downloads/deb/debian-bookworm\n{archive}\n--\nsh\n-c\n\
              cat /etc/debian_version > /work/version; exit \"$1\"\nsh\n0\n",
             tmp = build.join("top/tmp").display(),
@@ -574,7 +595,7 @@ perl -e '($file, $name, $v2) = ("/usr/bin/tool", "security.capability", pack("V5
     syscall(188, $file, $name, $v2, 20, 0) == 0 or die "setxattr: $!"'
 END
     deb isar tool part
-    for name in part extra localepurge; do
+    for name in part extra; do
         deb mirror "$name"
     done
     rm postinst
@@ -591,19 +612,21 @@ END
 const CONFIGURE: &str = r#"
     cd "$1"
     printf '#!/bin/sh\ntouch "$2/set-up"\n' > chroot-setup.sh
-    printf '#!/bin/sh\necho "$1" > /configured\nls /isar-apt/pool && test -f /etc/resolv.conf -a ! -L /etc/resolv.conf\n' > configscript.sh
-    chmod 755 chroot-setup.sh configscript.sh
+    chmod 755 chroot-setup.sh
     ln -sf ../run/resolv.conf etc/resolv.conf
     echo 'deb [trusted=yes] file:///isar-apt isar main' > etc/apt/sources.list.d/isar-apt.list
     echo 'deb [trusted=yes] copy:///isar-apt mirror main' >> etc/apt/sources.list.d/isar-apt.list
 "#;
 
-/// A build with a packed chroot of bookworm as its bootstrap, and its packages; by bitbake where
-/// there is one.
-fn real_build() -> Option<Build> {
+/// A build of each series with a packed chroot of bookworm as its bootstrap, and its packages; by
+/// bitbake where there is one.
+fn real_build(series: &str) -> Option<Build> {
     let tree = chroot("bookworm")?;
     require(&["dpkg-scanpackages"])?;
-    let build = builds().last().unwrap();
+    let build = builds()
+        .filter(|build| build.series == series)
+        .last()
+        .unwrap();
     build.mkdir(&build.repositories());
     succeed(
         as_user("sh")
@@ -623,17 +646,30 @@ fn real_build() -> Option<Build> {
         &mut build.bitbake("base isar-tarball", &["run", "rootfs_prepare"]),
     );
     succeed(
-        as_namespace_root("sh")
+        build
+            .as_root("sh")
             .args(["-euc", CONFIGURE, "sh"])
             .arg(build.rootfs()),
     );
     Some(build)
 }
 
-/// Everything that isar does with a build chroot, in its order.
 #[test]
-fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image() {
-    let Some(build) = real_build() else { return };
+fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image_if_its_id_0_is_a_subid() {
+    from_the_bootstrap_to_an_image("subid");
+}
+
+#[test]
+fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image_if_its_id_0_is_the_caller()
+{
+    from_the_bootstrap_to_an_image("caller");
+}
+
+/// Everything that isar does with a build chroot, in its order.
+fn from_the_bootstrap_to_an_image(series: &str) {
+    let Some(build) = real_build(series) else {
+        return;
+    };
     install_packages(&build);
     let run = |function: &str| build.run(&["SSTATE_CURRTASK=rootfs_install"], function);
     run("rootfs_install_sstate_prepare");
@@ -648,8 +684,17 @@ fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image() {
 
     build_package(&build);
     make_image(&build);
+    fetch_sources(&build);
+    let cache = build.join("top/tmp/isar-tarball");
+    let copies = || names(&cache.join(&names(&cache)[0]).join("copies"));
+    assert_eq!(copies().len(), 1);
     run("do_clean");
     assert!(!build.workdir().exists());
+    assert_eq!(
+        copies(),
+        Vec::<String>::new(),
+        "the copy of the chroot goes with its recipe"
+    );
     assert_eq!(
         names(&build.join("top/tmp")),
         ["deploy", "isar-tarball", "work"]
@@ -660,31 +705,32 @@ fn a_real_chroot_goes_from_the_bootstrap_through_the_tarball_to_an_image() {
 /// The functions that work in the root file system, which must leave nothing mounted in it.
 fn install_packages(build: &Build) {
     let rootfs = build.rootfs();
-    let run = |function: &str| build.run(&["ROOTFS_PACKAGES=extra"], function);
+    let run = |function: &str| build.run(&["ROOTFS_PACKAGES=extra tool"], function);
     let said = run("rootfs_install_pkgs_update");
     assert!(said.contains("file:/isar-apt isar Release"), "{said}");
     run("rootfs_install_pkgs_download");
-    run("image_install_localepurge_download");
-    let fetched = names(&rootfs.join("var/cache/apt/archives"));
-    assert!(
-        ["extra_1.0_all.deb", "localepurge_1.0_all.deb"]
-            .iter()
-            .all(|name| fetched.iter().any(|f| f == name))
+    let fetched = || {
+        let mut names = names(&rootfs.join("var/cache/apt/archives"));
+        names.retain(|name| name.ends_with(".deb"));
+        names
+    };
+    assert_eq!(fetched(), ["extra_1.0_all.deb", "part_1.0_all.deb"]);
+    run("rootfs_install_pkgs_isar_download");
+    assert_eq!(
+        fetched(),
+        ["extra_1.0_all.deb", "part_1.0_all.deb", "tool_1.0_all.deb"]
     );
     assert!(!rootfs.join("usr/share/extra").exists());
-    run("rootfs_install_pkgs_install");
+    build.run(&["ROOTFS_PACKAGES=extra"], "rootfs_install_pkgs_install");
     assert!(rootfs.join("usr/share/extra").exists());
-    run("sdkchroot_configscript");
-    assert_eq!(
-        fs::read_to_string(rootfs.join("configured")).unwrap(),
-        "amd64\n"
-    );
+    run("rootfs_do_umounts_priv");
 
     assert!(run("do_in_chroot").contains("base-files"));
     assert_eq!(
         fs::read_to_string(rootfs.join("marker")).unwrap(),
         "an argument\n"
     );
+    assert!(run("do_privileged_words").contains("0\n"));
     run("do_own_mounts");
     assert!(
         names(&rootfs.join("dev")).is_empty(),
@@ -775,6 +821,7 @@ fn make_image(build: &Build) {
         fs::read_to_string(build.workdir().join("id")).unwrap(),
         "0\n"
     );
+    assert!(!build.workdir().join("imager.manifest").exists());
 
     // What apt has fetched is kept, and what it can take from isar-apt is not.
     let downloads = build.join("top/downloads/deb/debian-bookworm");
@@ -791,6 +838,7 @@ fn make_image(build: &Build) {
         "the command has run, and failed"
     );
 
+    name_packages(build, &task);
     let cache = build.join("top/tmp/isar-tarball");
     let area = cache.join(&names(&cache)[0]);
     assert_eq!(
@@ -801,4 +849,152 @@ fn make_image(build: &Build) {
         (1, 0)
     );
     assert_eq!(traces(build.scratch.path()), Vec::<String>::new());
+}
+
+/// An image that contains packages of the chroot: its manifest, and what the SBOM generator reads.
+fn name_packages(build: &Build, task: &[&str]) {
+    let bom = [
+        "BOM_image_wic=base-files libc-bin",
+        "ROOTFS_FEATURES=generate-sbom",
+    ];
+    let said = build.run(&[task, &bom].concat(), "do_image");
+    let packages: u32 = said.lines().find_map(|line| line.parse().ok()).unwrap();
+    assert!(packages > 50, "{said}");
+    assert!(
+        said.contains("/usr/share/doc/base-files/copyright\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the chroot of the generator is removed"),
+        "{said}"
+    );
+    let manifest = fs::read_to_string(build.workdir().join("imager.manifest")).unwrap();
+    let lines: Vec<&str> = manifest.lines().collect();
+    assert_eq!(lines.len(), 2, "{manifest}");
+    assert!(lines[0].starts_with("base-files|12."), "{manifest}");
+    assert!(lines[1].contains("|libc-bin:amd64|2.36"), "{manifest}");
+    let state = |name: &String| name.contains("tarball-state");
+    assert!(!names(&build.workdir()).iter().any(state));
+
+    // A command that fails fails the task, and no manifest says otherwise.
+    fs::remove_file(build.workdir().join("imager.manifest")).unwrap();
+    let failing = [task, &bom, &["IMAGE_STATUS=7", "run", "do_image"]].concat();
+    fail(1, &mut build.bitbake("base isar-tarball", &failing));
+    assert!(!build.workdir().join("imager.manifest").exists());
+    assert!(!names(&build.workdir()).iter().any(state));
+}
+
+/// The chroots that other functions of isar unpack for themselves.
+fn fetch_sources(build: &Build) {
+    let said = build.run(&[], "do_fetch");
+    assert!(said.contains("/rootfs-fetcher/etc/resolv.conf"), "{said}");
+    let devshell = build.workdir().join("rootfs-devshell");
+    build.run(&[], "devshell_prepare_unshare_chroot");
+    assert_eq!(
+        devshell.join("etc").metadata().unwrap().uid(),
+        build.outer(0)
+    );
+    build.run(&[], "devshell_cleanup_unshare_chroot");
+    assert_eq!(
+        names(&build.workdir())
+            .into_iter()
+            .filter(|name| name.starts_with("rootfs"))
+            .collect::<Vec<_>>(),
+        ["rootfs"]
+    );
+}
+
+#[test]
+fn a_chroot_that_is_deployed_again_is_packed_from_its_tarball() {
+    for build in builds() {
+        build.make_rootfs();
+        let deploy = |variables: &[&str]| build.run(variables, "do_sbuildchroot_deploy");
+        deploy(&[]);
+        let first = fs::read(build.archive()).unwrap();
+        // The same options give the same bytes, others what they would have given at once.
+        let said = deploy(&[]);
+        assert!(said.contains("packing the tree in"), "{said}");
+        assert_eq!(fs::read(build.archive()).unwrap(), first);
+        deploy(&["SSTATE_ZSTD_CLEVEL=1"]);
+        let other = fs::read(build.archive()).unwrap();
+        assert_ne!(other, first);
+        assert!(!build.rootfs().exists());
+        deploy(&[]);
+        assert_eq!(fs::read(build.archive()).unwrap(), first);
+
+        fs::remove_file(build.archive()).unwrap();
+        let words = ["BB_CURRENT_MC=qemuamd64", "run", "do_sbuildchroot_deploy"];
+        let failed = build.bitbake("base isar-tarball", &words).output().unwrap();
+        assert_eq!(failed.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&failed.stdout).into_owned();
+        let command = "Run: bitbake -C rootfs_install mc:qemuamd64:stand-in";
+        assert!(said.contains(command), "{said}");
+    }
+}
+
+#[test]
+fn the_chroot_of_the_sbom_generator_is_packed_without_var_and_unpacked_for_each_use() {
+    for build in builds() {
+        build.make_rootfs();
+        build.mkdir(&build.join("top/tmp/deploy/sbom"));
+        build.run(&[], "do_sbomchroot_deploy");
+        assert!(!build.rootfs().exists());
+        let members = build.members(&build.join("top/tmp/deploy/sbom/sbom-chroot.tar.zst"));
+        assert!(members.contains(&String::from("./var/")), "{members:?}");
+        assert!(
+            !members.iter().any(|name| name.starts_with("./var/c")),
+            "{members:?}"
+        );
+
+        let chroot = build.workdir().join("sbom-chroot");
+        build.run(&[], "prepare_sbom_chroot");
+        build.run(&[], "prepare_sbom_chroot");
+        assert_eq!(chroot.metadata().unwrap().uid(), build.outer(0));
+        build.run(&[], "cleanup_sbom_chroot");
+        assert!(!chroot.exists());
+    }
+}
+
+#[test]
+fn files_that_a_layer_adds_belong_to_root_of_the_tree() {
+    for build in builds() {
+        let rootfs = build.make_rootfs();
+        build.write(&build.workdir().join("payload"), "content");
+        build.run(&[], "rootfs_add_files");
+        build.run(&[], "rootfs_add_files");
+        for (name, content) in [("payload", "content"), ("empty", "")] {
+            let file = rootfs.join("install").join(name);
+            assert_eq!(fs::read_to_string(&file).unwrap(), content);
+            assert_eq!(file.metadata().unwrap().uid(), build.outer(0));
+        }
+    }
+}
+
+#[test]
+fn the_layout_is_that_of_isar_or_of_the_layer() {
+    for build in builds() {
+        assert_eq!(build.run(&[], "do_layout"), format!("{}\n", build.series));
+        let other = ["ISAR_TARBALL_ID_LAYOUT=subid"];
+        assert_eq!(build.run(&other, "do_layout"), "subid\n");
+        let said = build
+            .bitbake(
+                "base isar-tarball",
+                &["ISAR_SERIES=neither", "run", "do_layout"],
+            )
+            .output()
+            .unwrap();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+    }
+}
+
+#[test]
+fn a_schroot_build_runs_isars_own_python_functions() {
+    for build in builds() {
+        for task in ["do_privileged_words", "do_fetch"] {
+            let words = ["ISAR_CHROOT_MODE=schroot", "run", task];
+            let said = succeed(&mut build.bitbake("base isar-tarball", &words));
+            assert!(said.contains("isar's own"), "{said}");
+            assert_eq!(said, succeed(&mut build.bitbake("base", &words)));
+        }
+    }
 }
