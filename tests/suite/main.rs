@@ -24,6 +24,7 @@ mod idmap;
 mod imager;
 mod imager_cache;
 mod info;
+mod isar_checker;
 mod isar_class;
 mod isolation;
 mod kill;

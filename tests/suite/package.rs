@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::isar_checker::{LISTS, checker_at};
 use crate::world::{Scratch, as_user, chroot, isar, program, skip, succeed};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -124,6 +125,10 @@ fn installs_and_works(suite: &str) -> Option<()> {
         class,
         fs::read(format!("{PROJECT}/fixtures/isar/isar-tarball.bbclass")).unwrap()
     );
+    // The checker finds its table and the class where the package puts them.
+    if let Some(mut checker) = checker_at(root.join("usr/share/isar-tarball/check-isar")) {
+        succeed(checker.arg(format!("{LISTS}/devel.tsv")));
+    }
     for page in ["isar-tarball.1", "isar-tarball-pack.1"] {
         let text =
             succeed(Command::new("zcat").arg(root.join(format!("usr/share/man/man1/{page}.gz"))));
