@@ -64,6 +64,9 @@ pub struct ReadingArgs {
     /// Limit of decompressed data that waits to be processed
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
     memory: u64,
+    /// The widest zstd window to accept, as a power of two; sbuild accepts 27
+    #[arg(long, value_name = "10-31", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
+    window_log: u32,
 }
 
 impl From<ReadingArgs> for Reading {
@@ -71,6 +74,7 @@ impl From<ReadingArgs> for Reading {
         Reading {
             threads: args.threads,
             memory: args.memory,
+            window_log: args.window_log,
         }
     }
 }

@@ -109,6 +109,8 @@ pub struct Reading {
     pub threads: usize,
     /// Decompressed data that may wait to be processed, in bytes.
     pub memory: u64,
+    /// The widest zstd window to accept, as a power of two, from 10 to 31.
+    pub window_log: u32,
 }
 
 impl Default for Reading {
@@ -116,6 +118,7 @@ impl Default for Reading {
         Reading {
             threads: 0,
             memory: 256 << 20,
+            window_log: SBUILD_WINDOW_LOG,
         }
     }
 }
@@ -125,7 +128,7 @@ impl Reading {
         input::Options {
             threads: threads(self.threads),
             memory: self.memory,
-            window_log: SBUILD_WINDOW_LOG,
+            window_log: self.window_log,
             eager: true,
         }
     }

@@ -258,3 +258,36 @@ fn a_reader_that_has_seen_enough_ends_it_quietly() {
         (b"./\n", Some(13), &b""[..])
     );
 }
+
+#[test]
+fn a_window_wider_than_that_of_sbuild_is_read_when_asked_for() {
+    if require(&["zstd"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let archive = scratch.join("wide.tar.zst");
+    let plain = crate::crafted::Tar::new()
+        .file("./a", "x")
+        .end()
+        .write(&scratch, "a.tar");
+    // A stream does not tell its length, so its window is as wide as allowed.
+    let script = "zstd -q -c --ultra -1 --zstd=wlog=28 <\"$0\" >\"$1\"";
+    succeed(
+        Command::new("sh")
+            .args(["-euc", script])
+            .args([&plain, &archive]),
+    );
+    for command in [&["list"][..], &["info"], &["diff"]] {
+        let read = |options: &[&str]| {
+            let mut reading = isar_as_user(command);
+            reading.args(options).arg(&archive);
+            if command == ["diff"] {
+                reading.arg(&plain);
+            }
+            reading
+        };
+        let said = fail(2, &mut read(&[]));
+        assert!(said.contains("window of 268435456 bytes"), "{said}");
+        succeed(&mut read(&["--window-log=28"]));
+    }
+}
