@@ -76,6 +76,7 @@
 //! descriptors; modes and times of directories come last.
 
 mod acl;
+mod allowance;
 mod archive;
 mod chroot;
 mod diff;

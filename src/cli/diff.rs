@@ -1,8 +1,10 @@
 //! `isar-tarball diff`.
 
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use isar_tarball::{Diff, DiffReport, Difference, Escaped, Mtime, What};
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::Globals;
@@ -10,7 +12,7 @@ use super::excludes::ExcludeArgs;
 use super::observer::Terminal;
 use super::report::{self, Status};
 use super::session::{ReadingArgs, archive};
-use super::values::{Devices, Precision, list};
+use super::values::{Devices, Precision, list, size};
 
 /// Show what differs between two trees, each a directory or an archive
 ///
@@ -48,6 +50,10 @@ pub struct Args {
     /// Print the differences as JSON
     #[arg(long)]
     json: bool,
+    /// Limit of memory. A million names take about 300M on each side, and half of the limit is for
+    /// names and differences
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    memory: u64,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -80,7 +86,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
         default_excludes: !args.no_default_excludes,
         devices: args.devices == Devices::Keep,
         cross_mounts: args.cross_mounts,
-        reading: args.reading.into(),
+        reading: args.reading.within(args.memory),
         ..Diff::new(archive(&args.a), archive(&args.b))
     };
     let found = diff.run(&mut Terminal::new(globals))?;
@@ -88,15 +94,19 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
 }
 
 fn print(found: &DiffReport, args: &Args, globals: &Globals) -> anyhow::Result<Status> {
-    let text = match args.json {
-        true => format!("{:#}\n", as_json(found, args)),
-        false => found.differences.iter().map(line).collect(),
-    };
     if !globals.quiet {
         if !args.json {
             skipped(found);
         }
-        report::result(&text)?;
+        let mut out = BufWriter::new(io::stdout().lock());
+        let printed = match args.json {
+            true => print_json(&mut out, found, args),
+            false => found
+                .differences
+                .iter()
+                .try_for_each(|difference| out.write_all(line(difference).as_bytes())),
+        };
+        report::written(printed.and_then(|()| out.flush()))?;
     }
     Ok(match found.differences.is_empty() {
         true => Status::Done,
@@ -148,27 +158,48 @@ fn skipped(found: &DiffReport) {
     }
 }
 
-fn as_json(found: &DiffReport, args: &Args) -> Value {
-    let difference = |difference: &Difference| {
-        let Difference { path, what, a, b } = difference;
-        let xattr = match what {
-            What::Xattr(name) => Some(Escaped(name).to_string()),
-            _ => None,
-        };
-        json!({"path": shown(path), "what": what.word(), "xattr": xattr, "a": a, "b": b})
+/// The object that `diff --json` documents.
+#[derive(Serialize)]
+struct Json<'a> {
+    a: &'a str,
+    b: &'a str,
+    equal: bool,
+    #[serde(serialize_with = "differences_as_json")]
+    differences: &'a [Difference],
+    skipped: Value,
+}
+
+/// Serializes one difference after the other: all of them as values would take much memory.
+fn differences_as_json<S: Serializer>(
+    differences: &[Difference],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(differences.iter().map(difference_as_json))
+}
+
+fn difference_as_json(difference: &Difference) -> Value {
+    let Difference { path, what, a, b } = difference;
+    let xattr = match what {
+        What::Xattr(name) => Some(Escaped(name).to_string()),
+        _ => None,
     };
-    let differences: Vec<Value> = found.differences.iter().map(difference).collect();
-    json!({
-        "a": args.a.to_string_lossy(),
-        "b": args.b.to_string_lossy(),
-        "equal": differences.is_empty(),
-        "differences": differences,
-        "skipped": {
+    json!({"path": shown(path), "what": what.word(), "xattr": xattr, "a": a, "b": b})
+}
+
+fn print_json(out: &mut impl Write, found: &DiffReport, args: &Args) -> io::Result<()> {
+    let json = Json {
+        a: &args.a.to_string_lossy(),
+        b: &args.b.to_string_lossy(),
+        equal: found.differences.is_empty(),
+        differences: &found.differences,
+        skipped: json!({
             "devices": found.devices,
             "sockets": found.left_out.sockets,
             "mounts": found.left_out.mounts,
             "excluded": found.left_out.excluded,
             "acl_entries": found.left_out.acl_entries,
-        },
-    })
+        }),
+    };
+    serde_json::to_writer_pretty(&mut *out, &json)?;
+    out.write_all(b"\n")
 }

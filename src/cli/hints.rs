@@ -31,7 +31,7 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         ("imager", ErrorKind::Io) if error.to_string().contains("has no package lists") => {
             "--update does so"
         }
-        ("pack", ErrorKind::MemoryLimit) => "see --memory",
+        ("pack" | "check" | "diff" | "unpack", ErrorKind::MemoryLimit) => "see --memory",
         ("grant-acl", ErrorKind::InvalidInput) => "see --userns and --sbuild-uid",
         ("grant-acl", ErrorKind::PermissionDenied) => "root can, with --userns NAME",
         ("grant-acl", ErrorKind::UnmappedOwner) => "isar-tarball idmap shows the id map",

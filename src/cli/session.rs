@@ -7,7 +7,6 @@ use isar_tarball::{ArchivePath, Layout, Reading, Session, UserNamespace};
 use std::path::Path;
 
 use super::Globals;
-use super::values::size;
 
 /// The value of `--userns`.
 #[derive(Clone, Debug)]
@@ -61,20 +60,18 @@ pub struct ReadingArgs {
     /// Threads that decompress; 0 = one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Limit of decompressed data that waits to be processed
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
-    memory: u64,
     /// The widest zstd window to accept, as a power of two; sbuild accepts 27
     #[arg(long, value_name = "10-31", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     window_log: u32,
 }
 
-impl From<ReadingArgs> for Reading {
-    fn from(args: ReadingArgs) -> Reading {
+impl ReadingArgs {
+    /// Reading within `memory` bytes.
+    pub fn within(self, memory: u64) -> Reading {
         Reading {
-            threads: args.threads,
-            memory: args.memory,
-            window_log: args.window_log,
+            threads: self.threads,
+            memory,
+            window_log: self.window_log,
         }
     }
 }

@@ -71,6 +71,11 @@ pub struct Args {
     /// number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Limit of memory [default: 512M, and 96M for each thread but the first two]. Half of it is for
+    /// decompressed data, the rest for what must be remembered to the end: 32 bytes per file, and
+    /// several hundred per directory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
     /// Refuse the archive unless this is its SHA-256
     #[arg(long, value_name = "HEX", value_parser = digest)]
     sha256: Option<[u8; 32]>,
@@ -136,6 +141,7 @@ impl Args {
             strip_leading_slash: self.strip_leading_slash,
             xattrs: !self.no_xattrs,
             threads: self.threads,
+            memory: self.memory,
             sha256: self.sha256,
             sync: self.sync,
             limit_size: self.limit_size,

@@ -36,6 +36,7 @@ impl Files {
         let path = clean(&entry.path);
         if options.exclude.leaves_out(&path) {
             self.left_out.excluded += 1;
+            options.allowance.take(options.exclude.newly_kept())?;
             return Ok(None);
         }
         if let Kind::HardLink { target } = &entry.kind {
@@ -45,14 +46,16 @@ impl Files {
                     target: target.clone(),
                 });
             };
-            self.names.insert(path, *id);
+            self.names.insert(&path, id, &options.allowance)?;
             return Ok(None);
         }
         // A repeated member replaces the earlier one, which keeps its other names.
         let id = self.files.len();
         let is_file = matches!(entry.kind, Kind::File { .. });
-        self.files.push(facts(entry));
-        self.names.insert(path, id);
+        let facts = facts(entry);
+        options.allowance.take(facts.bytes())?;
+        self.files.push(facts);
+        self.names.insert(&path, id, &options.allowance)?;
         Ok(is_file.then_some(id))
     }
 }

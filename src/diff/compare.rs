@@ -1,11 +1,12 @@
 //! Comparison of two sides. Pure.
 
 use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::mem::size_of;
 
+use super::names::{NameId, Names, Twins};
 use super::{Facts, FileId, Files};
 use crate::acl;
+use crate::allowance::{Allowance, Exceeded};
 use crate::entry::{Kind, Timestamp, Xattr};
 use crate::error::Escaped;
 
@@ -104,55 +105,85 @@ pub struct Outcome {
     pub devices: u64,
 }
 
-/// Compares two sides.
-pub fn compare(a: &Files, b: &Files, rules: Rules) -> Outcome {
+/// Compares two sides. The differences use up `allowance` too.
+pub fn compare(
+    a: &Files,
+    b: &Files,
+    rules: Rules,
+    allowance: &Allowance,
+) -> Result<Outcome, Exceeded> {
     let mut outcome = Outcome::default();
-    let names = Names::common(a, b);
-    let (mut left, mut right) = (a.names.iter().peekable(), b.names.iter().peekable());
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return outcome,
-        };
-        let here = if order.is_le() { left.next() } else { None };
-        let there = if order.is_ge() { right.next() } else { None };
-        match (here, there) {
-            (Some((path, here)), Some((_, there))) => {
-                pair(path, (a, *here), (b, *there), &names, rules, &mut outcome)
+    let twins = a.names.twins(&b.names);
+    let firsts = Firsts::of(a, b, &twins);
+    let mut charged = 0;
+    let mut charge = |differences: &[Difference]| {
+        let new = differences.get(charged..).unwrap_or_default();
+        charged = differences.len();
+        allowance.take(new.iter().map(Difference::bytes).sum())
+    };
+    for (name, file) in a.names.iter() {
+        match twins.of(name).and_then(|twin| b.names.file(twin)) {
+            Some(other) => {
+                let common = Common {
+                    name,
+                    a: (a, file),
+                    b: (b, other),
+                };
+                common.compare(&firsts, rules, &mut outcome);
             }
-            (Some((path, id)), None) => lone(path, a, *id, rules, true, &mut outcome),
-            (None, Some((path, id))) => lone(path, b, *id, rules, false, &mut outcome),
-            (None, None) => {}
+            None => lone(name, a, file, rules, true, &mut outcome),
         }
+        charge(&outcome.differences)?;
+    }
+    for (name, file) in b.names.iter().filter(|(name, _)| !twins.has(*name)) {
+        lone(name, b, file, rules, false, &mut outcome);
+        charge(&outcome.differences)?;
+    }
+    // Differences of the same path stay in the order in which they were found.
+    outcome
+        .differences
+        .sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(outcome)
+}
+
+impl Difference {
+    /// Memory that it takes, in bytes.
+    fn bytes(&self) -> usize {
+        let values = [&self.a, &self.b].into_iter().flatten();
+        size_of::<Difference>() + self.path.len() + values.map(String::len).sum::<usize>()
     }
 }
 
-/// For each file its first name that both sides have.
-struct Names<'a> {
-    a: BTreeMap<FileId, &'a [u8]>,
-    b: BTreeMap<FileId, &'a [u8]>,
+/// For each file the first name, by path, that both sides have. It is a name of the first side.
+struct Firsts {
+    a: Vec<Option<NameId>>,
+    b: Vec<Option<NameId>>,
 }
 
-impl<'a> Names<'a> {
-    fn common(a: &'a Files, b: &'a Files) -> Names<'a> {
-        let mut names = Names {
-            a: BTreeMap::new(),
-            b: BTreeMap::new(),
+impl Firsts {
+    fn of(a: &Files, b: &Files, twins: &Twins) -> Firsts {
+        let mut firsts = Firsts {
+            a: vec![None; a.files.len()],
+            b: vec![None; b.files.len()],
         };
-        for (path, here) in &a.names {
-            if let Some(there) = b.names.get(path) {
-                names.a.entry(*here).or_insert(path);
-                names.b.entry(*there).or_insert(path);
+        for (name, here) in a.names.iter() {
+            let Some(there) = twins.of(name).and_then(|twin| b.names.file(twin)) else {
+                continue;
+            };
+            for first in [firsts.a.get_mut(here), firsts.b.get_mut(there)] {
+                match first {
+                    Some(Some(first)) if a.names.path(*first) <= a.names.path(name) => {}
+                    Some(first) => *first = Some(name),
+                    None => {}
+                }
             }
         }
-        names
+        firsts
     }
 }
 
 /// Compares a name that one side lacks.
-fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome: &mut Outcome) {
+fn lone(name: NameId, side: &Files, id: FileId, rules: Rules, is_a: bool, outcome: &mut Outcome) {
     let Some(facts) = side.files.get(id) else {
         return;
     };
@@ -163,51 +194,60 @@ fn lone(path: &[u8], side: &Files, id: FileId, rules: Rules, is_a: bool, outcome
     let kind = Some(facts.kind.name().to_owned());
     let (a, b) = if is_a { (kind, None) } else { (None, kind) };
     outcome.differences.push(Difference {
-        path: path.to_vec(),
+        path: side.names.path(name),
         what: What::Presence,
         a,
         b,
     });
 }
 
-/// Compares a name that both sides have.
-fn pair(
-    path: &[u8],
-    (a, id_a): (&Files, FileId),
-    (b, id_b): (&Files, FileId),
-    names: &Names<'_>,
-    rules: Rules,
-    outcome: &mut Outcome,
-) {
-    let (Some(facts_a), Some(facts_b)) = (a.files.get(id_a), b.files.get(id_b)) else {
-        return;
-    };
-    let first_a = names.a.get(&id_a).copied().unwrap_or(path);
-    let first_b = names.b.get(&id_b).copied().unwrap_or(path);
-    let mut found = Found {
-        path,
-        differences: &mut outcome.differences,
-    };
-    if first_a != first_b {
-        let other = |first: &[u8]| (first != path).then(|| Escaped(first).to_string());
-        found.add(What::HardLink, other(first_a), other(first_b));
-    } else if first_a != path {
-        // The two files were already compared under their first name.
-        return;
+/// A name that both sides have.
+struct Common<'a> {
+    /// In the first side.
+    name: NameId,
+    a: (&'a Files, FileId),
+    b: (&'a Files, FileId),
+}
+
+impl Common<'_> {
+    fn compare(&self, firsts: &Firsts, rules: Rules, outcome: &mut Outcome) {
+        let ((a, id_a), (b, id_b)) = (self.a, self.b);
+        let (Some(facts_a), Some(facts_b)) = (a.files.get(id_a), b.files.get(id_b)) else {
+            return;
+        };
+        let first = |firsts: &[Option<NameId>], id: FileId| {
+            firsts.get(id).copied().flatten().unwrap_or(self.name)
+        };
+        let (first_a, first_b) = (first(&firsts.a, id_a), first(&firsts.b, id_b));
+        let mut found = Found {
+            names: &a.names,
+            name: self.name,
+            differences: &mut outcome.differences,
+        };
+        if first_a != first_b {
+            let other = |first: NameId| {
+                (first != self.name).then(|| Escaped(&a.names.path(first)).to_string())
+            };
+            found.add(What::HardLink, other(first_a), other(first_b));
+        } else if first_a != self.name {
+            // The two files were already compared under their first name.
+            return;
+        }
+        found.compare(facts_a, facts_b, rules);
     }
-    found.compare(facts_a, facts_b, rules);
 }
 
 /// Collects the differences of one name.
 struct Found<'a> {
-    path: &'a [u8],
+    names: &'a Names,
+    name: NameId,
     differences: &'a mut Vec<Difference>,
 }
 
 impl Found<'_> {
     fn add(&mut self, what: What, a: Option<String>, b: Option<String>) {
         self.differences.push(Difference {
-            path: self.path.to_vec(),
+            path: self.names.path(self.name),
             what,
             a,
             b,

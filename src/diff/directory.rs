@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 
 use super::content::{Digest, Hasher};
 use super::{Error, Facts, FileId, Files, LeftOut, Options};
+use crate::allowance::{Allowance, Exceeded};
 use crate::entry::{Extent, Kind};
 use crate::error::FileError;
 use crate::parallel;
@@ -57,15 +58,15 @@ pub fn directory(root: OwnedFd, options: &Options) -> Result<Files, Error> {
         },
         ..Files::default()
     };
-    let firsts = files.name(&tree);
-    let read = read(root.as_fd(), &tree, &firsts, options.threads)?;
+    let firsts = files.name(&tree, &options.allowance)?;
+    let read = read(root.as_fd(), &tree, &firsts, options)?;
     (files.files, files.left_out.acl_entries) = read;
     Ok(files)
 }
 
 impl Files {
     /// Takes the names of the tree, and returns the nodes of the files in the order of [`FileId`].
-    fn name(&mut self, tree: &Tree) -> Vec<NodeId> {
+    fn name(&mut self, tree: &Tree, allowance: &Allowance) -> Result<Vec<NodeId>, Exceeded> {
         let mut firsts = Vec::new();
         let mut linked: HashMap<((u32, u32), u64), FileId> = HashMap::new();
         for id in 0..tree.nodes.len() as NodeId {
@@ -86,9 +87,9 @@ impl Files {
             if file == next {
                 firsts.push(id);
             }
-            self.names.insert(tree.path(id), file);
+            self.names.insert(&tree.path(id), file, allowance)?;
         }
-        firsts
+        Ok(firsts)
     }
 }
 
@@ -98,7 +99,7 @@ fn read(
     root: BorrowedFd<'_>,
     tree: &Tree,
     nodes: &[NodeId],
-    threads: usize,
+    options: &Options,
 ) -> Result<(Vec<Facts>, u64), Error> {
     let batches: Vec<&[NodeId]> = nodes.chunks(BATCH).collect();
     let acl_entries = AtomicU64::new(0);
@@ -110,9 +111,14 @@ fn read(
         buffer: Vec::new(),
     };
     let facts = |reader: &mut Reader<'_>, batch: &&[NodeId]| {
-        batch.iter().map(|id| reader.facts(*id)).collect()
+        let facts = |id: &NodeId| {
+            let facts = reader.facts(*id)?;
+            options.allowance.take(facts.bytes())?;
+            Ok::<_, Error>(facts)
+        };
+        batch.iter().map(facts).collect()
     };
-    let batches: Vec<Vec<Facts>> = parallel::each(&batches, threads, reader, facts)?;
+    let batches: Vec<Vec<Facts>> = parallel::each(&batches, options.threads, reader, facts)?;
     let facts = batches.into_iter().flatten().collect();
     Ok((facts, acl_entries.into_inner()))
 }

@@ -1,7 +1,7 @@
 //! Differences between two trees, each a directory or an archive.
 //!
-//! Each side is read once into its [`Files`]: 100 to 200 bytes per name, with a digest of each
-//! content. Then the two are compared.
+//! Each side is read once into its [`Files`], with a digest of each content: 200 to 300 bytes per
+//! name, however long its path is. Then the two are compared.
 //!
 //! Not counted as differences:
 //! - where the holes of a file are: a hole and zeros are the same content;
@@ -14,19 +14,22 @@ mod archive;
 mod compare;
 mod content;
 mod directory;
+mod names;
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::mem::size_of;
 
 pub use archive::archive;
 pub use compare::{Difference, Mtime, Rules, What, compare};
 pub use directory::directory;
 
+use crate::allowance::{Allowance, Exceeded};
 use crate::entry::{Kind, Timestamp, Xattr};
 use crate::error::{Classify, ErrorKind, Escaped, FileError, shown};
 use crate::member_stream;
 use crate::tree::exclude::Patterns;
 use crate::tree::{walk, xattr};
+use names::Names;
 
 /// A side that cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,9 @@ pub enum Error {
         /// The target.
         target: Vec<u8>,
     },
+    /// It has too many names.
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
 }
 
 /// Options for reading a side.
@@ -75,16 +81,18 @@ pub struct Options {
     pub cross_mounts: bool,
     /// Number of threads that read the files of a directory, at least 1.
     pub threads: usize,
+    /// Memory for the names and properties of files, on both sides together.
+    pub allowance: Allowance,
 }
 
 /// Index of a file in [`Files`]: names with the same index are hard links of each other.
 pub type FileId = usize;
 
 /// One side.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Files {
-    /// Paths below the root (which is the empty path), in byte order.
-    names: BTreeMap<Vec<u8>, FileId>,
+    /// Paths below the root, which is the empty path.
+    names: Names,
     files: Vec<Facts>,
     /// Files that were left out.
     pub left_out: LeftOut,
@@ -123,6 +131,20 @@ struct Facts {
     digest: content::Digest,
 }
 
+impl Facts {
+    /// Memory that it takes, in bytes.
+    fn bytes(&self) -> usize {
+        let target = match &self.kind {
+            Kind::Symlink { target } => target.len(),
+            _ => 0,
+        };
+        let xattrs = self.xattrs.iter();
+        let xattrs = xattrs.map(|(name, value)| size_of::<Xattr>() + name.len() + value.len());
+        let acls = [&self.access_acl, &self.default_acl].into_iter().flatten();
+        size_of::<Facts>() + target + xattrs.sum::<usize>() + acls.map(Vec::len).sum::<usize>()
+    }
+}
+
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -132,6 +154,7 @@ impl Classify for Error {
             Error::Xattr(error) => error.kind(),
             Error::Changed { .. } => ErrorKind::Changed,
             Error::DanglingLink { .. } => ErrorKind::BadArchive,
+            Error::Memory(error) => error.kind(),
         }
     }
 }

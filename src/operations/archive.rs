@@ -107,7 +107,8 @@ pub(super) fn threads(count: usize) -> usize {
 pub struct Reading {
     /// Threads that decompress; 0 for one per CPU.
     pub threads: usize,
-    /// Decompressed data that may wait to be processed, in bytes.
+    /// Limit of memory, in bytes. [`Info`](super::Info) and [`List`](super::List) use it for
+    /// decompressed data that waits to be processed.
     pub memory: u64,
     /// The widest zstd window to accept, as a power of two, from 10 to 31.
     pub window_log: u32,

@@ -13,6 +13,7 @@ use super::excludes;
 use super::pack::DEFAULT_EXCLUDES;
 use super::session::Session;
 use super::tree_path::open_tree_inside;
+use crate::allowance::Allowance;
 use crate::diff::{self, Difference, Files, LeftOut, Mtime, Options, Rules};
 use crate::error::{Context, Error, ErrorKind};
 use crate::input::Input;
@@ -40,7 +41,8 @@ pub struct Diff {
     pub devices: bool,
     /// Enter other file systems and bind mounts of a directory.
     pub cross_mounts: bool,
-    /// How archives are read.
+    /// How archives are read. Half of the memory is for the names and properties of all files and
+    /// the differences, about 300 bytes per name.
     pub reading: Reading,
 }
 
@@ -67,7 +69,10 @@ impl Diff {
             default_excludes: true,
             devices: false,
             cross_mounts: false,
-            reading: Reading::default(),
+            reading: Reading {
+                memory: 1 << 30,
+                ..Reading::default()
+            },
         }
     }
 
@@ -155,6 +160,7 @@ impl Diff {
             exclude: Patterns::new(patterns)?,
             cross_mounts: self.cross_mounts,
             threads: threads(self.reading.threads),
+            allowance: Allowance::new(self.reading.memory / 2),
         })
     }
 
@@ -169,7 +175,7 @@ impl Diff {
             mtime: self.mtime,
             devices: self.devices,
         };
-        let outcome = diff::compare(&a, &b, rules);
+        let outcome = diff::compare(&a, &b, rules, &options.allowance)?;
         Ok(DiffReport {
             differences: outcome.differences,
             devices: outcome.devices,
@@ -187,7 +193,12 @@ impl Diff {
             match side {
                 Side::Directory(root) => Ok(diff::directory(root, options)?),
                 Side::Archive(file) => {
-                    let mut input = Input::open(file, &self.reading.options())?;
+                    // Half of the memory for two sides.
+                    let reading = Reading {
+                        memory: (self.reading.memory / 4).min(Reading::default().memory),
+                        ..self.reading
+                    };
+                    let mut input = Input::open(file, &reading.options())?;
                     Ok(diff::archive(&mut input, options)?)
                 }
             }

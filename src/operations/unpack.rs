@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::{ArchivePath, open_tree, threads};
 use super::excludes;
 use super::session::{self, Session};
+use crate::allowance::Allowance;
 use crate::error::{Context, Error, ErrorKind, PathContext, bytes};
 use crate::ids::{IdMap, IdMaps};
 use crate::input::{self, Digests, Hashed, Input};
@@ -66,6 +67,10 @@ pub struct Unpack {
     /// Threads that decode, and as many that write; 0 for one per CPU. The tree is the same for any
     /// number.
     pub threads: usize,
+    /// Limit of memory, in bytes; `None` for 512 MiB, and 96 MiB for each thread but the first two.
+    /// Half of it is for decompressed data. The rest is for what must be remembered to the end: 32
+    /// bytes per file, and several hundred per directory.
+    pub memory: Option<u64>,
     /// The SHA-256 that the archive must have.
     pub sha256: Option<[u8; 32]>,
     /// Write the tree to the disk before the directory gets its name, and the name before
@@ -100,6 +105,9 @@ const MEMORY_PER_THREAD: u64 = 96 << 20;
 /// How much of it may be on its way to the disk, in bytes.
 const WRITING: u64 = 160 << 20;
 
+/// What may be remembered about members, in bytes.
+const REMEMBERED: u64 = 256 << 20;
+
 /// What the child asks the caller for.
 #[derive(Serialize, Deserialize)]
 enum Ask {
@@ -124,6 +132,7 @@ impl Unpack {
             strip_leading_slash: false,
             xattrs: true,
             threads: 0,
+            memory: None,
             sha256: None,
             sync: false,
             limit_size: None,
@@ -273,7 +282,11 @@ impl Unpack {
                 false => Xattrs::None,
             },
             threads: threads(self.threads),
-            memory: WRITING,
+            memory: WRITING.min(self.decoding() / 8 * 5),
+            allowance: Allowance::new(match self.memory {
+                Some(memory) => memory - self.decoding(),
+                None => REMEMBERED,
+            }),
             limit_size: self.limit_size,
             limit_members: self.limit_members,
             maps,
@@ -282,13 +295,19 @@ impl Unpack {
     }
 
     fn input(&self) -> input::Options {
-        let threads = threads(self.threads);
         input::Options {
-            threads,
-            memory: MEMORY + MEMORY_PER_THREAD * threads.saturating_sub(2) as u64,
+            threads: threads(self.threads),
+            memory: self.decoding(),
             window_log: self.window_log,
             eager: false,
         }
+    }
+
+    /// Memory for decoded data, in bytes.
+    fn decoding(&self) -> u64 {
+        let further = threads(self.threads).saturating_sub(2) as u64;
+        let most = MEMORY + MEMORY_PER_THREAD * further;
+        self.memory.map_or(most, |memory| most.min(memory / 2))
     }
 
     /// The old tree is going to be removed: the archive must not go with it.

@@ -7,9 +7,11 @@ use std::os::unix::fs::FileExt;
 
 use super::examination::Examination;
 pub use super::examination::Refuses;
+use super::extraction::PER_ENTRY;
 use super::filter;
 use super::findings::{Finding, Findings};
 use super::rules::{self, Loader, Rule};
+use crate::allowance::{Allowance, Exceeded};
 use crate::archive::header::BLOCK;
 use crate::archive::outline::{Mismatch, Outline};
 use crate::archive::reader::{Event, Limits, Reader};
@@ -23,7 +25,8 @@ use crate::zst::frames::{Fault, Frame};
 pub struct Options {
     /// Number of decoding threads, at least 1.
     pub threads: usize,
-    /// Memory for decoding, in bytes. In addition, the check keeps about 34 bytes per member.
+    /// Limit of memory, in bytes. Half of it is for decoding, the other half for 60 bytes per
+    /// member and per symbolic link.
     pub memory: u64,
     /// What `unpack` refuses of a member alone. What it refuses because of other members is among
     /// the rules.
@@ -82,6 +85,9 @@ pub enum Error {
     /// It cannot be decoded here, although sbuild may be able to.
     #[error(transparent)]
     Input(input::Error),
+    /// It has too many members.
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
 }
 
 /// [`check_watched`] without progress.
@@ -163,7 +169,9 @@ fn examine(
         input.frames(),
         &mut findings,
     )?;
-    let mut examination = Examination::of_stream(findings, options.refuses);
+    let room = Allowance::new(options.memory / 2);
+    let mut examination =
+        Examination::of_stream(findings, options.refuses, room.room_for(PER_ENTRY));
     let mut reader = Reader::new(Limits::default());
     loop {
         let chunk = match input.next() {
@@ -179,7 +187,12 @@ fn examine(
             let read = before.len() - rest.len();
             examination.bytes(before.get(..read).unwrap_or_default());
             match event {
-                Ok(Some(Event::Member(member))) => examination.member(&member),
+                Ok(Some(Event::Member(member))) => {
+                    examination.member(&member);
+                    if examination.is_full() {
+                        return Err(room.exceeded().into());
+                    }
+                }
                 Ok(Some(Event::Data(..) | Event::MemberEnd)) => {}
                 Ok(None) => break,
                 Err(error) => return Ok(Examined::Whole(examination.broken(&error))),
@@ -269,7 +282,7 @@ fn open(mut archive: &File, options: &Options, window_log: u32) -> Result<Input,
     archive.rewind().map_err(input::Error::Read)?;
     let options = input::Options {
         threads: options.threads,
-        memory: options.memory,
+        memory: options.memory / 2,
         window_log,
         eager: true,
     };
@@ -371,7 +384,10 @@ fn compression_name(compression: Compression) -> &'static str {
 
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
-        ErrorKind::Io
+        match self {
+            Error::Memory(error) => error.kind(),
+            _ => ErrorKind::Io,
+        }
     }
 }
 

@@ -61,9 +61,11 @@ impl Examination {
         }
     }
 
-    /// Starts an examination of a whole stream, whose bytes go to [`Examination::bytes`] too.
-    pub fn of_stream(findings: Findings, refuses: Refuses) -> Examination {
+    /// Starts an examination of a whole stream, whose bytes go to [`Examination::bytes`] too, with
+    /// room for this number of paths and links.
+    pub fn of_stream(findings: Findings, refuses: Refuses, max_entries: usize) -> Examination {
         Examination {
+            tree: Extraction::with_room_for(max_entries),
             filter: FilterState {
                 walk: Some(Walk::default()),
                 ..FilterState::default()
@@ -99,6 +101,11 @@ impl Examination {
         {
             self.found_that(rule, member, || detail);
         }
+    }
+
+    /// True if there is no room for further paths.
+    pub fn is_full(&self) -> bool {
+        self.tree.is_full()
     }
 
     /// Ends the examination.

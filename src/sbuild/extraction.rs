@@ -4,8 +4,12 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// Maximum number of paths in the model. Each takes about 34 bytes, so this is less than 300 MiB.
-const MAX_PATHS: usize = 1 << 23;
+/// Default for the maximum number of paths and links in the model.
+const MAX_ENTRIES: usize = 1 << 23;
+
+/// Memory for a path or a link, in bytes: 17, and as much again in each table that is being
+/// enlarged.
+pub const PER_ENTRY: usize = 60;
 
 /// Maximum number of symbolic links followed in one path (`MAXSYMLINKS` of Linux).
 const MAX_LINKS: u32 = 40;
@@ -58,6 +62,8 @@ pub struct Extraction {
     standing: HashMap<u64, Standing>,
     /// The targets of links that tar follows; a hash of the target for the others.
     links: HashMap<u64, u64>,
+    /// Maximum number of entries in both.
+    max_entries: usize,
 }
 
 /// The hash of the root directory.
@@ -71,14 +77,23 @@ impl Default for Extraction {
             key: RandomState::new(),
             standing,
             links: HashMap::new(),
+            max_entries: MAX_ENTRIES,
         }
     }
 }
 
 impl Extraction {
-    /// True if the model has the maximum number of paths.
+    /// The empty directory, with room for this number of paths and links.
+    pub fn with_room_for(max_entries: usize) -> Extraction {
+        Extraction {
+            max_entries,
+            ..Extraction::default()
+        }
+    }
+
+    /// True if the model has the maximum number of paths and links.
     pub fn is_full(&self) -> bool {
-        self.standing.len() >= MAX_PATHS
+        self.standing.len() + self.links.len() >= self.max_entries
     }
 
     /// Resolves `path`, which has no `..`; `None` for the root itself.

@@ -35,7 +35,14 @@ pub enum Error {
 pub struct Patterns {
     set: GlobSet,
     patterns: Arc<[Pattern]>,
-    left_out: Arc<Mutex<Vec<Vec<u8>>>>,
+    left_out: Arc<Mutex<LeftOut>>,
+}
+
+#[derive(Debug, Default)]
+struct LeftOut {
+    paths: Vec<Vec<u8>>,
+    /// Memory for them since the last [`Patterns::newly_kept`], in bytes.
+    new_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -141,16 +148,23 @@ impl Patterns {
         };
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         // What lies below a directory comes right after it.
-        if left_out.last().is_none_or(|last| last != topmost) {
-            left_out.push(topmost.to_vec());
+        if left_out.paths.last().is_none_or(|last| last != topmost) {
+            left_out.paths.push(topmost.to_vec());
+            left_out.new_bytes += size_of::<Vec<u8>>() + topmost.len();
         }
         true
+    }
+
+    /// Memory that [`Patterns::leaves_out`] has used since the last call, in bytes.
+    pub fn newly_kept(&self) -> usize {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut left_out.new_bytes)
     }
 
     /// The paths that [`Patterns::leaves_out`] has found, each without what lies below it.
     pub fn left_out(&self) -> Vec<Vec<u8>> {
         let left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left_out = left_out.clone();
+        let mut left_out = left_out.paths.clone();
         left_out.sort();
         left_out.dedup();
         left_out

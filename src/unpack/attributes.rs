@@ -69,6 +69,16 @@ pub struct Handle<'a> {
 }
 
 impl Attributes {
+    /// Memory that they take, in bytes.
+    pub fn bytes(&self) -> usize {
+        let xattrs = self.xattrs.iter();
+        let xattrs = xattrs.map(|(name, value)| {
+            size_of::<(CString, Vec<u8>)>() + name.as_bytes().len() + value.len()
+        });
+        let acls = [&self.access_acl, &self.default_acl].into_iter().flatten();
+        size_of::<Attributes>() + xattrs.sum::<usize>() + acls.map(Vec::len).sum::<usize>()
+    }
+
     /// The attributes of `entry`, and the number of skipped extended attributes. Fails if an id is
     /// not in `maps`.
     pub fn of(entry: &Entry, maps: &IdMaps, xattrs: Xattrs) -> Result<(Attributes, u64), Refusal> {

@@ -15,11 +15,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::Options;
 use super::attributes::{Attributes, DEFAULT_ACL, Handle, Own};
 use super::error::{Error, Refusal};
 use super::names::split;
 use super::root::{self, Identity, Root};
 use super::undo_journal::UndoJournal;
+use crate::allowance::Allowance;
 use crate::error::{FileError, PathContext};
 
 /// `EXT4_SUPER_MAGIC` of `linux/magic.h`, which ext2 and ext3 share.
@@ -30,6 +32,13 @@ const UNFINISHED: u32 = 0o700;
 
 /// Index of a directory.
 pub type Id = usize;
+
+/// Memory for a directory in addition to its path and attributes, in bytes: its place in the table
+/// and in the map, both of which may be half empty or being enlarged.
+const PER_DIRECTORY: usize = 2 * size_of::<Directory>() + PER_PATH;
+
+/// Memory for a path in the map in addition to its bytes.
+const PER_PATH: usize = 128;
 
 struct Directory {
     path: Arc<[u8]>,
@@ -64,6 +73,7 @@ pub struct Directories<'a> {
     /// True if `ids` has a path through a link.
     has_followed: bool,
     made: Option<&'a UndoJournal>,
+    allowance: &'a Allowance,
 }
 
 impl<'a> Directories<'a> {
@@ -71,15 +81,14 @@ impl<'a> Directories<'a> {
     pub const ROOT: Id = 0;
 
     /// The directories below `root`, which is open for reading. Keeps at most `max_open` of them
-    /// open. With `follows`, paths may lead through symbolic links to directories of the tree. With
-    /// `made`, existing files survive a failure, and new ones are noted.
+    /// open. With `made`, existing files survive a failure, and new ones are noted.
     pub fn new(
         root: BorrowedFd<'a>,
         own: Own,
         max_open: usize,
-        follows: bool,
+        options: &'a Options,
         made: Option<&'a UndoJournal>,
-    ) -> Result<Directories<'a>, FileError> {
+    ) -> Result<Directories<'a>, Error> {
         let spreads = has_no_journal(root);
         let mut all = Directories {
             root: Root::new(root),
@@ -90,9 +99,10 @@ impl<'a> Directories<'a> {
             max_open: max_open.max(2),
             own,
             spreads,
-            follows,
+            follows: options.keep_directory_symlink,
             has_followed: false,
             made,
+            allowance: &options.allowance,
         };
         all.add(b"", None, false)?;
         Ok(all)
@@ -204,6 +214,10 @@ impl<'a> Directories<'a> {
         if self.is_through_link(path, id) {
             return Ok(());
         }
+        let before = self.table[id].attributes.as_deref();
+        let before = before.map_or(0, Attributes::bytes);
+        self.allowance
+            .take(attributes.bytes().saturating_sub(before))?;
         self.table[id].attributes = Some(Box::new(attributes));
         Ok(())
     }
@@ -279,17 +293,15 @@ impl<'a> Directories<'a> {
         }
         let id = self.add(path, Some(descriptor), is_new)?;
         if is_new {
-            self.table[id].attributes = Some(Box::new(Attributes::of_implied_directory(self.own)));
+            let attributes = Attributes::of_implied_directory(self.own);
+            self.allowance.take(attributes.bytes())?;
+            self.table[id].attributes = Some(Box::new(attributes));
         }
         Ok(id)
     }
 
-    fn add(
-        &mut self,
-        path: &[u8],
-        descriptor: Option<OwnedFd>,
-        is_new: bool,
-    ) -> Result<Id, FileError> {
+    fn add(&mut self, path: &[u8], descriptor: Option<OwnedFd>, is_new: bool) -> Result<Id, Error> {
+        self.allowance.take(PER_DIRECTORY + path.len())?;
         let id = self.table.len();
         let file = descriptor
             .as_ref()
@@ -323,7 +335,11 @@ impl<'a> Directories<'a> {
         };
         let parent = self.descriptor(above, member)?;
         match root::stat(parent, split(path).1) {
-            Err(Errno::NOENT) => made.note(path).map_err(Error::Note),
+            Err(Errno::NOENT) => {
+                // The list is read as a whole to undo.
+                self.allowance.take(2 * (path.len() + 1))?;
+                made.note(path).map_err(Error::Note)
+            }
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::names;
 use crate::acl;
+use crate::allowance::Exceeded;
 use crate::archive::reader;
 use crate::error::{Classify, ErrorKind, Escaped, FileError, describe};
 use crate::input;
@@ -67,6 +68,9 @@ pub enum Error {
     /// A worker failed; its error is reported instead.
     #[error("a worker failed")]
     GivenUp,
+    /// The archive has too many members.
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
 }
 
 /// A reason to refuse a member.
@@ -199,6 +203,7 @@ impl Classify for Error {
             Error::Space { .. } => ErrorKind::NoSpace,
             Error::NotFound(_) => ErrorKind::MemberNotFound,
             Error::Remove(error) => error.kind(),
+            Error::Memory(error) => error.kind(),
             Error::Note(_) | Error::Thread(_) | Error::GivenUp => ErrorKind::Io,
         }
     }

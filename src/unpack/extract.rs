@@ -23,6 +23,9 @@ use crate::error::PathContext;
 use crate::input::Chunk;
 use crate::tree::selection::Selection;
 
+/// Memory for a hash in a set, in bytes: 9, and as much again in a set that is being enlarged.
+const PER_HASH: usize = 32;
+
 /// Extracts members in archive order.
 pub struct Extractor<'a> {
     options: &'a Options,
@@ -37,7 +40,8 @@ pub struct Extractor<'a> {
     /// archive can be made to contain colliding paths.
     unpacked: HashSet<u64>,
     hasher: RandomState,
-    skipped_devices: HashSet<Vec<u8>>,
+    /// Hashes of the paths of skipped device nodes, likewise.
+    skipped_devices: HashSet<u64>,
     /// The file whose data is being read, if it is selected.
     current: Option<Job>,
 }
@@ -97,6 +101,9 @@ impl<'a> Extractor<'a> {
             .map_err(|error| refused(Refusal::Name(error)))?;
         let Some(path) = path.filter(|path| self.is_wanted(path)) else {
             self.summary.left_out += 1;
+            self.options
+                .allowance
+                .take(self.options.exclude.newly_kept())?;
             return Ok(());
         };
         if path.is_empty() {
@@ -107,9 +114,7 @@ impl<'a> Extractor<'a> {
             return self.hard_link(&path, &target, &name);
         }
         if entry.kind.is_device() && self.options.devices == Devices::Skip {
-            self.summary.skipped_devices += 1;
-            self.skipped_devices.insert(path);
-            return Ok(());
+            return self.skip_device(&path);
         }
         self.summary.members.total += 1;
         self.summary.unknown_types += u64::from(is_unknown);
@@ -146,7 +151,23 @@ impl<'a> Extractor<'a> {
             Kind::Symlink { target } => self.symlink(&placed, &target, &attributes)?,
             kind => self.special(&placed, &kind, &attributes)?,
         }
-        self.unpacked.insert(self.hasher.hash_one(path.as_slice()));
+        self.note_unpacked(&path)
+    }
+
+    /// Remembers what hard links may lead to.
+    fn note_unpacked(&mut self, path: &[u8]) -> Result<(), Error> {
+        if self.unpacked.insert(self.hasher.hash_one(path)) {
+            self.options.allowance.take(PER_HASH)?;
+        }
+        Ok(())
+    }
+
+    /// Skips a device node, or a hard link to one.
+    fn skip_device(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.summary.skipped_devices += 1;
+        if self.skipped_devices.insert(self.hasher.hash_one(path)) {
+            self.options.allowance.take(PER_HASH)?;
+        }
         Ok(())
     }
 
@@ -329,10 +350,9 @@ impl<'a> Extractor<'a> {
     /// Creates a hard link to a file that was unpacked before. Does not follow a symbolic link.
     fn hard_link(&mut self, path: &[u8], target: &[u8], member: &[u8]) -> Result<(), Error> {
         let is_unpacked = self.is_unpacked(target);
-        if self.skipped_devices.contains(target) && !is_unpacked {
-            self.summary.skipped_devices += 1;
-            self.skipped_devices.insert(path.to_vec());
-            return Ok(());
+        let is_device = self.skipped_devices.contains(&self.hasher.hash_one(target));
+        if is_device && !is_unpacked {
+            return self.skip_device(path);
         }
         let no_target = || {
             Error::refused(
@@ -374,7 +394,6 @@ impl<'a> Extractor<'a> {
             Err(Errno::NOENT) => return Err(no_target()),
             linked => linked.at(path, "create the hard link")?,
         }
-        self.unpacked.insert(self.hasher.hash_one(path));
-        Ok(())
+        self.note_unpacked(path)
     }
 }

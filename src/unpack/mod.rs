@@ -28,6 +28,7 @@ use std::thread;
 use rustix::fs::{Dir, FsWord, Mode, OFlags, fchmod, fchown, fstat, fstatfs, fstatvfs, openat};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit, umask};
 
+use crate::allowance::Allowance;
 use crate::archive::reader::{Event, Limits, Reader};
 use crate::error::{FileError, PathContext};
 use crate::ids::IdMaps;
@@ -96,6 +97,9 @@ pub struct Options {
     pub threads: usize,
     /// Memory for data that waits to be written, in bytes.
     pub memory: u64,
+    /// Memory for what must be remembered about members: the attributes of directories, which are
+    /// set at the end, and what hard links may lead to.
+    pub allowance: Allowance,
     /// Maximum length of the tar stream, in bytes.
     pub limit_size: Option<u64>,
     /// Maximum number of members.
@@ -201,8 +205,7 @@ fn unpack(
     let max_open = descriptors
         .saturating_sub(queue.max_open())
         .clamp(2, MAX_DIRECTORIES);
-    let mut directories =
-        Directories::new(root, own, max_open, options.keep_directory_symlink, made)?;
+    let mut directories = Directories::new(root, own, max_open, options, made)?;
     if options.found == TargetState::New {
         directories.describe_root(Attributes::of_implied_directory(own));
     }

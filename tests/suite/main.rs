@@ -32,6 +32,7 @@ mod library;
 mod limits;
 mod list;
 mod loss;
+mod memory;
 mod messages;
 mod mount_points;
 mod pack;

@@ -184,6 +184,7 @@ fn unpack(archive: &Path, tree: &Path) -> Result<(), Error> {
         xattrs: Xattrs::All,
         threads: 1,
         memory: 1 << 20,
+        allowance: Default::default(),
         limit_size: None,
         limit_members: None,
         maps: IdMaps {

@@ -10,6 +10,7 @@ use isar_tarball::Info;
 use super::Globals;
 use super::report::{self, Status};
 use super::session::{ReadingArgs, archive};
+use super::values::size;
 
 /// Show what an archive is: its compression, its members, and the root file system in it
 ///
@@ -23,6 +24,9 @@ pub struct Args {
     /// Print it as JSON
     #[arg(long)]
     json: bool,
+    /// Limit of decompressed data that waits to be processed
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
+    memory: u64,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -55,7 +59,7 @@ Example: isar-tarball info schroot.tar.zst
 
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     let info = Info {
-        reading: args.reading.into(),
+        reading: args.reading.within(args.memory),
         ..Info::new(archive(&args.archive))
     };
     let found = info.run()?;

@@ -15,6 +15,7 @@ use isar_tarball::{Escaped, List, Member};
 use super::completions::members;
 use super::report::{self, Status};
 use super::session::{ReadingArgs, archive};
+use super::values::size;
 use super::{Globals, quoting};
 use line::Lines;
 
@@ -38,6 +39,9 @@ pub struct Args {
     /// Print them as JSON
     #[arg(long)]
     json: bool,
+    /// Limit of decompressed data that waits to be processed
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
+    memory: u64,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -69,7 +73,7 @@ const BUFFER: usize = 256 << 10;
 pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Status> {
     let list = List {
         members: args.member.clone(),
-        reading: args.reading.into(),
+        reading: args.reading.within(args.memory),
         ..List::new(archive(&args.archive))
     };
     let mut printer = Printer::new(&args);

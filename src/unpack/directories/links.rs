@@ -7,7 +7,7 @@ use rustix::fs::{FileType, readlinkat};
 use super::super::error::{Error, Refusal};
 use super::super::names::split;
 use super::super::root;
-use super::{Directories, Id};
+use super::{Directories, Id, PER_PATH};
 use crate::error::PathContext;
 
 /// Maximum number of symbolic links followed in one path (`MAXSYMLINKS` of Linux).
@@ -53,6 +53,7 @@ impl Directories<'_> {
             },
         };
         if *path != *real || *self.table[id].path != *real {
+            self.allowance.take(PER_PATH + path.len())?;
             self.ids.insert(path.into(), id);
             self.has_followed = true;
         }

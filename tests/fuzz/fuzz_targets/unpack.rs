@@ -57,6 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
         xattrs: if is(8) { Xattrs::None } else { Xattrs::All },
         threads: if is(16) { 2 } else { 1 },
         memory: 1 << 20,
+        allowance: Default::default(),
         limit_size: is(128).then_some(8 << 10),
         limit_members: Some(100),
         maps: identity(),
