@@ -1,8 +1,9 @@
 //! The SHA-256 of an archive, computed while it is read for another purpose.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, PipeWriter, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -24,13 +25,15 @@ pub struct Hashed {
 }
 
 /// Hashes `file` from its position to its end while `work` reads it. `work` must not change the
-/// position of a regular file. For a pipe, `work` gets a copy of the bytes.
+/// position of a regular file, which must not be written to meanwhile. For a pipe, `work` gets a copy of the bytes.
 pub fn beside<T: Send>(
     file: File,
     work: impl FnOnce(File) -> Result<T, Error>,
 ) -> Result<(T, Hashed), Error> {
     let stop = AtomicBool::new(false);
-    let is_file = file.metadata().map_err(Error::Hash)?.is_file();
+    let before = file.metadata().map_err(Error::Hash)?;
+    let is_file = before.is_file();
+    let watched = file.try_clone().map_err(Error::Hash)?;
     thread::scope(|scope| {
         let (file, hashing) = if is_file {
             let same = file.try_clone().map_err(Error::Hash)?;
@@ -48,8 +51,25 @@ pub fn beside<T: Send>(
         let hashed = parallel::join(hashing);
         // Report the error of `work` first: it may have caused the other.
         let done = done?;
-        Ok((done, hashed.map_err(Error::Hash)?))
+        let hashed = hashed.map_err(Error::Hash)?;
+        // A file is read twice: the digest and the rest must be of the same content.
+        let after = watched.metadata().map_err(Error::Hash)?;
+        match is_file && state(&before) != state(&after) {
+            true => Err(Error::Changed),
+            false => Ok((done, hashed)),
+        }
     })
+}
+
+/// What changes when a file is written to.
+fn state(file: &Metadata) -> (u64, [i64; 4]) {
+    let times = [
+        file.mtime(),
+        file.mtime_nsec(),
+        file.ctime(),
+        file.ctime_nsec(),
+    ];
+    (file.len(), times)
 }
 
 fn hash_file(file: File, start: u64, stop: &AtomicBool) -> io::Result<Hashed> {

@@ -14,7 +14,7 @@ pub use system::System;
 
 use crate::archive::reader::{Event, Limits};
 use crate::entry::{Entry, Kind};
-use crate::error::{Classify, ErrorKind, describe};
+use crate::error::{Changed, Classify, ErrorKind, describe};
 use crate::input::{self, Compression, Input};
 use crate::member_stream;
 use crate::members::Members;
@@ -31,6 +31,9 @@ pub enum Error {
     /// It cannot be read to compute the digest.
     #[error("read for the digest: {}", describe(.0))]
     Hash(io::Error),
+    /// Another process wrote to it while it was read.
+    #[error("{Changed}")]
+    Changed,
     /// No thread could be started for that.
     #[error(transparent)]
     Thread(#[from] NoThread),
@@ -143,6 +146,11 @@ impl Frames {
 
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
-        ErrorKind::BadArchive
+        match self {
+            Error::Contents(error) => error.kind(),
+            Error::Hash(error) => Classify::kind(error),
+            Error::Changed => ErrorKind::Changed,
+            Error::Thread(_) => ErrorKind::Io,
+        }
     }
 }

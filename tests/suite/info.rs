@@ -1,12 +1,18 @@
 //! `info`, beside what other programs find out.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::world::{Scratch, chroot, fail, isar, isar_as_user, require, run, succeed};
+use crate::crafted::Tar;
+use crate::world::{
+    Scratch, chroot, fail, isar, isar_as_user, program, require, run, succeed, text,
+};
 
 fn info_json(archive: &Path) -> Value {
     serde_json::from_str(&succeed(isar(["info", "--json"]).arg(archive))).unwrap()
@@ -324,4 +330,35 @@ fn a_damaged_archive_is_an_error_that_names_it() {
     let output = run(isar(["info", "-"]).stdin(yes.stdout.take().unwrap()));
     let _ = yes.wait();
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn an_archive_that_changes_while_it_is_read_is_not_described() {
+    if require(&["strace"]).is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let archive = Tar::new().file("./a", "x").end().write(&scratch, "a.tar");
+    let mut info = Command::new("strace");
+    // Each read takes so long that a write falls between the first and the last.
+    info.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64"])
+        .args(["-e", "inject=pread64:delay_exit=200000"])
+        .arg(program())
+        .arg("info")
+        .arg(&archive)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = info.spawn().unwrap();
+    let mut bytes = fs::read(&archive).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        bytes[512] ^= 1;
+        let file = fs::File::options().write(true).open(&archive).unwrap();
+        file.write_all_at(&bytes[512..513], 512).unwrap();
+        sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let expected = "another process changed it while it was being read";
+    assert!(said.contains(expected), "{said}");
 }
