@@ -15,6 +15,8 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         ("unpack", ErrorKind::ThroughLink) => {
             "--keep-directory-symlink follows links to directories of the tree"
         }
+        // NFS; the message has the remedy.
+        (_, ErrorKind::Unsupported) if error.to_string().contains("change owners") => return None,
         ("unpack" | "pack" | "imager", ErrorKind::Unsupported | ErrorKind::BadCapability) => {
             "--no-xattrs leaves extended attributes out"
         }
@@ -43,4 +45,19 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_about_attributes_does_not_help_on_nfs() {
+        let hint = |text: &str| of_error("unpack", &Error::new(ErrorKind::Unsupported, text));
+        assert!(hint("set user.a: Operation not supported").is_some());
+        assert_eq!(
+            hint("its file system lets no process of a user namespace change owners"),
+            None
+        );
+    }
 }

@@ -31,7 +31,8 @@ use super::values::{human, list, size};
 /// --merge, new files are removed after a failure; files that were replaced do not come back.
 ///
 /// The kernel writes the tree to the disk later. If the machine loses power within a minute or so,
-/// files may be empty or missing; --sync waits until the disk has all of it.
+/// files may be empty or missing; --sync waits until the disk has all of it. With --replace, the
+/// disk has all of the new tree before the old one goes.
 #[derive(clap::Args)]
 #[command(after_help = "Example: isar-tarball unpack schroot.tar.zst rootfs")]
 pub struct Args {
@@ -42,7 +43,8 @@ pub struct Args {
     /// Unpack only these members (paths or patterns), each with all below it
     #[arg(value_name = "MEMBER", add = ArgValueCompleter::new(completions::members))]
     members: Vec<OsString>,
-    /// Unpack beside DIR, then exchange the two and remove the old tree
+    /// Unpack beside DIR and write the new tree to the disk, then exchange the two and remove the
+    /// old one
     #[arg(long, conflicts_with = "merge")]
     replace: bool,
     /// Unpack over the files in DIR

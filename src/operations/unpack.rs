@@ -74,7 +74,8 @@ pub struct Unpack {
     /// The SHA-256 that the archive must have.
     pub sha256: Option<[u8; 32]>,
     /// Write the tree to the disk before the directory gets its name, and the name before
-    /// [`Unpack::run`] returns.
+    /// [`Unpack::run`] returns. A tree that replaces another one is always written before it gets
+    /// its name.
     pub sync: bool,
     /// Limit of the tar stream, in bytes.
     pub limit_size: Option<u64>,
@@ -396,7 +397,8 @@ impl Job<'_> {
             ..
         } = self;
         let summary = self.unpack(caller)?;
-        if unpack.sync {
+        // The old tree is removed as soon as the new one has its name.
+        if unpack.sync || target.replaces_another() {
             sync_file_system(target.directory()).at("", "sync the file system")?;
         }
         let root = fstat(target.directory()).at("", "stat")?;

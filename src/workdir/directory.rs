@@ -236,6 +236,11 @@ impl<'n> WorkDir<'n> {
         matches!(self.place, Place::Beside(..))
     }
 
+    /// True if an old directory goes when this one gets its name.
+    pub fn replaces_another(&self) -> bool {
+        matches!(self.place, Place::Beside(_, Some(_)))
+    }
+
     /// To be called inside, before the directory is filled.
     pub fn begin(&self) -> Result<(), FileError> {
         if !matches!(self.place, Place::InPlace { is_marked: true }) {

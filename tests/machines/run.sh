@@ -25,7 +25,7 @@ start() {
     shift 2
     # The kernels of newer suites need a newer C library, so each runs with its own.
     # shellcheck disable=SC2016 # the inner shell expands these
-    nice unshare --mount --pid --fork sh -c 'mount --bind "$0/lib" /lib/x86_64-linux-gnu && exec "$0/linux.uml" "$@"' \
+    unshare --mount --pid --fork sh -c 'mount --bind "$0/lib" /lib/x86_64-linux-gnu && exec "$0/linux.uml" "$@"' \
         "$place/$kernel" mem=1536M "uml_dir=$work" con=null con0=fd:0,fd:1 quiet panic=-1 root=/dev/ubda ro init=/init "ubd0r=$place/root.img" \
         "payload=$work/payload" "modules=$place/$kernel/modules" "job=$job" "$@" </dev/null >"$work/console" 2>&1 &
     machine=$!

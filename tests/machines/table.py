@@ -6,12 +6,15 @@ import sys
 
 
 def matrix(lines):
-    """A row for each file system, a column for each kernel; then all that did not succeed."""
+    """A row for each file system, a column for each kernel; then the warnings of doctor, and all that did not succeed."""
     statuses = collections.defaultdict(dict)
-    archives, failures = set(), []
+    archives, warnings, failures = set(), [], []
     for kind, *words in lines:
         if kind == "@sum":
             archives.add(words[-1])
+        elif kind == "@warning":
+            kernel, fs, *message = words
+            warnings.append(f"- {kernel}, {fs}, doctor warns: {' '.join(message)}")
         elif kind == "@row":
             kernel, fs, name, status, *message = words
             statuses[fs, kernel][name] = int(status)
@@ -23,7 +26,7 @@ def matrix(lines):
     for fs in dict.fromkeys(fs for fs, _ in statuses):
         print("|", fs, "|", " | ".join(cell(statuses.get((fs, kernel), {})) for kernel in kernels), "|")
     print(f"\nDifferent archives: {len(archives)} (1 is right)")
-    print("\n".join(failures))
+    print("\n".join(warnings + failures))
 
 
 def cell(status):
