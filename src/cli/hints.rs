@@ -46,18 +46,3 @@ pub fn of_error(command: &str, error: &Error) -> Option<&'static str> {
         _ => return None,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_option_about_attributes_does_not_help_on_nfs() {
-        let hint = |text: &str| of_error("unpack", &Error::new(ErrorKind::Unsupported, text));
-        assert!(hint("set user.a: Operation not supported").is_some());
-        assert_eq!(
-            hint("its file system lets no process of a user namespace change owners"),
-            None
-        );
-    }
-}

@@ -23,6 +23,7 @@ trap 'power_off; rm -rf "$work"' EXIT
 start() {
     local kernel=$1 job=$2
     shift 2
+    rm -f "$work/console"
     # The kernels of newer suites need a newer C library, so each runs with its own.
     # shellcheck disable=SC2016 # the inner shell expands these
     unshare --mount --pid --fork sh -c 'mount --bind "$0/lib" /lib/x86_64-linux-gnu && exec "$0/linux.uml" "$@"' \
