@@ -1,7 +1,6 @@
 //! What `unpack` leaves when something goes wrong: nothing of what it made, and all of what was
 //! there before.
 
-use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
@@ -358,30 +357,4 @@ fn what_cannot_be_removed_again_is_said() {
         );
         drop(mounted);
     }
-}
-
-#[test]
-fn an_old_tree_goes_only_after_the_disk_has_the_new_one() {
-    let Some(()) = require(&["strace"]) else {
-        return;
-    };
-    let scratch = Scratch::new();
-    let archive = several().write(&scratch, "a.tar");
-    let dir = scratch.join("tree");
-    fs::create_dir(&dir).unwrap();
-    fs::write(dir.join("old"), "old").unwrap();
-    let mut replace = Command::new("strace");
-    replace
-        .args(["-f", "-o", "/dev/null", "-e", "trace=syncfs"])
-        .args(["-e", "inject=syncfs:error=EIO"])
-        .arg(program())
-        .args(["unpack", "--replace"])
-        .args([&archive, &dir]);
-    let message = fail(2, &mut replace);
-    assert!(
-        message.contains("sync the file system: Input/output error"),
-        "{message}"
-    );
-    assert_eq!(names(&dir), ["old"]);
-    assert_eq!(names(&scratch.join(".")), ["a.tar", "tree"]);
 }

@@ -33,25 +33,26 @@ fn assert_order(calls: &[String], words: &[&str]) {
 #[test]
 fn unpack_syncs_a_tree_before_it_gets_its_name_if_that_is_asked_for() {
     let bench = Bench::new(3);
-    for replace in [&[][..], &["--replace"]] {
-        let unpack = |sync: &[&'static str]| {
-            let words = ["unpack"].into_iter().chain(sync.iter().copied());
-            order(
-                bench.isar(
-                    words
-                        .chain(replace.iter().copied())
-                        .chain(["a.tar", "tree"]),
-                ),
-            )
-        };
-        let calls = unpack(&["--sync"]);
-        assert_order(&calls, &["syncfs", "rename", "syncfs"]);
-        if replace.is_empty() {
-            succeed(&mut bench.isar(["remove", "tree"]));
-        }
-        let calls = unpack(&[]);
-        assert!(!calls.iter().any(|call| call.contains("sync")), "{calls:?}");
-    }
+    let unpack = |options: &[&'static str]| {
+        let words = ["unpack"].iter().chain(options).chain(&["a.tar", "tree"]);
+        order(bench.isar(words.copied()))
+    };
+    assert_order(&unpack(&["--sync"]), &["syncfs", "rename", "syncfs"]);
+    succeed(&mut bench.isar(["remove", "tree"]));
+    let calls = unpack(&[]);
+    assert!(!calls.iter().any(|call| call.contains("sync")), "{calls:?}");
+    assert_order(
+        &unpack(&["--replace", "--sync"]),
+        &["syncfs", "rename", "syncfs"],
+    );
+}
+
+#[test]
+fn unpack_removes_an_old_tree_only_after_the_new_one_is_on_the_disk() {
+    let bench = Bench::new(3);
+    bench.unpacked("tree");
+    let replace = ["unpack", "--replace", "a.tar", "tree"];
+    assert_order(&order(bench.isar(replace)), &["syncfs", "rename"]);
 }
 
 #[test]
