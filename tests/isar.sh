@@ -29,10 +29,14 @@ PACKAGES=(
     acl apt-utils arch-test bubblewrap bzip2 dpkg-dev gettext-base git git-buildpackage mmdebstrap pristine-tar python3 quilt
     reprepro sbuild uidmap unzip wget xz-utils zstd
     # what a minimal system lacks
-    ca-certificates cpio e2fsprogs fdisk locales mount procps python3-apt python3-debian sudo
+    ca-certificates cpio e2fsprogs fdisk locales mount mtools procps python3-apt python3-debian sudo
 )
 # Programs that the class does without. Each start is recorded.
 RECORDED=(setfacl sudo tar unshare zstd)
+# Starts that are none of isar's functions: bitbake's signatures, sstate and unpacking, and what these programs do themselves.
+OTHERS=' ((tar|zstd)|tar<sh|tar<run\.sstate.*|.*<(dpkg-deb|dpkg-source|mmdebstrap|sbuild)(<.*)?)$'
+
+[ "$release" != bookworm ] || PACKAGES+=(python3-distutils)
 
 section() {
     printf '\n== %s\n' "$*"
@@ -153,16 +157,18 @@ build() {
     return "$status"
 }
 
-# Calls in the scripts that bitbake ran for a build, and the processes that it started: how many, and of whom.
-list_calls() {
-    printf '%s\n' 'calls in scripts:'
+# started NAME: the processes that a build has started: how many, and by whom, from the nearest parent on. The last one of the chain is
+# the recipe's task, in which bitbake itself works.
+started() {
+    sed 's/: .*//; s/<[^<]*$//' "$home/$1.calls" | sort | uniq --count | sort --numeric-sort --reverse
+}
+
+# called NAME: the lines of the scripts that bitbake ran for a build in which such a program is called.
+called() {
     find "$home/$1/tmp/work" -path '*/temp/run.*' -type f -print0 |
         xargs --null grep --no-filename --extended-regexp \
             "(^|[|;&(\`]|-- |then |do |else )\s*(exec )?($(IFS='|'; echo "${RECORDED[*]}"))( |$)" |
         sed 's/^\s*//; s,/home/builder/\S*,PATH,g' | sort | uniq --count | sort --numeric-sort --reverse
-    printf '%s\n' 'started processes:'
-    # The chain of parents from the nearest, without the recipe's task, in which bitbake itself works.
-    sed 's/: .*//; s/<[^<]*$//' "$home/$1.calls" | sort | uniq --count | sort --numeric-sort --reverse
 }
 
 [ "$(id -u)" = 0 ] || { echo "tests/isar.sh: needs root" >&2; exit 1; }
@@ -180,10 +186,16 @@ for name in "${builds[@]}"; do
 done
 for name in "${builds[@]}"; do
     section "programs: $name"
-    list_calls "$name"
+    printf '%s\n' 'calls in scripts:' "$(called "$name")" 'started processes:' "$(started "$name")"
 done
+status=0
+if [[ " ${builds[*]} " = *' class '* ]] && started class | grep --extended-regexp --invert-match "$OTHERS"; then
+    echo 'unexpected: the class does without these'
+    status=1
+fi
 section 'times'
 inside times.py "${builds[@]}"
-[ "${#builds[@]}" = 2 ] || exit 0
+[ "${#builds[@]}" = 2 ] || exit "$status"
 section 'differences'
-inside --root compare.py class/tmp/deploy shell/tmp/deploy
+inside --root compare.py class/tmp/deploy shell/tmp/deploy || status=1
+exit "$status"

@@ -6,6 +6,7 @@ with all attributes; chroot tarballs by `isar-tarball diff`; bills of materials 
 Root, in a mount namespace of its own. The exit status is 1 if anything differs that EXPECTED does not name.
 """
 
+import contextlib
 import filecmp
 import hashlib
 import json
@@ -106,20 +107,31 @@ def partitions(image):
             for number, part in enumerate(table['partitions'], 1)]
 
 
+@contextlib.contextmanager
+def opened(image, offset, size, place):
+    """The file system in a partition of the image, below place. FAT is copied: not every kernel has it."""
+    place.mkdir()
+    probe = subprocess.run(['blkid', '--probe', '--offset', str(offset), '--size', str(size), '--match-tag', 'TYPE', '--output', 'value',
+                            image], capture_output=True, text=True)
+    if probe.stdout.strip() == 'vfat':
+        subprocess.run(['mcopy', '-s', '-m', '-i', f'{image}@@{offset}', '::', place], check=True)
+        yield place
+        return
+    subprocess.run(['mount', '--options', f'ro,loop,offset={offset},sizelimit={size}', image, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(['umount', place], check=True)
+
+
 def compare_images(first, second):
     parts = [partitions(image) for image in (first, second)]
     if parts[0] != parts[1]:
         yield f'partitions: {parts[0]} and {parts[1]}'
-    for (name, *first_place), (_, *second_place) in zip(*parts):
-        with tempfile.TemporaryDirectory() as work:
-            mounted = [Path(work, number) for number in '12']
-            for place, image, (offset, size) in zip(mounted, (first, second), (first_place, second_place)):
-                place.mkdir()
-                subprocess.run(['mount', '--options', f'ro,loop,offset={offset},sizelimit={size}', image, place], check=True)
-            try:
-                yield from (f'{name} {difference}' for difference in compare_trees(*mounted))
-            finally:
-                subprocess.run(['umount', *mounted], check=True)
+    for (name, *first_part), (_, *second_part) in zip(*parts):
+        with tempfile.TemporaryDirectory() as work, \
+                opened(first, *first_part, Path(work, '1')) as one, opened(second, *second_part, Path(work, '2')) as other:
+            yield from (f'{name} {difference}' for difference in compare_trees(one, other))
 
 
 KINDS = [
