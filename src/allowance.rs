@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Classify, ErrorKind};
 
-/// A number of bytes to use up. Clones share it.
+/// A limit on remembered data, in bytes. All clones count against the same limit.
 #[derive(Clone, Debug)]
 pub struct Allowance {
     limit: u64,
@@ -16,7 +16,7 @@ pub struct Allowance {
 /// The limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it has so many members that remembering them takes more than {limit} bytes, the share of the memory limit for that; allow more memory"
+    "remembering its members takes more than {limit} bytes, the part of the memory limit for that"
 )]
 pub struct Exceeded {
     limit: u64,
@@ -31,7 +31,7 @@ impl Allowance {
         }
     }
 
-    /// Uses up `bytes`. Call it before or right after as many are allocated.
+    /// Counts `bytes` against the limit. Call it just before or just after allocating them.
     pub fn take(&self, bytes: usize) -> Result<(), Exceeded> {
         let bytes = bytes as u64;
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);

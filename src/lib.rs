@@ -2,8 +2,8 @@
 //! checks, compares, uses and removes them, as an ordinary user in a user namespace.
 //!
 //! There is one type per job: [`Pack`], [`Unpack`], [`Chroot`], [`Imager`], [`Unshare`],
-//! [`ImagerCache`], [`Remove`], [`Export`], [`GrantAcl`], [`Check`], [`Info`], [`List`], [`Diff`], [`Idmap`],
-//! [`Doctor`]. Each has public options and a method `run`:
+//! [`Remove`], [`Export`], [`GrantAcl`], [`Check`], [`Info`], [`List`], [`Diff`], [`Idmap`],
+//! [`Doctor`]. Each has public options and a method `run`; [`ImagerCache`] has `list` and `prune`.
 //!
 //! ```no_run
 //! use isar_tarball::{ErrorKind, Pack};

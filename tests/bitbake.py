@@ -225,7 +225,12 @@ def parse_with_bitbake(recipe, variables):
     bb.parse.BBHandler.inherit(d.getVar('INHERIT'), recipe, 0, d)
     d.setVar('__bbclasstype', 'recipe')
     d.setVar('FILE', recipe)
-    return bb.parse.handle(recipe, d, True)
+    d = bb.parse.handle(recipe, d, True)
+    # For the signatures of tasks, bitbake looks through everything that they refer to.
+    for name in [name for name in d if name.startswith('do_') and d.getVarFlag(name, 'func')]:
+        bb.build.addtask(name, None, None, d)
+    bb.data.generate_dependencies(d, set())
+    return d
 
 
 def load_bitbake(directory):

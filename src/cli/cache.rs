@@ -13,7 +13,8 @@ use super::values::{Limit, bytes_limit, count_limit, human, local_time_text};
 
 /// List or remove the copies that `imager --cache` keeps
 ///
-/// A cache has copies for each id map, so these are the ones of the caller and its --id-layout.
+/// A cache keeps separate copies for each id map. Only those of the caller's map are listed or
+/// removed; see --userns and --id-layout.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -35,13 +36,14 @@ enum Action {
     },
     /// Remove copies that no run uses
     ///
-    /// All of them, without --limit, --copies and --archive.
+    /// Without --limit, --copies or --archive, all of them. The limits hold for copies with extended
+    /// attributes and for those without, each alone.
     #[command(after_help = "Example: isar-tarball cache prune --limit 5G build/tmp/isar-tarball")]
     Prune {
-        /// Keep the most recently used copies, which together hold no more than this
+        /// Keep the most recently used copies, up to this size
         #[arg(long, value_name = "SIZE|none", value_parser = bytes_limit)]
         limit: Option<Limit>,
-        /// Keep no more than so many of the most recently used copies
+        /// Keep at most N copies, the most recently used ones
         #[arg(long, value_name = "N|none", value_parser = count_limit)]
         copies: Option<Limit>,
         /// Remove the copy of this tarball only
@@ -100,7 +102,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Status> {
     Ok(Status::Done)
 }
 
-/// A limit that is not named is none, if the other one is.
+/// If only one limit is given, the other is unlimited. If none is given, no copy stays.
 fn beyond(bytes: Option<Limit>, copies: Option<Limit>) -> CacheLimit {
     match (bytes, copies) {
         (None, None) => CacheLimit::NOTHING,

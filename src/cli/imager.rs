@@ -41,7 +41,8 @@ pub struct Args {
     /// this; with none, any amount stays [default: 20G]
     #[arg(long, value_name = "SIZE|none", value_parser = bytes_limit, requires = "cache")]
     cache_limit: Option<Limit>,
-    /// The same by their number [default: 16]
+    /// Remove copies that no run uses, least recently used first, until no more than N are left; with
+    /// none, any number stays [default: 16]
     #[arg(long, value_name = "N|none", value_parser = count_limit, requires = "cache")]
     cache_copies: Option<Limit>,
     /// Show HOST in the tree, at INNER or at its own path; with :ro nothing can be written there. A

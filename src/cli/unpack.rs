@@ -73,8 +73,8 @@ pub struct Args {
     /// number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Limit of memory [default: 512M, and 96M for each thread but the first two]. Half of it is for
-    /// decompressed data, the rest for what must be remembered to the end: 32 bytes per file, and
+    /// Limit of memory [default: 512M, and 96M for each thread beyond two]. Half of it is for
+    /// decompressed data, the rest for data that is kept until the end: 32 bytes per file, and
     /// several hundred per directory
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,

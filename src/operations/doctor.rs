@@ -129,7 +129,7 @@ impl Doctor {
     }
 }
 
-/// What a cache may grow to, which a user who looks for space has to know.
+/// The default limits of a cache.
 fn cache(limit: CacheLimit) -> Finding {
     let limits = [
         limit.bytes.map(|bytes| format!("{} GiB", bytes >> 30)),

@@ -51,13 +51,18 @@ pub struct Holder(Option<u32>);
 impl Holder {
     /// Of the lock on `file`.
     pub fn of(file: impl AsFd) -> Holder {
-        let locks = std::fs::read("/proc/locks").unwrap_or_default();
-        let holder = fstat(file).ok().and_then(|stat| {
-            let device = (major(stat.st_dev), minor(stat.st_dev));
-            find(&locks, device, stat.st_ino)
-        });
-        Holder(holder)
+        Holder(holders(file).first().copied())
     }
+}
+
+/// The processes that hold a lock on `file`; none where `/proc` does not tell.
+pub fn holders(file: impl AsFd) -> Vec<u32> {
+    let locks = std::fs::read("/proc/locks").unwrap_or_default();
+    let Ok(stat) = fstat(file) else {
+        return Vec::new();
+    };
+    let device = (major(stat.st_dev), minor(stat.st_dev));
+    find(&locks, device, stat.st_ino)
 }
 
 impl fmt::Display for Holder {
@@ -87,12 +92,12 @@ pub fn in_use(path: &Path, detail: &str) -> Error {
     Error::new(ErrorKind::InUse, text)
 }
 
-/// The first holder of a flock(2) lock in the text of `/proc/locks` (see proc_locks(5)):
+/// The holders of flock(2) locks in the text of `/proc/locks` (see proc_locks(5)):
 /// `1: FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF`, with device numbers in hexadecimal. A waiting
 /// process has `->` in front. A holder in another pid namespace has no positive number.
-fn find(locks: &[u8], device: (u32, u32), inode: u64) -> Option<u32> {
-    let text = std::str::from_utf8(locks).ok()?;
-    text.lines().find_map(|line| {
+fn find(locks: &[u8], device: (u32, u32), inode: u64) -> Vec<u32> {
+    let text = std::str::from_utf8(locks).unwrap_or_default();
+    let holder = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         if fields.next()? != "FLOCK" {
             return None;
@@ -103,7 +108,8 @@ fn find(locks: &[u8], device: (u32, u32), inode: u64) -> Option<u32> {
         let found = (number(file.next())?, number(file.next())?);
         let is_same = found == device && file.next()?.parse() == Ok(inode);
         (is_same && pid > 0).then_some(pid)
-    })
+    };
+    text.lines().filter_map(holder).collect()
 }
 
 #[cfg(test)]
@@ -117,11 +123,12 @@ mod tests {
             2: FLOCK  ADVISORY  WRITE 4711 fe:10:77 0 EOF\n\
             2: -> FLOCK  ADVISORY  READ 4712 fe:10:77 0 EOF\n\
             3: FLOCK  ADVISORY  READ -1 fe:10:78 0 EOF\n\
-            4: FLOCK  ADVISORY  READ 99 fe:10:78 0 EOF\nbroken\n";
-        assert_eq!(find(text, (0xfe, 0x10), 77), Some(4711));
-        assert_eq!(find(text, (0xfe, 0x10), 78), Some(99));
-        assert_eq!(find(text, (0xfd, 0), 77), None);
-        assert_eq!(find(b"\xff", (0xfd, 0), 77), None);
+            4: FLOCK  ADVISORY  READ 99 fe:10:78 0 EOF\nbroken\n\
+            5: FLOCK  ADVISORY  READ 98 fe:10:78 0 EOF\n";
+        assert_eq!(find(text, (0xfe, 0x10), 77), [4711]);
+        assert_eq!(find(text, (0xfe, 0x10), 78), [99, 98]);
+        assert!(find(text, (0xfd, 0), 77).is_empty());
+        assert!(find(b"\xff", (0xfd, 0), 77).is_empty());
     }
 
     #[test]

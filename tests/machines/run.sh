@@ -133,15 +133,18 @@ cuts() {
     python3 "$here/table.py" cuts "$work/results"
 }
 
-"$here/prepare.sh" "$place"
-mkdir "$work/payload"
-cp "$program" "$work/payload/isar-tarball"
-cp "$here/guest.sh" "$work/payload/"
 case ${1:-} in
-    matrix) matrix ;;
-    cuts) cuts "${2:-20}" ;;
+    matrix | cuts) ;;
     *)
         sed --quiet '2,/^set/s/^# //p' "$0" >&2
         exit 2
         ;;
+esac
+"$here/prepare.sh" "$place"
+mkdir "$work/payload"
+cp "$program" "$work/payload/isar-tarball"
+cp "$here/guest.sh" "$work/payload/"
+case $1 in
+    matrix) matrix ;;
+    cuts) cuts "${2:-20}" ;;
 esac

@@ -14,7 +14,7 @@ use crate::imager::traces;
 use crate::sbuild::source_package;
 use crate::world::{
     Sbuild, Scratch, as_user, chroot, fail, isar_as_user, names, program, require, sbuild, skip,
-    succeed, user,
+    succeed, text, user,
 };
 
 const CLASS: &str = concat!(
@@ -974,8 +974,10 @@ fn files_that_a_layer_adds_belong_to_root_of_the_tree() {
 fn the_layout_is_that_of_isar_or_of_the_layer() {
     for build in builds() {
         assert_eq!(build.run(&[], "do_layout"), format!("{}\n", build.series));
-        let other = ["ISAR_TARBALL_ID_LAYOUT=subid"];
-        assert_eq!(build.run(&other, "do_layout"), "subid\n");
+        let mut others = SERIES.iter().filter(|series| **series != build.series);
+        let other = others.next().unwrap();
+        let setting = format!("ISAR_TARBALL_ID_LAYOUT={other}");
+        assert_eq!(build.run(&[&setting], "do_layout"), format!("{other}\n"));
         let said = build
             .bitbake(
                 "base isar-tarball",
@@ -984,6 +986,8 @@ fn the_layout_is_that_of_isar_or_of_the_layer() {
             .output()
             .unwrap();
         assert_eq!(said.status.code(), Some(1), "{said:?}");
+        let said = text(&said.stdout) + &text(&said.stderr);
+        assert!(said.contains("Set ISAR_TARBALL_ID_LAYOUT"), "{said}");
     }
 }
 

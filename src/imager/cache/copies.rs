@@ -1,9 +1,9 @@
 //! The copies of a cache, listed and removed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Stat, fstat, major, minor, renameat, unlinkat};
+use rustix::fs::{AtFlags, fstat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::{Cache, identity, size};
@@ -58,7 +58,8 @@ pub struct CachedCopy {
     pub xattrs: bool,
     /// A run uses it.
     pub in_use: bool,
-    /// Process ids of the runs that use it, as far as `/proc/locks` names them.
+    /// Process ids of the runs that use it, as far as `/proc/locks` names them: none on a file
+    /// system that shows another device to stat(2), such as btrfs.
     pub holders: Vec<u32>,
 }
 
@@ -72,6 +73,8 @@ struct Found {
 impl Cache {
     /// The copies, the least recently used one first.
     pub fn copies(&self, xattrs: bool) -> Result<Vec<CachedCopy>, Error> {
+        // The locks that `found` takes would look like a use to another process.
+        let _lock = self.lock()?;
         let found = self.found(xattrs)?;
         Ok(found.into_iter().map(|found| found.copy).collect())
     }
@@ -123,8 +126,8 @@ impl Cache {
         Ok(removed)
     }
 
+    /// All of them, those without a holder locked. Call it with the lock on the copies.
     fn found(&self, xattrs: bool) -> Result<Vec<Found>, Error> {
-        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
         let mut all = Vec::new();
         for name in names(&self.copies, "copies")? {
             let Some(sha256) = std::str::from_utf8(&name)
@@ -144,7 +147,7 @@ impl Cache {
                     xattrs,
                     in_use,
                     holders: match in_use {
-                        true => holders(&locks, &stat),
+                        true => lock::holders(&directory),
                         false => Vec::new(),
                     },
                 },
@@ -196,55 +199,5 @@ impl Cache {
             removed.push(copy);
         }
         Ok(removed)
-    }
-}
-
-/// The processes with a lock on this file, by a line of proc_locks(5) each:
-/// `1: FLOCK  ADVISORY  READ 4711 fe:00:1234 0 EOF`, with the device in hexadecimal.
-///
-/// None on a file system that shows another device to stat(2), such as btrfs.
-fn holders(locks: &str, stat: &Stat) -> Vec<u32> {
-    let device = stat.st_dev;
-    let file = format!(
-        "{:02x}:{:02x}:{}",
-        major(device),
-        minor(device),
-        stat.st_ino
-    );
-    let mut holders: Vec<u32> = locks
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (pid, place) = (words.nth(4)?, words.next()?);
-            (place == file).then(|| pid.parse().ok()).flatten()
-        })
-        // A process of another pid namespace is 0.
-        .filter(|pid| *pid != 0)
-        .collect();
-    holders.sort_unstable();
-    holders.dedup();
-    holders
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn holders_are_found_by_device_and_inode() {
-        let scratch = tempfile::tempfile().unwrap();
-        let stat = fstat(&scratch).unwrap();
-        let (device, inode) = (stat.st_dev, stat.st_ino);
-        let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-        let locks = format!(
-            "1: FLOCK  ADVISORY  READ 4711 {place} 0 EOF\n\
-             2: FLOCK  ADVISORY  READ 12 {place}1 0 EOF\n\
-             3: POSIX  ADVISORY  WRITE 0 {place} 0 EOF\n\
-             4: -> FLOCK  ADVISORY  READ 13 {place} 0 EOF\n\
-             a line that no kernel writes\n\
-             5: FLOCK  ADVISORY  READ 35 {place} 0 EOF\n"
-        );
-        assert_eq!(holders(&locks, &stat), [35, 4711]);
     }
 }
