@@ -149,7 +149,8 @@ build() {
         shift
         cd ~/isar
         . ./isar-init-build-env ~/"$name" >/dev/null
-        grep --quiet "$name.conf" conf/local.conf || echo "require /home/builder/$name.conf" >>conf/local.conf
+        settings="require /home/builder/$name.conf"
+        grep --quiet --fixed-strings "$settings" conf/local.conf || echo "$settings" >>conf/local.conf
         exec bitbake "$@"
     ' build "$1" "${targets[@]}" </dev/null >"$home/$1.log" 2>&1 || status=$?
     cat "$root/var/log/calls" >>"$home/$1.calls"
