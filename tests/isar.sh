@@ -33,8 +33,8 @@ PACKAGES=(
 )
 # Programs that the class does without. Each start is recorded.
 RECORDED=(setfacl sudo tar unshare zstd)
-# Starts that are none of isar's functions: bitbake's signatures, sstate and unpacking, and what these programs do themselves.
-OTHERS=' ((tar|zstd)|tar<sh|tar<run\.sstate.*|.*<(dpkg-deb|dpkg-source|mmdebstrap|sbuild)(<.*)?)$'
+# Starts that are none of isar's functions: bitbake's signatures, sstate and unpacking, and what these programs start.
+OTHERS=' ((tar|zstd)(<another pid namespace)?|tar<sh|tar<run\.sstate.*|.*<(dpkg-deb|dpkg-source|mmdebstrap|sbuild)(<.*)?)$'
 
 [ "$release" != bookworm ] || PACKAGES+=(python3-distutils)
 
@@ -161,7 +161,7 @@ build() {
 # started NAME: the processes that a build has started: how many, and by whom, from the nearest parent on. The last one of the chain is
 # the recipe's task, in which bitbake itself works.
 started() {
-    sed 's/: .*//; s/<[^<]*$//' "$home/$1.calls" | sort | uniq --count | sort --numeric-sort --reverse
+    sed 's/: .*//; /another pid/!s/<[^<]*$//' "$home/$1.calls" | sort | uniq --count | sort --numeric-sort --reverse
 }
 
 # called NAME: the lines of the scripts that bitbake ran for a build in which such a program is called.
