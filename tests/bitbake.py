@@ -10,6 +10,7 @@ NAME=VALUE. BITBAKE_DIR in the environment is bitbake's source tree, or a direct
 
 import collections
 import glob
+import logging
 import os
 import re
 import shutil
@@ -255,6 +256,9 @@ def load_bitbake(directory):
             print('progress:', event.progress, flush=True)
 
     bb.event.fire = tell
+    errors = logging.StreamHandler()
+    errors.setLevel(logging.ERROR)
+    logging.getLogger('BitBake').addHandler(errors)
     return bb
 
 

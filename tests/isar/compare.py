@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares what two isar builds have deployed: compare.py DEPLOY_DIR DEPLOY_DIR
 
-Prints one row per file of tmp/deploy that both or one of them has. Partitions of disk images are mounted and compared file by file,
+Prints one row for each file of tmp/deploy in either build. Partitions of disk images are mounted and compared file by file,
 with all attributes; chroot tarballs by `isar-tarball diff`; bills of materials by their values; other files by their bytes.
 Root, in a mount namespace of its own. The exit status is 1 if anything differs that EXPECTED does not name.
 """
@@ -161,7 +161,10 @@ def deployed(directory):
 def main():
     first, second = map(Path, sys.argv[1:])
     unexpected = 0
-    for name in sorted(deployed(first) | deployed(second)):
+    names = sorted(deployed(first) | deployed(second))
+    if not names:
+        sys.exit(f'nothing is deployed in {first} and {second}')
+    for name in names:
         if not (first / name).exists() or not (second / name).exists():
             differences = [f'only in {first if (first / name).exists() else second}']
         else:
