@@ -1,12 +1,11 @@
 #!/bin/bash
 # Prepares what the machines need in the directory PLACE: four kernels and one bookworm user space.
 #     prepare.sh PLACE
-# The packages come through apt with a state of its own, so nothing of the machine changes.
 set -euo pipefail
 
+here=$(dirname "$(readlink -f "$0")")
 place=$1
 mirror=${MIRROR:-http://deb.debian.org/debian}
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mkdir -p "$place"
 cd "$place"
 
@@ -15,33 +14,11 @@ kernel() {
     local suite=$1 work=$PWD/$1.part
     [ ! -d "$suite" ] || return 0
     rm -rf "$work"
-    mkdir -p "$work/state/lists/partial" "$work/state/cache/archives/partial" "$work/package"
-    : >"$work/state/status"
-    echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/state/sources.list"
-    local apt=(
-        --quiet
-        --option Acquire::Retries=3
-        --option Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
-        --option Acquire::Languages=none
-        --option APT::Sandbox::User=root
-        --option "Dir::Cache=$work/state/cache"
-        --option "Dir::Etc::SourceList=$work/state/sources.list"
-        --option Dir::Etc::SourceParts=/dev/null
-        --option "Dir::State=$work/state"
-        --option "Dir::State::Status=$work/state/status"
-    )
-    apt-get "${apt[@]}" update
-    (
-        cd "$work/package"
-        apt-get "${apt[@]}" download user-mode-linux libc6
-        for package in ./*.deb; do
-            dpkg-deb --extract "$package" .
-        done
-    )
+    "$here/../unpack-packages.sh" "$suite" "$work/package" user-mode-linux libc6
     mv "$work/package/usr/bin/linux.uml" "$work/package/usr/lib/uml/modules" "$work/"
     mkdir "$work/lib"
     find "$work/package" -path '*/x86_64-linux-gnu/*.so*' ! -path '*/gconv/*' -exec cp --no-dereference {} "$work/lib/" \;
-    rm -rf "$work/package" "$work/state"
+    rm -rf "$work/package"
     mv "$work" "$suite"
 }
 
