@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use super::archive::{open_error, threads};
 use super::session::{self, Session};
-use crate::error::{Context, Error, ErrorKind};
+use crate::error::{Context, Error, ErrorKind, PathContext};
 use crate::imager::cache::{self, Cache, CacheLimit, CachedCopy};
+use crate::input::Digests;
 use crate::observer::Observer;
+use crate::pack::hex;
 use crate::userns::{self, HeldSignals, Supervision};
 use crate::workdir::shared::SharedDir;
 
@@ -53,21 +55,18 @@ impl ImagerCache {
         observer: &mut dyn Observer,
     ) -> Result<Vec<CachedCopy>, Error> {
         let mut prune = || {
-            let (limit, archive) = match which {
+            let (limit, sha256) = match which {
                 Prune::Beyond(limit) => (*limit, None),
                 Prune::Archive(path) => {
                     let file = File::open(path).map_err(|error| open_error("open", error));
-                    let file = file.context(|| format!("{path:?}"))?;
-                    (CacheLimit::NOTHING, Some(file))
+                    let digests = file.and_then(|file| Ok(Digests::of(&file).at("", "read")?));
+                    let digests = digests.context(|| format!("{path:?}"))?;
+                    (CacheLimit::NOTHING, Some(hex(&digests.sha256())))
                 }
             };
             let threads = threads(0);
             self.each_part(observer, |cache, xattrs| {
-                let digest = archive
-                    .as_ref()
-                    .map(|file| cache.digest(file))
-                    .transpose()?;
-                cache.prune(limit, digest.as_deref(), xattrs, threads)
+                cache.prune(limit, sha256.as_deref(), xattrs, threads)
             })
         };
         prune().context(|| format!("cannot remove copies from {:?}", self.directory))

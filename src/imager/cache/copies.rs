@@ -1,16 +1,13 @@
 //! The copies of a cache, listed and removed.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, fstat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use super::{Cache, identity, size};
+use super::{Cache, size};
 use crate::error::{Error, PathContext};
-use crate::imager::index::{self, is_digest};
-use crate::input::Digests;
-use crate::pack::hex;
+use crate::imager::index::is_digest;
 use crate::workdir::lock::{self, Mode as LockMode};
 use crate::workdir::opening::{names, open_directory as open};
 use crate::workdir::removal;
@@ -77,14 +74,6 @@ impl Cache {
         let _lock = self.lock()?;
         let found = self.found(xattrs)?;
         Ok(found.into_iter().map(|found| found.copy).collect())
-    }
-
-    /// The SHA-256 of the archive, by which its copy is found, in hexadecimal.
-    pub fn digest(&self, archive: &File) -> Result<String, Error> {
-        Ok(match index::find(&self.index()?, &identity(archive)?) {
-            Some(digest) => digest,
-            None => hex(&Digests::of(archive).at("the archive", "read")?.sha256()),
-        })
     }
 
     /// Removes the copies beyond the limit, and returns their number. Does nothing while another
