@@ -41,7 +41,7 @@ impl Allowance {
         }
     }
 
-    /// Number of things of `bytes` each that the whole allowance has room for.
+    /// How many entries of `bytes` each fit in the whole allowance.
     pub fn room_for(&self, bytes: usize) -> usize {
         let count = self.limit / (bytes as u64).max(1);
         usize::try_from(count).unwrap_or(usize::MAX)

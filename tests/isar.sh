@@ -39,7 +39,8 @@ PACKAGES=(
 )
 # Programs that the class does without. Each start is recorded.
 RECORDED=(setfacl sudo tar unshare zstd)
-# Starts that are none of isar's functions: bitbake's signatures, sstate and unpacking, and what these programs start.
+# Starts that do not come from isar's functions: those by bitbake itself, for signatures, sstate and unpacking, and those by dpkg,
+# mmdebstrap and sbuild.
 OTHERS=' ((tar|zstd)(<another pid namespace)?|tar<sh|tar<run\.sstate.*|.*<(dpkg-deb|dpkg-source|mmdebstrap|sbuild)(<.*)?)$'
 
 [ "$release" != bookworm ] || PACKAGES+=(python3-distutils)

@@ -29,8 +29,8 @@ pub struct Args {
     /// Threads that decompress: 0 = one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Limit of memory. Half of it is for decompressed data, the other half for the members: the
-    /// default has room for four million
+    /// Limit of memory. Half of it is for decompressed data, the other half for the names of members;
+    /// the default is enough for four million members
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "512M")]
     memory: u64,
     /// Print the answers and findings as JSON

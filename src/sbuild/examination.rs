@@ -61,8 +61,8 @@ impl Examination {
         }
     }
 
-    /// Starts an examination of a whole stream, whose bytes go to [`Examination::bytes`] too, with
-    /// room for this number of paths and links.
+    /// Starts an examination of a whole stream, whose bytes go to [`Examination::bytes`] too. It
+    /// keeps at most `max_entries` paths and links.
     pub fn of_stream(findings: Findings, refuses: Refuses, max_entries: usize) -> Examination {
         Examination {
             tree: Extraction::with_room_for(max_entries),
@@ -103,7 +103,7 @@ impl Examination {
         }
     }
 
-    /// True if there is no room for further paths.
+    /// True if it keeps the maximum number of paths and links.
     pub fn is_full(&self) -> bool {
         self.tree.is_full()
     }

@@ -83,7 +83,7 @@ impl Default for Extraction {
 }
 
 impl Extraction {
-    /// The empty directory, with room for this number of paths and links.
+    /// An empty directory that holds at most this number of paths and links.
     pub fn with_room_for(max_entries: usize) -> Extraction {
         Extraction {
             max_entries,

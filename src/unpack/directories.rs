@@ -33,8 +33,8 @@ const UNFINISHED: u32 = 0o700;
 /// Index of a directory.
 pub type Id = usize;
 
-/// Memory for a directory in addition to its path and attributes, in bytes: its place in the table
-/// and in the map, both of which may be half empty or being enlarged.
+/// Memory for a directory in addition to its path and attributes, in bytes: its entries in the table
+/// and in the map. Both may be half empty, and need twice as much while they grow.
 const PER_DIRECTORY: usize = 2 * size_of::<Directory>() + PER_PATH;
 
 /// Memory for a path in the map in addition to its bytes.

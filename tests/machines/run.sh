@@ -84,7 +84,7 @@ matrix() {
     python3 "$here/table.py" matrix "$work/results"
 }
 
-# A small tree of which every file differs between the seeds, and which knows its own sums.
+# Makes a small tree. Every file differs between the seeds, and the file `sums` has the checksums of the others.
 seed() {
     local tree=$work/seed-$1 number
     mkdir -p "$tree"/{bin,data,dev,proc,sys,tmp,etc,run}

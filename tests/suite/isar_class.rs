@@ -2,8 +2,8 @@
 //! puts it where these tests look, BITBAKE_DIR names another), and always by tests/bitbake.py
 //! alone.
 //!
-//! The recipe and the classes that stand in for isar's are in tests/fixtures/isar-layer, in the form
-//! of both of isar's series. Everything runs as the test user.
+//! tests/fixtures/isar-layer has a recipe and classes that stand in for those of both of isar's
+//! series. Everything runs as the test user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
